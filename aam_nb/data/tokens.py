@@ -30,7 +30,7 @@ for _letters, _number in (("\0", PAD), ("A", A), ("C", C), ("G", G), ("T", T), (
     _token[[ord(o) for o in _letters]] = _number
 _letter = np.frombuffer(b"\0ACGTN?", dtype=np.uint8)
 
-# %% ../../nbs/15_data_tokens.ipynb #dbccac9d
+# %% ../../nbs/15_data_tokens.ipynb #e1bae7d6
 def _refuse(sequences, codes, lengths):
     "Name the first empty sequence, or the first letter that is no nucleotide code."
     if (lengths == 0).any():
@@ -38,10 +38,10 @@ def _refuse(sequences, codes, lengths):
     within = np.arange(codes.shape[1]) < lengths[:, None]
     odd = (codes == _REFUSED) | ((codes == PAD) & within)
     if not odd.any(): return
-    i, j = (int(o[0]) for o in np.nonzero(odd))
-    raise AamError(f"{int(odd.any(axis=1).sum()):,} of {len(sequences):,} sequences hold letters that are no nucleotide "
-                   f"codes (first: {sequences[i][j]!r} at base {j+1} of {few([sequences[i][:60]])}). Wanted upper case A, C, G, "
-                   "T, N or another IUPAC code, without gaps and with T for U.")
+    (i, *_), (j, *_) = np.nonzero(odd)
+    raise AamError(f"{odd.any(axis=1).sum():,} of {len(sequences):,} sequences hold letters that are no nucleotide "
+                   f"codes (first: {sequences[i][j]!r} at base {j+1} of {few([sequences[i][:60]])}). Wanted upper case "
+                   "A, C, G, T, N or another IUPAC code, without gaps and with T for U.")
 
 def tokenize(
     sequences,            # Sequences, upper case, any lengths

@@ -1,0 +1,188 @@
+"The store: what goes in comes out, in any column order; what is damaged, stale or foreign is refused; builders do not collide."
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from scipy import sparse
+
+from aam_nb.core import AamError, digest
+from aam_nb.data import store as store_page
+from aam_nb.data.store import build_store, open_store, ragged
+from aam_nb.data.tokens import identity_signs, sequence_keys, tokenize
+from aam_nb.types import Study, Table, Tree, strings
+
+def made(seed=0, samples=7, asvs=30, tree=True):
+    "A random study: empty samples, ASVs without reads or tip, IUPAC codes, ids that are not ASCII."
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 900, (samples, asvs))*(rng.random((samples, asvs)) < .3); counts[1] = 0; counts[:, 2] = 0
+    seqs = set()
+    while len(seqs) < asvs: seqs.add("".join(rng.choice(list("ACGTN"), rng.integers(4, 12))))
+    seqs = strings(rng.permutation(sorted(seqs)))
+    table = Table(counts=sparse.csr_matrix(counts.astype(np.int32)), sample_ids=strings([f"Probe ä{i}" for i in range(samples)]), sequences=seqs)
+    if not tree: return Study(table=table)
+    at = rng.permutation(asvs); tip = np.full(asvs, -1, dtype=np.int32); tip[at[3:]] = np.arange(asvs - 3)
+    n = asvs - 3
+    return Study(table=table, tip=tip, tree=Tree(tips=strings(seqs[at[3:]]), start=np.r_[np.arange(n), 0].astype(np.int32),
+                 stop=np.r_[np.arange(n) + 1, n].astype(np.int32), length=rng.random(n + 1)))
+
+def reordered(study, order):
+    table = Table(counts=study.table.counts[:, order], sample_ids=study.ids, sequences=study.table.sequences[order])
+    return Study(table=table, tree=study.tree, tip=None if study.tip is None else study.tip[order])
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.booleans())
+def test_round_trip(seed, tree):
+    study = made(seed, tree=tree); store = build_store(study)
+    order = np.argsort(study.table.sequences)
+    assert list(store.sequences) == sorted(study.table.sequences) and list(store.sample_ids) == list(study.ids)
+    assert (store.counts().toarray() == study.table.counts[:, order].toarray()).all() and store.reads.min() > 0
+    assert (store.depths == study.table.depths).all() and len(store) == 7
+    assert (store.tokens == tokenize(sorted(study.table.sequences))).all()
+    assert (store.keys == sequence_keys(store.sequences)).all()
+    assert (store.identity(16) == identity_signs(store.sequences, 16)).all()
+    for i in range(7): assert (np.diff(store.asv[store.indptr[i]:store.indptr[i+1]]) > 0).all()
+    if not tree: assert store.tree is None and store.tip is None
+    else:
+        assert all(s == store.tree.tips[t] for s, t in zip(store.sequences, store.tip, strict=True) if t >= 0)
+        assert (store.tree.length == study.tree.length).all() and (store.tree.stop == study.tree.stop).all()
+    rows = np.random.default_rng(seed).integers(0, 7, 5)
+    assert (store.counts(rows).toarray() == store.counts().toarray()[rows]).all()
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.data())
+def test_ragged_equals_a_loop(lengths, data):
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    rows = data.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=9))
+    at, offsets = ragged(indptr, rows)
+    parts = [list(range(indptr[r], indptr[r+1])) for r in rows]
+    assert at.tolist() == sum(parts, []) and offsets.tolist() == np.cumsum([0, *map(len, parts)]).tolist()
+
+def test_equal_content_equal_digest(tmp_path):
+    study = made()
+    one, two = build_store(study, tmp_path/"one"), build_store(reordered(study, np.random.default_rng(1).permutation(30)), tmp_path/"two")
+    assert one.digest == two.digest == build_store(study).digest
+    for name in ("tokens", "indptr", "asv", "reads", "keys", "tip"): assert (getattr(one, name) == getattr(two, name)).all()
+    study.table.counts.data[0] += 1
+    assert build_store(study).digest != one.digest
+
+def test_a_store_that_stands_is_used_and_another_is_replaced(tmp_path):
+    build_store(made(), tmp_path/"store"); before = (tmp_path/"store"/"manifest.json").stat().st_ino
+    build_store(made(), tmp_path/"store")
+    assert (tmp_path/"store"/"manifest.json").stat().st_ino == before
+    other = build_store(made(5, tree=False), tmp_path/"store")
+    assert (tmp_path/"store"/"manifest.json").stat().st_ino != before and open_store(tmp_path/"store").digest == other.digest
+    assert not (tmp_path/"store"/"tip.npy").exists() and [o.name for o in tmp_path.iterdir()] == ["store"]
+
+def test_arrays_are_mapped_and_read_only(tmp_path):
+    store = build_store(made(), tmp_path/"store")
+    assert isinstance(store.reads.base, np.memmap)
+    for name in ("tokens", "reads", "asv", "indptr", "keys", "tip"):
+        with pytest.raises(ValueError, match="read-only"): getattr(store, name)[0] = 1
+
+def test_a_pickled_store_is_a_folder_name(tmp_path):
+    store = build_store(made(), tmp_path/"store")
+    sent = pickle.dumps(store); assert len(sent) < 300
+    assert pickle.loads(sent).digest == store.digest
+    build_store(made(5), tmp_path/"store")
+    with pytest.raises(AamError, match="built anew"): pickle.loads(sent)
+    memory = pickle.loads(pickle.dumps(build_store(made())))
+    assert (memory.counts() != store.counts()).nnz == 0
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_byte_is_refused_or_harmless(tmp_path, seed):
+    "A flip in the padding of a header or of the JSON may change nothing; otherwise our error, never a crash, never other data."
+    study = made(); whole = build_store(study, tmp_path/"store"); rng = np.random.default_rng(seed); refused = 0
+    for path in sorted((tmp_path/"store").iterdir()):
+        data = path.read_bytes()
+        for at in {*rng.integers(0, len(data), 12).tolist(), 0, 8, len(data) - 1}:
+            path.write_bytes(data[:at] + bytes([data[at] ^ (1 << int(rng.integers(8)))]) + data[at+1:])
+            try: store = open_store(tmp_path/"store")
+            except AamError: refused += 1
+            else: assert store.digest == whole.digest and (store.counts() != whole.counts()).nnz == 0
+        path.write_bytes(data)
+    assert refused > 80
+
+def test_each_file_cut_short_absent_or_emptied_is_named(tmp_path):
+    build_store(made(), tmp_path/"store")
+    for path in sorted((tmp_path/"store").iterdir()):
+        data = path.read_bytes()
+        for cut in (0, 1, 70, len(data)//2, len(data) - 2): # The last byte of the JSON is a newline
+            path.write_bytes(data[:cut])
+            with pytest.raises(AamError, match=path.name): open_store(tmp_path/"store")
+        path.unlink()
+        with pytest.raises(AamError, match=path.name): open_store(tmp_path/"store")
+        path.write_bytes(data)
+    open_store(tmp_path/"store")
+
+def test_a_damaged_store_is_built_again(tmp_path):
+    whole = build_store(made(), tmp_path/"store")
+    for name in ("manifest.json", "reads.npy", "tokens.npy"):
+        (tmp_path/"store"/name).write_bytes(b"")
+        assert build_store(made(), tmp_path/"store").digest == whole.digest
+        open_store(tmp_path/"store")
+
+def test_another_layout_is_stale(tmp_path, monkeypatch):
+    with monkeypatch.context() as m: m.setattr(store_page, "VERSION", 0); build_store(made(), tmp_path/"store")
+    with pytest.raises(AamError, match="has layout 0, wanted 1.*build_store"): open_store(tmp_path/"store")
+    build_store(made(), tmp_path/"store"); open_store(tmp_path/"store")
+
+def test_what_is_not_ours_is_refused_and_left(tmp_path):
+    (tmp_path/"file").write_text("notes"); (tmp_path/"thesis").mkdir(); (tmp_path/"thesis"/"one.tex").touch()
+    (tmp_path/"web").mkdir(); (tmp_path/"web"/"manifest.json").write_text('{"kind": "web app"}'); (tmp_path/"empty").mkdir()
+    for name, why in (("file", "is a file"), ("thesis", "'one.tex'"), ("web", "not a store's")):
+        with pytest.raises(AamError, match=why): build_store(made(), tmp_path/name)
+        with pytest.raises(AamError, match="is not a store"): open_store(tmp_path/name)
+    assert (tmp_path/"web"/"manifest.json").read_text() == '{"kind": "web app"}' and (tmp_path/"file").read_text() == "notes"
+    assert len(build_store(made(), tmp_path/"empty")) == 7
+    with pytest.raises(AamError, match="Choose a place you can write to"): build_store(made(), tmp_path/"file"/"store")
+
+def test_a_pickle_in_place_of_an_array_is_not_loaded(tmp_path):
+    build_store(made(), tmp_path/"store")
+    np.save(tmp_path/"store"/"sequences.npy", strings(["A", "C"]), allow_pickle=True)
+    with pytest.raises(AamError, match="sequences.npy cannot be mapped"): open_store(tmp_path/"store", check=False)
+
+def test_a_manifest_that_lies_about_its_arrays_is_refused(tmp_path):
+    build_store(made(), tmp_path/"store"); path = tmp_path/"store"/"manifest.json"
+    manifest = json.loads(path.read_text()); manifest["arrays"]["../secret"] = "0"; del manifest["digest"]
+    path.write_text(json.dumps(manifest | dict(digest=digest(manifest))))
+    with pytest.raises(AamError, match="manifest.json was altered"): open_store(tmp_path/"store")
+
+def test_nothing_to_store(tmp_path):
+    study = made(tree=False)
+    for table in (study.table.samples([]), Table(counts=study.table.counts[:, :0], sample_ids=study.ids, sequences=strings([]))):
+        with pytest.raises(AamError, match="it has no (samples|ASVs)"): build_store(Study(table=table), tmp_path/"store")
+    assert not list(tmp_path.iterdir())
+
+BUILDER = """
+import sys, time; sys.path.insert(0, {tests!r})
+from test_store import made, build_store
+study = made(3, samples=300, asvs=400)
+while time.time() < {start}: pass
+print(build_store(study, {folder!r}).digest)
+"""
+
+def builders(n, folder, start=0.):
+    code = BUILDER.format(tests=str(Path(__file__).parent), folder=str(folder), start=start)
+    env = os.environ | dict(OMP_NUM_THREADS="1")
+    return [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(n)]
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_two_builders_at_once_end_with_one_whole_store(tmp_path, stale):
+    import time
+    if stale: build_store(made(5), tmp_path/"store")
+    done = [o.communicate(timeout=60) + (o.returncode,) for o in builders(2, tmp_path/"store", time.time() + 4)]
+    assert [o[2] for o in done] == [0, 0], done
+    assert done[0][0].strip() == done[1][0].strip() == open_store(tmp_path/"store").digest
+    assert [o.name for o in tmp_path.iterdir()] == ["store"]
+
+def test_what_killed_builders_left_is_swept(tmp_path):
+    for name in (".store.123.part", ".store.9.old", ".other.123.part", ".store.mine.part"): (tmp_path/name).mkdir()
+    (tmp_path/".store.lock").touch()
+    build_store(made(), tmp_path/"store")
+    assert sorted(o.name for o in tmp_path.iterdir()) == [".other.123.part", ".store.mine.part", "store"]
