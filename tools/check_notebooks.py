@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, TUTORIAL, IMAGE = 200_000, 500_000, 50_000 # bytes
-MARKER = re.compile(r"(?m)^\s*\"?(<{7}|>{7}|={7}$)")
+MARKER = re.compile(r"(?m)^(<{7} |>{7} )")
 
 
 def problems(path):
@@ -20,6 +20,7 @@ def problems(path):
     if MARKER.search(text): return ["holds conflict markers"]
     try: cells = json.loads(text)["cells"]
     except (ValueError, KeyError): return ["is not a notebook"]
+    if any(MARKER.search("".join(c["source"])) for c in cells): return ["holds conflict markers in its cells"]
     outputs = [o for c in cells for o in c.get("outputs", [])]
     limit = TUTORIAL if "tutorials" in path.parts else PAGE
     images = [len("".join(v)) * 3//4 for o in outputs for k, v in o.get("data", {}).items() if k.startswith("image/")]

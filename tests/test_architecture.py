@@ -1,0 +1,188 @@
+"""Who may import whom, and what no module may do.
+
+The table is the one of nbs/explain/design.ipynb: a chapter imports only from chapters before it, and within a chapter from lower numbers.
+"""
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = {"core", "config", "types"}
+QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim", "checkpoint")} # know nothing of files beyond checkpoints, nor of processes
+# A module, or a chapter, and what it may import: modules, or whole chapters with a star.
+MAY = {
+    "core": set(), "config": {"core"}, "types": {"core", "config"},
+    "data": BASE | {"data.*"},
+    "model": BASE | {"data.tokens", "model.*"},
+    "training": BASE | {"training.*", "data.*", "model.*"},
+    "tuning": BASE | {"data.*", "model.*", "training.*", "tuning.*"},
+    "evaluation": BASE | {"data.*", "model.*", "training.*", "evaluation.*"},
+    "export": BASE | {"data.*", "model.*", "training.*", "export.*"},
+    "run": BASE | {"data.*", "model.*", "training.*", "tuning.*", "evaluation.*", "export.*"},
+    "train": BASE | {"run"}, "cli": BASE | {"*"},
+    **{o: BASE | QUIET for o in QUIET},
+}
+
+
+def modules():
+    "Module name below aam_nb -> its syntax tree."
+    paths = [p for p in (ROOT/"aam_nb").rglob("*.py") if not p.name.startswith("_")]
+    return {".".join(p.relative_to(ROOT/"aam_nb").with_suffix("").parts): ast.parse(p.read_text()) for p in sorted(paths)}
+
+
+def numbers():
+    "Module name -> number of its notebook."
+    found = {}
+    for path in (ROOT/"nbs").glob("[0-9]*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            if m := re.search(r"#\|\s*default_exp\s+(\S+)", "".join(cell["source"])): found[m[1]] = int(path.name[:2])
+    return found
+
+
+def inside(name, tree):
+    "Modules of the package that a module imports, anywhere in it, also for type checkers."
+    here = ["aam_nb", *name.split(".")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): found = [o.name for o in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = here[:-node.level] if node.level else []
+            stem = ".".join([*start, *filter(None, [node.module])])
+            found = [stem] if stem.count(".") and not is_chapter(stem) else [f"{stem}.{o.name}" for o in node.names]
+        else: continue
+        yield from (o.removeprefix("aam_nb.") for o in found if o.startswith("aam_nb.") and not o.startswith("aam_nb._"))
+
+
+def is_chapter(name): return (ROOT/name.replace(".", "/")).is_dir()
+
+
+def allowed(name, other):
+    "Whether the table lets `name` import `other`."
+    may = MAY.get(name) or MAY[name.split(".")[0]] if name not in BASE else MAY[name]
+    return bool({other, other.split(".")[0] + ".*", "*"} & may)
+
+
+TREES = modules()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_follow_the_table(name):
+    wrong = [o for o in inside(name, TREES[name]) if not allowed(name, o)]
+    assert not wrong, f"aam_nb.{name} imports {wrong}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_go_to_lower_numbers(name):
+    number = numbers()
+    wrong = [o for o in inside(name, TREES[name]) if number.get(o, 100) >= number[name]]
+    assert not wrong, f"notebook {number[name]} imports {wrong}"
+
+
+def test_the_table_is_not_empty_of_meaning():
+    assert allowed("model.aam", "data.tokens") and not allowed("model.aam", "data.table") and not allowed("data.batch", "model.aam")
+    assert not allowed("core", "types") and not allowed("training.losses", "training.loop") and allowed("training.loop", "training.losses")
+    assert not allowed("evaluation.validate", "run") and not allowed("run", "cli") and allowed("cli", "run")
+    assert not list(inside("data.x", ast.parse("import numpy, os.path")))
+    assert list(inside("data.x", ast.parse("from ..core import few\nfrom . import table\nfrom aam_nb.types import Table\nimport aam_nb.run"))) == \
+        ["core", "data.table", "types", "run"]
+
+
+def outside(tree):
+    "Packages that a module imports, but for what stands only for type checkers."
+    skip = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test) for n in ast.walk(t)}
+    for node in ast.walk(tree):
+        if id(node) in skip: continue
+        if isinstance(node, ast.Import): yield from (o.name.split(".")[0] for o in node.names)
+        if isinstance(node, ast.ImportFrom) and not node.level: yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_only_training_knows_accelerate(name):
+    if not name.startswith("training."): assert "accelerate" not in outside(TREES[name])
+
+
+@pytest.mark.parametrize("name", [o for o in TREES if o.startswith("model.")])
+def test_the_model_knows_nothing_of_files(name):
+    assert not {"pathlib", "os", "h5py", "biom", "safetensors", "pandas"} & set(outside(TREES[name]))
+
+
+HEAVY = {"torch", "skbio", "sklearn", "biom", "h5py", "pandas", "matplotlib", "accelerate", "mlflow", "optuna", "captum", "onnx", "scipy"}
+
+
+def loaded(code):
+    "Heavy packages that are in memory after running `code` in a process of its own."
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}\nprint(*{HEAVY!r} & set(sys.modules))"],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_is_light():
+    assert not loaded("import aam_nb")
+
+
+def test_importing_data_pages_needs_no_heavy_package():
+    pages = [o for o in TREES if o.startswith("data.") and o != "data.batch"]
+    assert loaded("".join(f"import aam_nb.{o}\n" for o in pages)) <= {"scipy"}
+
+
+FORBIDDEN = {
+    "eval": "runs text", "exec": "runs text", "compile": "runs text", "__import__": "runs text",
+    "pickle": "runs code when it reads", "joblib": "runs code when it reads", "dill": "runs code when it reads", "marshal": "runs code when it reads",
+    "shelve": "runs code when it reads", "cloudpickle": "runs code when it reads",
+    "torch.load": "reads pickles", "torch.save": "writes pickles", "yaml.load": "runs code when it reads", "os.system": "runs a shell",
+    "np.random.seed": "sets a global seed", "torch.manual_seed": "sets a global seed", "random.seed": "sets a global seed",
+}
+
+
+def forbidden(tree):
+    "What a module uses that no module may, with the line."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).replace("numpy.", "np.")
+            if called in FORBIDDEN: yield node.lineno, called
+            for k in node.keywords:
+                if k.arg in ("allow_pickle", "shell") and not (isinstance(k.value, ast.Constant) and k.value.value is False): yield node.lineno, k.arg
+        if isinstance(node, ast.Import): yield from ((node.lineno, o.name) for o in node.names if o.name.split(".")[0] in FORBIDDEN)
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in FORBIDDEN: yield node.lineno, node.module
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_module_runs_what_it_reads(name):
+    found = [o for o in forbidden(TREES[name]) if not (o[1] == "torch.manual_seed" and name in SEEDS_IN_FORK)]
+    assert not found, f"aam_nb.{name}: {found}"
+
+
+# The layers' own dropout follows torch's generator; these pages seed it from the step's key.
+SEEDS_IN_FORK = {"model.aam", "training.loop"}
+
+
+def test_forbidden_things_are_seen():
+    bad = ("import pickle\nfrom joblib import load\nnp.load(f, allow_pickle=True)\ntorch.load(f)\neval('1')\nyaml.load(f)\n"
+           "model.eval()\nnp.load(f, allow_pickle=False)")
+    assert [o[1] for o in sorted(forbidden(ast.parse(bad)))] == ["pickle", "joblib", "allow_pickle", "torch.load", "eval", "yaml.load"]
+
+
+def public(tree):
+    "Public functions, classes and methods, with the class they belong to."
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    for node in tree.body:
+        if not isinstance(node, kinds) or node.name.startswith("_"): continue
+        yield node.name, node
+        if isinstance(node, ast.ClassDef): yield from ((f"{node.name}.{o.name}", o) for o in node.body if isinstance(o, kinds) and not o.name.startswith("_"))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_public_names_have_a_docstring(name):
+    bare = [at for at, node in public(TREES[name]) if not ast.get_docstring(node) and not at.endswith(".forward")]
+    assert not bare, f"aam_nb.{name}: {bare}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_functions_stay_short(name):
+    long = [(n.name, n.end_lineno - n.lineno + 1) for n in ast.walk(TREES[name]) if isinstance(n, ast.FunctionDef) and n.end_lineno - n.lineno >= 50]
+    assert not long, f"aam_nb.{name}: {long}"

@@ -1,0 +1,80 @@
+"README.md is what the notebook says, and what it tells a newcomer to type is there."
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import readme as writer
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT/"README.md").read_text()
+
+
+def commands():
+    "Each command of README.md's shell blocks, one for each part joined by &&."
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S):
+        for line in block.strip().splitlines():
+            yield from (shlex.split(o, comments=True) for o in line.split("&&"))
+
+
+def test_readme_is_written_from_the_notebook():
+    assert TEXT == writer.readme(), "run: python tools/readme.py"
+
+
+def test_the_two_commands_are_there():
+    assert "pip install -c constraints.txt -e . && aam demo" in TEXT
+    assert "pip install -c constraints.txt -e '.[dev]' && pytest" in TEXT
+    assert "pytest" in (ROOT/".ci/run").read_text().splitlines(), "CI runs the README's test command"
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)\s]+)\)", TEXT)
+    inside = [o.split("#")[0] for o in links if "://" not in o]
+    assert len(inside) > 5 and all((ROOT/o).exists() for o in inside), [o for o in inside if not (ROOT/o).exists()]
+
+
+def parsed(words):
+    "A command line as the real command line tool takes it, without running it."
+    import typer
+    from aam_nb.cli import app
+    group = typer.main.get_command(app)
+    context = group.make_context("aam", words[:1], resilient_parsing=True)
+    name, command, _ = group.resolve_command(context, words)
+    return name, command.make_context(name, words[1:], parent=context)
+
+
+@pytest.mark.parametrize("words", [o for o in commands() if o[0] == "aam"], ids=lambda o: " ".join(o[:2]))
+def test_aam_commands_parse(words):
+    name, context = parsed(words[1:])
+    given = {o.removeprefix("--").replace("-", "_") for o in words if o.startswith("--")}
+    assert name == words[1] and given <= {k for k, v in context.params.items() if v not in (None, "", False)}
+
+
+def test_a_flag_that_is_not_there_is_refused():
+    with pytest.raises(Exception, match="no-such-flag"): parsed(["train", "--no-such-flag", "1"])
+
+
+@pytest.mark.parametrize("words", [o for o in commands() if o[:2] == ["accelerate", "launch"]], ids=lambda o: " ".join(o[:4]))
+def test_launch_commands_name_a_recipe_and_keys(words):
+    from aam_nb.config import load_config
+    module, recipe, *overrides = words[words.index("-m")+1:]
+    config = load_config(ROOT/recipe, tuple(overrides))
+    assert (ROOT/"aam_nb"/(module.removeprefix("aam_nb.") + ".py")).is_file() and config.data.table == "table.qza"
+
+
+def test_extras_named_are_extras():
+    import configparser
+    settings = configparser.ConfigParser(delimiters=["="], interpolation=None); settings.read(ROOT/"settings.ini")
+    for extra in re.findall(r"'\.\[(\w+)\]'", TEXT): assert f"{extra}_requirements" in settings["DEFAULT"]
+
+
+@pytest.mark.slow
+def test_demo_runs(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "from aam_nb.cli import main; main()", "demo", "--out", str(tmp_path/"demo")],
+                          capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path/"demo").rglob("*.html"))
