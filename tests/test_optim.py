@@ -1,0 +1,139 @@
+"Learning rate, weight decay and the average: against PyTorch's own, and against the older AAM's defects by their names."
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from aam_nb.config import OptimConfig
+from aam_nb.core import AamError
+from aam_nb.training.optim import Ema, make_optimizer, parameter_groups, rate, set_rate
+
+
+def test_b5_the_first_update_is_small_and_not_zero():
+    for warmup in (.01, .05, .3, 1.):
+        c = OptimConfig(steps=200, warmup=warmup)
+        assert rate(0, c) == pytest.approx(1/round(warmup*200)) and rate(0, c) > 0
+
+
+def test_b5_the_rate_never_rises_again():
+    c = OptimConfig(steps=100, warmup=.1)
+    after = [rate(s, c) for s in range(10, 500)]
+    assert all(a >= b for a, b in zip(after, after[1:], strict=False)) and after[90:] == [0.]*400
+
+
+def test_b5_warm_up_as_long_as_the_run_does_not_divide_by_zero():
+    for steps in (1, 2, 3, 10):
+        for warmup in (0., .05, .5, .99, 1.):
+            rates = [rate(s, OptimConfig(steps=steps, warmup=warmup)) for s in range(steps + 3)]
+            assert all(0 <= o <= 1 for o in rates) and rates[0] > 0 and max(rates) == 1. and rates[steps:] == [0.]*3
+
+
+def test_b5_warm_up_is_a_share_so_short_runs_leave_it():
+    assert [rate(round(.05*n), OptimConfig(steps=n, warmup=.05)) for n in (40, 400, 40_000)] == [1.]*3
+
+
+def test_rate_equals_pytorch_schedulers():
+    c = OptimConfig(steps=60, warmup=.25, lr=.3)
+    p = nn.Parameter(torch.zeros(1)); opt = torch.optim.SGD([p], lr=.3)
+    up = torch.optim.lr_scheduler.LinearLR(opt, 1/15, 1., 14)
+    for s in range(15):
+        assert .3*rate(s, c) == pytest.approx(opt.param_groups[0]["lr"]); opt.step(); up.step()
+    opt = torch.optim.SGD([p], lr=.3)
+    down = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 45)
+    for s in range(15, 61):
+        assert .3*rate(s, c) == pytest.approx(opt.param_groups[0]["lr"], abs=1e-12); opt.step(); down.step()
+
+
+def test_b6_the_rate_depends_on_the_step_alone():
+    model, c = nn.Linear(2, 2), OptimConfig(steps=50, lr=.1)
+    opt = make_optimizer(model.named_parameters(), c)
+    once = [set_rate(opt, s, c) for s in range(50)]
+    assert [set_rate(opt, s, c) for s in range(50) for _ in range(2)][::2] == once
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.ModuleDict(dict(stem=nn.Linear(4, 6), norm=nn.LayerNorm(6)))
+        self.encoder.position = nn.Parameter(torch.zeros(3, 6))
+        self.head, self.scale, self.log_temperature = nn.Linear(6, 1), nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(()))
+
+
+def test_b19_decay_only_pulls_at_matrices():
+    model, c = Model(), OptimConfig(weight_decay=.2, encoder_lr=.1)
+    groups = parameter_groups(model.named_parameters(), c)
+    decayed = {n for g in groups for n, _ in g["params"] if g["weight_decay"]}
+    assert decayed == {"encoder.stem.weight", "head.weight"}
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_b19_a_scale_without_gradient_stays_where_it_is():
+    model, c = Model(), OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
+    opt = make_optimizer(model.named_parameters(), c)
+    for p in model.parameters(): p.grad = torch.zeros_like(p)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for s in range(10): set_rate(opt, s, c); opt.step()
+    for n, p in model.named_parameters():
+        moved = not torch.equal(p, before[n])
+        assert moved == (n in ("encoder.stem.weight", "head.weight")), n
+
+
+def test_the_encoder_learns_at_its_own_rate_and_frozen_parts_do_not():
+    model, c = Model(), OptimConfig(lr=1., encoder_lr=.25, steps=4, warmup=0.)
+    opt = make_optimizer(model.named_parameters(), c)
+    set_rate(opt, 0, c)
+    lr = {n: g["lr"] for g in opt.param_groups for n in g["param_names"]}
+    assert {v for n, v in lr.items() if n.startswith("encoder.")} == {.25} and lr["head.weight"] == 1.
+    model.encoder.requires_grad_(False)
+    names = [n for g in make_optimizer(model.named_parameters(), c).param_groups for n in g["param_names"]]
+    assert names and not [n for n in names if n.startswith("encoder.")]
+    model.requires_grad_(False)
+    with pytest.raises(AamError, match="all are frozen"): make_optimizer(model.named_parameters(), c)
+
+
+def test_the_average_is_the_weighted_mean_of_visited_weights():
+    p = nn.Parameter(torch.tensor([1000., -1000.])); ema = Ema([("p", p)], decay=.8)
+    visited = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    for o in visited:
+        with torch.no_grad(): p.copy_(o)
+        ema.update()
+    weight = .8**torch.arange(29, -1, -1.)
+    assert torch.allclose(ema.average["p"], (weight[:, None]*visited).sum(0)/weight.sum(), atol=1e-6)
+
+
+def test_the_average_equals_pytorchs_after_its_start():
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    model = nn.Linear(3, 2); ema = Ema(model.named_parameters(), decay=.9)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(.9))
+    for i in range(300):
+        with torch.no_grad():
+            for p in model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        ema.update(); theirs.update_parameters(model)
+    for n, p in theirs.module.named_parameters(): assert torch.allclose(ema.average[n], p, atol=1e-4)
+
+
+def test_weights_come_back_bit_for_bit_also_after_an_error():
+    model = nn.Linear(3, 2); ema = Ema(model.named_parameters(), decay=.9)
+    ema.update()
+    with torch.no_grad(): model.weight.mul_(math.pi)
+    own = model.weight.detach().clone()
+    with ema.applied(): assert not torch.equal(model.weight, own)
+    assert torch.equal(model.weight, own)
+    with pytest.raises(RuntimeError), ema.applied(): raise RuntimeError
+    assert torch.equal(model.weight, own)
+
+
+def test_adamw_equals_pytorchs_plain_one():
+    torch.manual_seed(0); ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3); theirs.load_state_dict(ours.state_dict())
+    c = OptimConfig(lr=.01, weight_decay=.1, steps=20, warmup=.2)
+    a = make_optimizer(ours.named_parameters(), c)
+    b = torch.optim.AdamW([dict(params=[theirs.weight], weight_decay=.1), dict(params=[theirs.bias], weight_decay=0.)], lr=.01,
+                          foreach=False, fused=False)
+    x = torch.randn(20, 5, 4)
+    for s in range(20):
+        set_rate(a, s, c)
+        for g in b.param_groups: g["lr"] = .01*rate(s, c)
+        for m, o in ((ours, a), (theirs, b)):
+            o.zero_grad(); m(x[s]).square().mean().backward(); o.step()
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-6) and torch.allclose(ours.bias, theirs.bias, atol=1e-6)
