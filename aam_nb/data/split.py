@@ -71,11 +71,12 @@ def _group_numbers(ids, groups):
                        "Name a column with more groups, or say that the samples are independent.")
     return number, labels
 
-# %% ../../nbs/14_data_split.ipynb #016fae8c
+# %% ../../nbs/14_data_split.ipynb #6f543953
 def _folds(stratum, group, k, seed):
     "Rows of each of `k` folds by scikit-learn, of whole groups, or of samples where `group` is None."
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
     kind = StratifiedKFold if group is None else StratifiedGroupKFold
+    if np.bincount(stratum).max() < k: stratum = np.zeros_like(stratum) # all strata are too small to be spread
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class") # a rare stratum cannot be in each fold
         splits = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(stratum)), stratum, groups=group)
@@ -158,7 +159,7 @@ def split_independent(
         return line[((np.arange(n) + rng.random())*len(rows)/n).astype(np.int64)]
     return _parts(ids, carve, valid, test)
 
-# %% ../../nbs/14_data_split.ipynb #f30183a6
+# %% ../../nbs/14_data_split.ipynb #fbbfca3b
 def kfold(
     ids,           # Sample ids, distinct
     folds:int=5,   # How many; each sample is in the test part of one
@@ -174,9 +175,8 @@ def kfold(
         raise AamError(f"{folds} folds were asked for, and there are {len(labels)} {what}. "
                        f"Wanted 2 folds or more, and no more than {what}.")
     stratum = np.unique(stratum.astype(np.int64), return_inverse=True)[1]
-    tests = _folds(stratum, group, folds, seed) if np.bincount(stratum).max() >= folds else [()]
-    if not all(map(len, tests)): # strata too small to be spread, or their balance left a fold empty
-        tests = _folds(np.zeros_like(stratum), group, folds, seed)
+    tests = _folds(stratum, group, folds, seed)
+    if not all(map(len, tests)): tests = _folds(np.zeros_like(stratum), group, folds, seed) # balance left a fold empty
     return [(np.delete(ids, test), ids[np.sort(test)]) for test in tests]
 
 # %% ../../nbs/14_data_split.ipynb #e6269ed7
