@@ -160,24 +160,23 @@ def test_nothing_to_store(tmp_path):
     assert not list(tmp_path.iterdir())
 
 BUILDER = """
-import sys, time; sys.path.insert(0, {tests!r})
+import sys; sys.path.insert(0, {tests!r})
 from test_store import made, build_store
 study = made(3, samples=300, asvs=400)
-while time.time() < {start}: pass
+print("ready", flush=True); sys.stdin.readline()
 print(build_store(study, {folder!r}).digest)
 """
 
-def builders(n, folder, start=0.):
-    code = BUILDER.format(tests=str(Path(__file__).parent), folder=str(folder), start=start)
-    env = os.environ | dict(OMP_NUM_THREADS="1")
-    return [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(n)]
-
 @pytest.mark.parametrize("stale", [False, True])
 def test_two_builders_at_once_end_with_one_whole_store(tmp_path, stale):
-    import time
     if stale: build_store(made(5), tmp_path/"store")
-    done = [o.communicate(timeout=60) + (o.returncode,) for o in builders(2, tmp_path/"store", time.time() + 4)]
-    assert [o[2] for o in done] == [0, 0], done
+    tests = Path(__file__).parent; code = BUILDER.format(tests=str(tests), folder=str(tmp_path/"store"))
+    env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(tests.parent)); pipe = subprocess.PIPE
+    both = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) for _ in range(2)]
+    for o in both: assert o.stdout.readline() == "ready\n", o.stderr.read()
+    for o in both: o.stdin.write("\n"); o.stdin.flush()
+    done = [o.communicate(timeout=60) for o in both]
+    assert [o.returncode for o in both] == [0, 0], done
     assert done[0][0].strip() == done[1][0].strip() == open_store(tmp_path/"store").digest
     assert [o.name for o in tmp_path.iterdir()] == ["store"]
 
