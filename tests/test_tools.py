@@ -1,6 +1,9 @@
 "The tools that guard the project see what they guard against."
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import check_notebooks
@@ -98,3 +101,41 @@ def test_every_page_stands_in_the_sidebar_in_order():
     assert sorted(listed) == there
     numbered = [o for o in listed if o[0].isdigit()]
     assert numbered == sorted(numbered)
+
+
+def git(folder, *words):
+    "Run git in `folder` as nobody in particular, without this machine's settings."
+    who = {f"GIT_{a}_{b}": "a@b.c" for a in ("AUTHOR", "COMMITTER") for b in ("NAME", "EMAIL")}
+    env = {**os.environ, **who, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    return subprocess.run(["git", *words], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def two_branches(folder, names):
+    "A checkout set up by tools/setup.sh, in which two branches changed the same line of each file; the state before they merge."
+    git(folder, "init", "-q", "-b", "main")
+    for name in (".gitattributes", ".gitconfig", "tools/setup.sh"):
+        (folder/name).parent.mkdir(exist_ok=True); shutil.copy(ROOT/name, folder/name)
+    for branch, line in ((None, "x = 1\n"), ("other", "x = 2\n"), ("main", "x = 3\n")):
+        if branch: git(folder, "checkout", "-q", *(["-b"] if branch == "other" else []), branch)
+        for name in names: (folder/name).parent.mkdir(exist_ok=True, parents=True); (folder/name).write_text(line)
+        git(folder, "add", "-A"); git(folder, "commit", "-qm", line)
+    done = subprocess.run(["bash", "tools/setup.sh"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_generated_files_merge_without_conflict(tmp_path):
+    two_branches(tmp_path, ["README.md", "aam_nb/_modidx.py", "aam_nb/data/table.py"])
+    done = git(tmp_path, "-c", "core.hooksPath=/dev/null", "merge", "other")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path/"aam_nb/data/table.py").read_text() == (tmp_path/"README.md").read_text() == "x = 3\n"
+
+
+def test_what_is_written_by_hand_still_conflicts(tmp_path):
+    two_branches(tmp_path, ["aam_nb/__init__.py"])
+    assert "CONFLICT" in git(tmp_path, "-c", "core.hooksPath=/dev/null", "merge", "other").stdout
+
+
+def test_the_hook_after_a_merge_is_there(tmp_path):
+    two_branches(tmp_path, ["README.md"])
+    hook = tmp_path/".git/hooks/post-merge"
+    assert os.access(hook, os.X_OK) and "nbdev-export" in hook.read_text()
