@@ -25,7 +25,7 @@ MAY = {
     "export": BASE | {"data.*", "model.*", "training.*", "export.*"},
     "run": BASE | {"data.*", "model.*", "training.*", "tuning.*", "evaluation.*", "export.*"},
     "train": BASE | {"run"}, "cli": BASE | {"*"},
-    **{o: BASE | QUIET for o in QUIET},
+    **{o: BASE | QUIET | {"data.tokens"} for o in QUIET},
 }
 
 
@@ -44,10 +44,16 @@ def numbers():
     return found
 
 
+def running(tree):
+    "All nodes but those that only a type checker reads."
+    skip = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test) for n in ast.walk(t)}
+    return [n for n in ast.walk(tree) if id(n) not in skip]
+
+
 def inside(name, tree):
-    "Modules of the package that a module imports, anywhere in it, also for type checkers."
+    "Modules of the package that a module imports, anywhere in it, but for what stands only for type checkers."
     here = ["aam_nb", *name.split(".")]
-    for node in ast.walk(tree):
+    for node in running(tree):
         if isinstance(node, ast.Import): found = [o.name for o in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = here[:-node.level] if node.level else []
@@ -93,9 +99,7 @@ def test_the_table_is_not_empty_of_meaning():
 
 def outside(tree):
     "Packages that a module imports, but for what stands only for type checkers."
-    skip = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test) for n in ast.walk(t)}
-    for node in ast.walk(tree):
-        if id(node) in skip: continue
+    for node in running(tree):
         if isinstance(node, ast.Import): yield from (o.name.split(".")[0] for o in node.names)
         if isinstance(node, ast.ImportFrom) and not node.level: yield node.module.split(".")[0]
 

@@ -75,6 +75,12 @@ def test_pages_lose_their_number_and_links_follow(tmp_path):
     assert (tmp_path/"sidebar.yml").read_text() == "- data_table.ipynb\n- sub/first.ipynb\n"
 
 
+def test_formulas_become_mathml():
+    page = docs.with_mathml('<script defer src="https://cdn/katex.min.js"></script><p><span class="math inline">\\(a &lt; b_1\\)</span></p>'
+                            '<link rel="stylesheet" href="https://cdn/katex.min.css"><span class="math display">\\[\\frac{1}{2}\\]</span>')
+    assert "katex" not in page and page.count("<math") == page.count("</math>") == 2 and "\\frac" not in page and 'display="block"' in page
+
+
 def test_the_lead_of_a_page_survives():
     cells = pages.with_lead([pages.mk_cell("# Title\n\n> Subtitle\n\nA sentence.\n\n## Not the title", "markdown")])
     assert [c.source for c in cells] == ["# Title\n\n> Subtitle\n\n", "A sentence.\n\n## Not the title"]

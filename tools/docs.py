@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,8 @@ from pages import ROOT, processed
 
 REMOTE = re.compile(r"""(?:@import\s*|url\()\s*(?:url\()?["']?((?:https?:)?//[^"')\s]+)""")
 NUMBER = re.compile(r"(?<!\w)\d+[a-zA-Z0-9]*_(?=\w+\.ipynb)") # as in 10_data_table.ipynb, whose page is data_table.html
+KATEX = re.compile(r"<(script|link)\b[^>]*katex[^>]*>(\s*</script>)?")
+TEX = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 LINK = re.compile(r"\]\([^)\s]*\)")
 
 
@@ -33,12 +36,21 @@ def without_numbers(folder):
         path.rename(path.with_name(NUMBER.sub("", path.name)))
 
 
+def with_mathml(page):
+    "Formulas as MathML, which browsers draw by themselves, instead of TeX for a script from another host. Quarto is told the same."
+    from latex2mathml.converter import convert
+    page = KATEX.sub("", page)
+    return TEX.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"), page)
+
+
 def by_smalldocs(proc):
     "Render with smalldocs; returns what it warned of, but for what we know of it and for links, which `problems` looks at."
     from smalldocs.site import build
     without_numbers(proc)
+    warnings = build(proc, quiet=True).warnings
+    for path in sorted((proc/"_docs").rglob("*.html")): path.write_text(with_mathml(path.read_text(encoding="utf-8")), encoding="utf-8")
     known = ("format commonmark is not built", "unknown key format-links", "html-math-method", "output-file is not read", "broken link")
-    return [o for o in build(proc, quiet=True).warnings if not any(k in o for k in known)]
+    return [o for o in warnings if not any(k in o for k in known)]
 
 
 def by_quarto(proc):
