@@ -208,6 +208,17 @@ def test_hidden_bases_of_plain_batches_do_not_depend_on_the_batch():
         for b in PlainBatches(DATA, size, mask=.3, patch=3):
             for r, m in zip(b.rows.tolist(), b.masked.tolist(), strict=True): assert seen.setdefault(r, m) == m
 
+def test_a_real_study_comes_out_as_it_went_in(data_dir):
+    from aam_nb.data.table import read_table
+    from aam_nb.data.tree import make_study, read_tree
+    folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk"))
+    batch = PlainBatches(SampleDataset(build_store(study)), 60, metric="unweighted")[0]
+    reads = sparse.csr_matrix((batch.counts.numpy(), batch.asv.numpy(), batch.offsets.numpy()), shape=(60, 356))
+    assert (reads != study.table.counts[:, np.argsort(study.table.sequences)]).nnz == 0
+    lines = [o.split("\t") for o in (folder/"unweighted_unifrac.tsv").read_text().splitlines()]
+    order = [lines[0].index(o) - 1 for o in study.ids]; wanted = np.array([o[1:] for o in lines[1:]], dtype=float)
+    assert [o[0] for o in lines[1:]] == lines[0][1:] and np.allclose(batch.distance.numpy(), wanted[order][:, order], atol=2e-6)
+
 # Batches of ASVs
 
 def test_asv_batches_are_distinct_random_and_pure():

@@ -33,7 +33,7 @@ def rarefy_counts(
         raise AamError(f"The sample has {total:,} reads; wanted fewer than 1,000,000,000 to draw from. Leave it out.")
     return rng.multivariate_hypergeometric(counts, depth, method="marginals").astype(counts.dtype)
 
-# %% ../../nbs/18_data_augment.ipynb #af8e426a
+# %% ../../nbs/18_data_augment.ipynb #298aa7c6
 def rarefy(
     table:Table, # Counts as read
     depth:int,   # Reads to keep in each sample, 1 or more
@@ -53,7 +53,7 @@ def rarefy(
         counts.data[at] = rarefy_counts(counts.data[at], depth, keyed_rng(seed, "rarefy", id))
     counts.eliminate_zeros()
     lost = table.sample_ids[~keep]
-    note = f"{len(lost):,} of {len(depths):,} samples have fewer than {depth:,} reads and were left out ({few(lost)})."
+    note = f"{len(lost):,} of {len(depths):,} samples have fewer than {depth:,} reads and were left out ({few(lost)})"
     return replace(out, counts=counts, notes=(*table.notes, note) if len(lost) else table.notes)
 
 # %% ../../nbs/18_data_augment.ipynb #9bb27b3b

@@ -26,7 +26,7 @@ from ..types import AsvBatch, Batch, Sample
 __all__ = ['SampleDataset', 'collate', 'turns', 'SampleBatches', 'PlainBatches', 'asvs_in', 'AsvBatches', 'PlainAsvBatches',
            'loader']
 
-# %% ../../nbs/19_data_batch.ipynb #c351c9fd
+# %% ../../nbs/19_data_batch.ipynb #d29a08f6
 class SampleDataset:
     "Samples of a store, by number."
     def __init__(self,
@@ -37,10 +37,12 @@ class SampleDataset:
         rows = np.arange(len(store)) if rows is None else np.asarray(rows)
         self.store, self.rows = store, np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < len(store):
-            raise AamError(f"Samples {self.rows.min()} to {self.rows.max()} were asked for; the store has {len(store):,} samples.")
+            raise AamError(f"Samples {self.rows.min()} to {self.rows.max()} were asked for; the store has {len(store):,} samples, "
+                           "counted from 0.")
         target = np.zeros((len(store), 0)) if target is None else np.asarray(target)
         if len(target) != len(store):
-            raise AamError(f"There are {len(target):,} targets for {len(store):,} samples. Give one row for each sample of the store.")
+            raise AamError(f"There are {len(target):,} targets for {len(store):,} samples. "
+                           "Give one row for each sample of the store.")
         self.target = target.astype(np.float32).reshape(len(store), -1) # [samples of the store, t]
         self.ids = store.sample_ids[self.rows] # Object array of str, one for each sample here
 
@@ -51,7 +53,7 @@ class SampleDataset:
         return Sample(asv=self.store.asv[start:stop].astype(np.int64), counts=self.store.reads[start:stop],
                       target=self.target[row], index=row, id=self.ids[i])
 
-# %% ../../nbs/19_data_batch.ipynb #a0a4b7c9
+# %% ../../nbs/19_data_batch.ipynb #878a557c
 def collate(
     samples:list[Sample],        # In the order of the batch
     store:Store,                 # Where their ASVs are
@@ -71,10 +73,9 @@ def collate(
     if metric and store.tip is not None:
         drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(samples), len(rows)))
         distance = torch.from_numpy(unifrac(drawn, store.tree, store.tip[rows], metric, alpha).astype(np.float32))
-    return Batch(tokens=torch.from_numpy(store.tokens[rows]), rows=torch.from_numpy(rows), identity=torch.from_numpy(signs),
-                 asv=torch.from_numpy(asv), counts=torch.from_numpy(counts.astype(np.float32)), offsets=torch.from_numpy(offsets),
-                 index=torch.tensor([o.index for o in samples]), target=torch.from_numpy(np.stack([o.target for o in samples])),
-                 distance=distance, key=key)
+    arrays = dict(tokens=store.tokens[rows], rows=rows, identity=signs, asv=asv, counts=counts.astype(np.float32), offsets=offsets,
+                  index=np.array([o.index for o in samples]), target=np.stack([o.target for o in samples]))
+    return Batch(**{k: torch.from_numpy(v) for k, v in arrays.items()}, distance=distance, key=key)
 
 # %% ../../nbs/19_data_batch.ipynb #585aa5e5
 def turns(
@@ -102,7 +103,7 @@ def _second_view(batch:Batch, store:Store, patch:int, share:float, *key)->Batch:
     if not share: return batch
     return replace(batch, masked=_masked(batch.tokens.numpy(), store.keys[batch.rows.numpy()], patch, share, *key))
 
-# %% ../../nbs/19_data_batch.ipynb #1b819444
+# %% ../../nbs/19_data_batch.ipynb #70f6280f
 class SampleBatches:
     "Training batches by step: batch `step` is a pure function of the arguments and `step`."
     def __init__(self,
@@ -135,8 +136,10 @@ class SampleBatches:
 
     def samples(self, step:int)->list[Sample]: # As the model sees them
         "The samples of a step, each varied by the key of its epoch."
-        out = [(int(e), self.dataset[self.order(int(e))[i]]) for e, i in zip(*turns(len(self.dataset), self.batch, step), strict=True)]
-        return [augment_sample(o, self.augment, self.seed, e) if self.augment else o for e, o in out]
+        epochs, places = (o.tolist() for o in turns(len(self.dataset), self.batch, step))
+        out = [self.dataset[self.order(e)[i]] for e, i in zip(epochs, places, strict=True)]
+        if self.augment is None: return out
+        return [augment_sample(o, self.augment, self.seed, e) for e, o in zip(epochs, out, strict=True)]
 
     def __getitem__(self, step:int)->Batch:
         if not 0 <= step < self.steps: raise IndexError(step)
@@ -145,7 +148,7 @@ class SampleBatches:
         out = _hide_names(out, self.dataset.store, self.augment.identity_dropout if self.augment else 0., self.seed, step)
         return _second_view(out, self.dataset.store, self.patch, self.mask, self.seed, step)
 
-# %% ../../nbs/19_data_batch.ipynb #7ae7c3f9
+# %% ../../nbs/19_data_batch.ipynb #81b723dc
 class PlainBatches:
     "Every sample once, in order and as it is."
     def __init__(self,
@@ -168,10 +171,11 @@ class PlainBatches:
     def __getitem__(self, j:int)->Batch:
         if not 0 <= j < len(self): raise IndexError(j)
         samples = [self.dataset[i] for i in range(j*self.batch, min((j + 1)*self.batch, len(self.dataset)))]
-        out = collate(samples, self.dataset.store, self.identity, self.metric, self.alpha, self.known, draw_key(self.seed, "plain", j))
+        out = collate(samples, self.dataset.store, self.identity, self.metric, self.alpha, self.known,
+                      draw_key(self.seed, "plain", j))
         return _second_view(out, self.dataset.store, self.patch, self.mask, self.seed, "plain")
 
-# %% ../../nbs/19_data_batch.ipynb #988eaf69
+# %% ../../nbs/19_data_batch.ipynb #39623d27
 def asvs_in(
     store:Store, # Where the samples are
     rows,        # Sample rows
@@ -179,6 +183,7 @@ def asvs_in(
     "The ASVs that some samples hold."
     return np.unique(store.asv[ragged(store.indptr, rows)[0]]).astype(np.int64)
 
+# %% ../../nbs/19_data_batch.ipynb #b174760d
 def _asv_batch(store:Store, rows:np.ndarray, patch:int, mask:float, key:int, *mask_key)->AsvBatch:
     "Some ASVs with their hidden view and what the tree says of each pair."
     tokens = store.tokens[rows]; distance = None
@@ -197,17 +202,18 @@ class AsvBatches:
         patch:int=1, # Bases a patch
         mask:float=.15, # Share of the patches hidden in the second view
     ):
-        self.store, self.rows = store, np.arange(len(store.tokens)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
+        self.rows = np.arange(len(store.tokens)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
         if not len(self.rows): raise AamError("There are no ASVs to learn from. Check the split and the selection of samples.")
-        self.batch, self.steps, self.seed, self.patch, self.mask = min(batch, len(self.rows)), steps, seed, patch, mask
+        self.store, self.batch, self.steps, self.seed = store, min(batch, len(self.rows)), steps, seed
+        self.patch, self.mask = patch, mask
 
     def __len__(self): return self.steps
 
     def __getitem__(self, step:int)->AsvBatch:
         if not 0 <= step < self.steps: raise IndexError(step)
         drawn = keyed_rng(self.seed, "asvs", step).choice(len(self.rows), self.batch, replace=False)
-        return _asv_batch(self.store, self.rows[np.sort(drawn)], self.patch, self.mask, draw_key(self.seed, "asv step", step),
-                          self.seed, step)
+        return _asv_batch(self.store, self.rows[np.sort(drawn)], self.patch, self.mask,
+                          draw_key(self.seed, "asv step", step), self.seed, step)
 
 # %% ../../nbs/19_data_batch.ipynb #cc850e26
 class PlainAsvBatches:

@@ -23,7 +23,7 @@ from .tokens import identity_signs, sequence_keys, tokenize
 from ..types import Study, Tree, strings
 
 # %% auto #0
-__all__ = ['KIND', 'VERSION', 'BASE', 'TREE', 'Store', 'ragged', 'open_store', 'build_store']
+__all__ = ['Store', 'ragged', 'open_store', 'build_store']
 
 # %% ../../nbs/17_data_store.ipynb #e5fe16de
 def _bytes(texts)->np.ndarray: # S [n]
@@ -47,17 +47,17 @@ def _arrays(study:Study)->dict[str,np.ndarray]: # By the name of its file
                       tree_start=tree.start.astype(np.int32), tree_stop=tree.stop.astype(np.int32),
                       tree_length=tree.length.astype(np.float64))
 
-# %% ../../nbs/17_data_store.ipynb #5ab462a4
-KIND, VERSION = "aam_nb store", 1 # VERSION counts layouts: a store of another layout is built anew
+# %% ../../nbs/17_data_store.ipynb #f1185141
+_KIND, _VERSION = "aam_nb store", 1 # _VERSION counts layouts: a store of another layout is built anew
 
 def _manifest(arrays:dict[str,np.ndarray])->dict:
     "The layout, the sizes and a digest of each array, and a digest of all that."
     samples, (asvs, bases) = len(arrays["indptr"]) - 1, arrays["tokens"].shape
-    out = dict(kind=KIND, version=VERSION, samples=samples, asvs=asvs, bases=bases,
+    out = dict(kind=_KIND, version=_VERSION, samples=samples, asvs=asvs, bases=bases,
                arrays={k: digest(v) for k, v in arrays.items()})
     return out | dict(digest=digest(out))
 
-# %% ../../nbs/17_data_store.ipynb #edf330e4
+# %% ../../nbs/17_data_store.ipynb #d2edff82
 class Store:
     "Tokens, reads and tree of a study. ASVs are sorted by sequence; samples are in the study's order."
     def __init__(self,
@@ -66,6 +66,7 @@ class Store:
         folder:Path|None=None,       # Where the arrays are mapped from; None when they are in memory
     ):
         self.digest, self.folder, self._arrays = digest, folder, arrays
+        for o in arrays.values(): o.flags.writeable = False
         self.tokens = arrays["tokens"] # u8 [asvs, l]
         self.keys   = arrays["keys"]   # int64 [asvs], one for each sequence
         self.indptr = arrays["indptr"] # int64 [samples+1]: sample i owns the pairs indptr[i]:indptr[i+1]
@@ -99,7 +100,7 @@ class Store:
 
     def __reduce__(self):
         if self.folder is None: return Store, (self._arrays, self.digest)
-        return _reopen, (str(self.folder), self.digest)
+        return _reopen, (str(self.folder.absolute()), self.digest)
 
 # %% ../../nbs/17_data_store.ipynb #d88d491a
 def ragged(
@@ -133,9 +134,9 @@ def identity(self:Store,
     "The vector of signs that names each sequence."
     return identity_signs(self.sequences, width)
 
-# %% ../../nbs/17_data_store.ipynb #ad3d1213
-BASE = ("tokens", "keys", "sequences", "sample_ids", "indptr", "asv", "reads")
-TREE = ("tip", "tree_tips", "tree_start", "tree_stop", "tree_length")
+# %% ../../nbs/17_data_store.ipynb #9131a33d
+_BASE = ("tokens", "keys", "sequences", "sample_ids", "indptr", "asv", "reads")
+_TREE = ("tip", "tree_tips", "tree_start", "tree_stop", "tree_length")
 
 def _read_manifest(folder:Path)->dict:
     "The manifest of a store. Raises `AamError` for a folder that is no store, is altered, or has another layout."
@@ -143,17 +144,18 @@ def _read_manifest(folder:Path)->dict:
     if not path.is_file():
         raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with build_store.")
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != KIND:
+    if not isinstance(found, dict) or found.get("kind") != _KIND:
         raise AamError(f"{folder} is not a store: its manifest.json is of another kind. Choose the folder of a store.")
-    if found.get("version") != VERSION:
-        raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {VERSION}. "
+    if found.get("version") != _VERSION:
+        raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {_VERSION}. "
                        "Build it again with build_store.")
     rest = {k: v for k, v in found.items() if k != "digest"}
-    if found.get("digest") != digest(rest) or set(found.get("arrays", ())) not in (set(BASE), {*BASE, *TREE}):
+    if found.get("digest") != digest(rest) or set(found.get("arrays", ())) not in (set(_BASE), {*_BASE, *_TREE}):
         raise AamError(f"The store {folder} is damaged: its manifest.json was altered. "
                        "Build it again with build_store.")
     return found
 
+# %% ../../nbs/17_data_store.ipynb #c2d7989f
 def _map(path:Path)->np.ndarray: # Read-only
     "Map one array. Raises `AamError` when it is absent, cut short or no array."
     try: return np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
@@ -203,18 +205,21 @@ def _alone(folder:Path):
         yield
     finally: lock.unlink(missing_ok=True); f.close()
 
-# %% ../../nbs/17_data_store.ipynb #454c8bac
+# %% ../../nbs/17_data_store.ipynb #2be9f8e6
 def _ours(folder:Path):
     "Raise `AamError` where building a store would destroy something else."
     if not folder.exists(): return
     if not folder.is_dir(): raise AamError(f"{folder} is a file. Choose a folder for the store.")
-    strange = sorted({o.name for o in folder.iterdir()} - {"manifest.json", *(f"{k}.npy" for k in BASE + TREE)})
+    try: names = set(os.listdir(folder))
+    except FileNotFoundError: return # Another builder is putting its store in place
+    strange = sorted(names - {"manifest.json", *(f"{k}.npy" for k in _BASE + _TREE)})
     if strange: raise AamError(f"{folder} holds other things than a store ({few(strange)}). Choose another folder.")
     try: found = read_json(folder/"manifest.json")
     except AamError: return # Absent or cut short, among our files
-    if not isinstance(found, dict) or found.get("kind") != KIND:
+    if not isinstance(found, dict) or found.get("kind") != _KIND:
         raise AamError(f"{folder} holds a manifest.json that is not a store's. Choose another folder.")
 
+# %% ../../nbs/17_data_store.ipynb #c54ce8c6
 def _existing(folder:Path, wanted:str)->Store|None:
     "The store that stands there, when it is whole and holds the wanted content."
     try: store = open_store(folder)

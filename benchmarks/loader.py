@@ -1,0 +1,59 @@
+"""How many samples a second the loader makes, alone: the infants of ecam_infant, batches of 32, one process.
+
+    python benchmarks/loader.py            # reads AAM_DATA, default ../shared/data; under a minute
+"""
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aam_nb.config import AugmentConfig
+from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, loader
+from aam_nb.data.metadata import read_metadata
+from aam_nb.data.store import build_store
+from aam_nb.data.table import read_table
+from aam_nb.data.tree import make_study, read_tree
+
+ROOT = Path(__file__).resolve().parent.parent
+AIM = 2000 # Samples a second, so that the loader is never what a step waits for
+
+
+def rates(source, repeats):
+    "Samples (or ASVs) a second by the clock and by processor time, the best of a few passes."
+    clock = work = 0.
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        n = sum(len(o.rows) if isinstance(source, AsvBatches) else o.size for o in loader(source))
+        clock, work = max(clock, n/(time.perf_counter() - wall)), max(work, n/(time.process_time() - cpu))
+    return clock, work
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=32); parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(); torch.set_num_threads(1)
+    data = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")/"ecam_infant"
+    study = make_study(read_table(data/"table.biom"), read_metadata(data/"metadata.tsv"), read_tree(data/"tree.nwk"),
+                       missing="drop", where="is_infant == 1")
+    store = build_store(study); samples = SampleDataset(store, target=np.zeros(len(store)))
+    print(f"{store}, batches of {args.batch}, {args.steps} steps, best of {args.repeats}; processor time in brackets")
+    common = dict(batch=args.batch, steps=args.steps, seed=0); augment = AugmentConfig()
+    for name, source in (
+        ("as stored", SampleBatches(samples, **common)),
+        ("augmented", SampleBatches(samples, augment=augment, **common)),
+        ("augmented, identity", SampleBatches(samples, augment=augment, identity=64, **common)),
+        ("the same, masked view", SampleBatches(samples, augment=augment, identity=64, mask=.15, patch=6, **common)),
+        ("the same, unweighted UniFrac", SampleBatches(samples, augment=augment, identity=64, metric="unweighted", **common)),
+    ):
+        clock, work = rates(source, args.repeats)
+        aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""
+        print(f"  {name:30} {clock:9,.0f} samples/s ({work:,.0f}){aim}")
+    clock, work = rates(AsvBatches(store, batch=256, steps=args.steps//2, patch=6), args.repeats)
+    print(f"  {'256 ASVs, path lengths, masked':30} {clock:9,.0f} ASVs/s ({work:,.0f})")
+
+
+if __name__ == "__main__": main()
