@@ -23,7 +23,7 @@ from ..types import Batch, Outputs
 # %% auto #0
 __all__ = ['AamModel', 'embed_chunks', 'backward_chunks', 'calibrate']
 
-# %% ../../nbs/24_model_aam.ipynb #4f5d3c68
+# %% ../../nbs/24_model_aam.ipynb #625f49b0
 def _heads(c, width, task, outputs, metric):
     "The heads that these objectives need."
     heads = nn.ModuleDict(dict(tree=TreeDistanceHead(), bases=NucleotideHead(c.width, c.patch)))
@@ -43,9 +43,11 @@ class AamModel(nn.Module):
         super().__init__()
         if task not in (None, "regression", "classification"):
             raise AamError(f"The task is '{task}'; wanted 'regression', 'classification' or None.")
-        self.config, self.bases, self.task, self.outputs, self.metric, self.frozen = config, bases, task, outputs, metric, False
+        self.config, self.bases, self.frozen = config, bases, False
+        self.task, self.outputs, self.metric = task, outputs, metric
         self.encoder = AsvEncoder(config, bases)
-        self.sample = (PoolEncoder if config.sample == "pool" else AttentionEncoder)(config, config.width + config.identity)
+        kind = PoolEncoder if config.sample == "pool" else AttentionEncoder
+        self.sample = kind(config, config.width + config.identity)
         self.heads = _heads(config, self.sample.width, task, outputs, metric)
 
     def encode(self, tokens:Tensor)->Tensor: # [u, d]
@@ -53,9 +55,9 @@ class AamModel(nn.Module):
         return self.encoder(tokens)
 
     def _joined(self, asv, batch):
-        if batch.identity.shape[1] != self.config.identity:
-            raise AamError(f"The batch has identity vectors of width {batch.identity.shape[1]}; this model takes {self.config.identity}.")
-        return torch.cat([asv, batch.identity.to(asv.dtype)], 1) if self.config.identity else asv
+        found, wanted = batch.identity.shape[1], self.config.identity
+        if found != wanted: raise AamError(f"The batch has identity vectors of width {found}; this model takes {wanted}.")
+        return torch.cat([asv, batch.identity.to(asv.dtype)], 1) if wanted else asv
 
     def forward(self,
         batch:Batch,          # Samples
@@ -75,15 +77,16 @@ class AamModel(nn.Module):
 
     def masked_bases(self,
         masked:Tensor, # u8 [u, l], tokens with whole patches set to MASK
-    )->tuple[Tensor,Tensor]: # Logits [m, patch, 4] of A, C, G, T; places bool [u, p], True at the m masked patches, in row order
-        "Guess the bases of the masked patches."
+    )->tuple[Tensor,Tensor]: # Logits [m, patch, 4] of A, C, G, T; places bool [u, p], True at the m masked patches
+        "Guess the bases of the masked patches; logits stand in the order of rows, then places."
         places = (patches(masked, self.encoder.patch, self.encoder.places)[0] == MASK).all(2)
         return self.heads["bases"](self.encoder.states(masked)[places]), places
 
     def count_parameters(self)->dict[str,int]: # For each part, and trainable
         "Numbers of parameters."
         parts = {k: sum(p.numel() for p in getattr(self, k).parameters()) for k in ("encoder", "sample", "heads")}
-        return {**parts, "total": sum(parts.values()), "trainable": sum(p.numel() for p in self.parameters() if p.requires_grad)}
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {**parts, "total": sum(parts.values()), "trainable": trainable}
 
     def freeze_encoder(self)->AamModel: # Itself
         "Keep the ASV encoder and its two heads as they are: no gradient, and no dropout even in training."
@@ -97,11 +100,12 @@ class AamModel(nn.Module):
         if self.frozen: self.encoder.eval()
         return self
 
-# %% ../../nbs/24_model_aam.ipynb #deff85d6
+# %% ../../nbs/24_model_aam.ipynb #86d868f0
 @contextmanager
 def _draws(key, chunk, device):
     "Random draws that belong to (key, chunk), leaving the generator outside as it was."
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type="cuda" if device.type == "cpu" else device.type):
+    here = {} if device.type == "cpu" else dict(device_type=device.type)
+    with torch.random.fork_rng(devices=[device] if here else [], **here):
         torch.manual_seed(draw_key(key, "encoder", chunk)); yield
 
 def _chunks(model, tokens, chunk, key):
@@ -134,7 +138,7 @@ def backward_chunks(
         with draws: z = model.encode(part)
         z.backward(g)
 
-# %% ../../nbs/24_model_aam.ipynb #818fc3a8
+# %% ../../nbs/24_model_aam.ipynb #7af6d852
 @torch.no_grad()
 def calibrate(
     model:AamModel,           # Its sample level is calibrated
@@ -144,9 +148,13 @@ def calibrate(
 )->AamModel:                  # Itself
     "Fit the constants of the sample level on training batches."
     was = model.training; model.eval()
-    held = [(model._joined(embed_chunks(model, o.tokens, chunk) if table is None else table[o.rows], o), o) for o in batches]
-    model.sample.standard.fit(torch.cat([model.sample.features(asv, o) for asv, o in held]))
-    if model.metric:
-        shown = [(model.heads["distance"](model.sample(asv, o)).flatten(), o.distance.flatten()) for asv, o in held if o.distance is not None]
-        if shown: model.heads["distance"].initialise(*(torch.cat(o) for o in zip(*shown)))
+    batches = list(batches)
+    vectors = [embed_chunks(model, o.tokens, chunk) if table is None else table[o.rows] for o in batches]
+    held = [(model._joined(asv, o), o) for asv, o in zip(vectors, batches, strict=True)]
+    model.sample.standard.fit(torch.cat([model.sample.features(*o) for o in held]))
+    known = [o for o in held if o[1].distance is not None] if model.metric else []
+    if known:
+        head = model.heads["distance"]
+        apart = torch.cat([head.apart(model.sample(*o)).flatten() for o in known])
+        head.initialise(apart, torch.cat([o.distance.flatten() for _, o in known]))
     return model.train(was)

@@ -22,7 +22,7 @@ from ..types import Batch
 # %% auto #0
 __all__ = ['patches', 'FlatReadout', 'AsvEncoder', 'shares', 'PoolEncoder', 'groups_of_pairs', 'AttentionEncoder']
 
-# %% ../../nbs/21_model_encoders.ipynb #55a644af
+# %% ../../nbs/21_model_encoders.ipynb #35dae860
 def patches(
     tokens:Tensor, # u8 [u, l], bases, padded with 0 on the right
     patch:int,     # Bases a patch
@@ -35,7 +35,8 @@ def patches(
     if p > places: raise AamError(f"A sequence of {high} bases is longer than the {places*patch} this model reads. "
                                   "Trim the sequences as in the study the model was trained on.")
     cut = F.pad(tokens[:, :p*patch], (0, max(p*patch - tokens.shape[1], 0)), value=PAD).view(len(tokens), p, patch)
-    return cut, None if p == least else torch.arange(p, device=tokens.device) < (-(-length//patch)).clamp_min(1)[:, None]
+    mask = torch.arange(p, device=tokens.device) < (-(-length//patch)).clamp_min(1)[:, None]
+    return cut, None if p == least else mask
 
 # %% ../../nbs/21_model_encoders.ipynb #1b23e251
 class FlatReadout(nn.Module):
@@ -60,7 +61,7 @@ class FlatReadout(nn.Module):
         flat = x.flatten(1)
         return self.whole(torch.cat([mean, most], 1)) + F.linear(flat, self.flat.weight[:, :flat.shape[1]])
 
-# %% ../../nbs/21_model_encoders.ipynb #b23cea05
+# %% ../../nbs/21_model_encoders.ipynb #1bbf22b4
 class AsvEncoder(nn.Module):
     "A transformer over the bases of an ASV, with one vector out."
     def __init__(self,
@@ -80,8 +81,8 @@ class AsvEncoder(nn.Module):
 
     def _states(self, tokens):
         cut, mask = patches(tokens, self.patch, self.places)
-        x = self.stem((cut[..., None] == self.letters).flatten(2).to(self.position.dtype))  # one-hot: u p (patch VOCAB) -> u p d
-        return self.body(x + self.position[:x.shape[1]], mask), mask
+        onehot = (cut[..., None] == self.letters).flatten(2).to(self.position.dtype)  # u p (patch letters)
+        return self.body(self.stem(onehot) + self.position[:cut.shape[1]], mask), mask
 
     def states(self, tokens:Tensor)->Tensor: # [u, p, d]; without meaning at patches of padding
         "The state of each patch, for `tokens` u8 [u, l]."
@@ -113,7 +114,7 @@ def shares(
     reads.index_put_((batch.sample, batch.asv), batch.counts, accumulate=True)
     return reads/reads.sum(1, keepdim=True).clamp_min(1)
 
-# %% ../../nbs/21_model_encoders.ipynb #843febc9
+# %% ../../nbs/21_model_encoders.ipynb #3f1a4d51
 class PoolEncoder(nn.Module):
     "Four order-free pools over the ASVs of each sample, standardised by constants fitted on training data."
     def __init__(self,
@@ -145,8 +146,9 @@ class PoolEncoder(nn.Module):
             h, R = self.asv(asv.to(self.power.dtype)), shares(batch).to(self.power.dtype)
             clade, present, score = self.asks(h).split(self.sizes, 1)
             here, loud = (R > 0).to(R.dtype), torch.log1p(R/1e-4)
-            return torch.cat([torch.log10(R @ clade.sigmoid() + 1e-4), torch.log1p(here @ present.sigmoid()),
-                              (loud @ h)/loud.sum(1, keepdim=True).clamp_min(1e-9), self._attention(h, score, R, here)], 1)
+            mean = (loud @ h)/loud.sum(1, keepdim=True).clamp_min(1e-9)
+            return torch.cat([torch.log10(R @ clade.sigmoid() + 1e-4), torch.log1p(here @ present.sigmoid()), mean,
+                              self._attention(h, score, R, here)], 1)
 
     def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, 4w]
         "One vector for each sample."

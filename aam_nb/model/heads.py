@@ -44,7 +44,7 @@ class NucleotideHead(nn.Module):
         "Guess the bases behind the states [m, d] of masked patches."
         return self.base(states).view(-1, self.patch, 4)
 
-# %% ../../nbs/23_model_heads.ipynb #5570f461
+# %% ../../nbs/23_model_heads.ipynb #b66d6cb2
 class SampleDistanceHead(nn.Module):
     "Distances between samples, through a link that knows the metric's range."
     def __init__(self,
@@ -56,24 +56,28 @@ class SampleDistanceHead(nn.Module):
         self.bounded, self.project = bounded, nn.Linear(d_in, width)
         self.log_scale = nn.Parameter(torch.tensor(-.5*math.log(width)))
 
+    def apart(self, summary:Tensor)->Tensor: # [b, b]
+        "Scaled distances between the samples of `summary` [b, d], before the link."
+        return pair_distances(self.project(summary))*self.log_scale.exp()
+
     def forward(self, summary:Tensor)->Tensor: # [b, b], 0 on the diagonal
         "Predicted distances between the samples of `summary` [b, d]."
-        apart = pair_distances(self.project(summary))*self.log_scale.exp()
+        apart = self.apart(summary)
         return -torch.expm1(-apart) if self.bounded else apart
 
     @torch.no_grad()
     def initialise(self,
-        predicted:Tensor, # Any shape, what the head predicts now; zeros are left out, as on the diagonal
-        observed:Tensor,  # The same shape, observed distances; NaN where unknown
+        apart:Tensor,    # Any shape, distances before the link; zeros are left out, as on the diagonal
+        observed:Tensor, # The same shape, observed distances; NaN where unknown
     )->None:
         "Set the scale so that the median prediction equals the median observed distance."
-        pairs = (predicted > 0) & observed.isfinite()
+        pairs = (apart > 0) & observed.isfinite()
         if not bool(pairs.any()): return
-        p, o = predicted[pairs].double().median(), observed[pairs].double().median()
-        if self.bounded: p, o = (-torch.log1p(-v.clamp(max=1 - 1e-6)) for v in (p, o))
-        self.log_scale += (o.clamp_min(1e-6)/p.clamp_min(1e-6)).log().to(self.log_scale.dtype)
+        a, o = apart[pairs].double().median(), observed[pairs].double().median()
+        if self.bounded: o = -torch.log1p(-o.clamp(max=1 - 1e-6))
+        self.log_scale += (o.clamp_min(1e-6)/a.clamp_min(1e-6)).log().to(self.log_scale.dtype)
 
-# %% ../../nbs/23_model_heads.ipynb #e75b5e24
+# %% ../../nbs/23_model_heads.ipynb #0d6694c3
 class TargetHead(nn.Module):
     "A linear map plus a net with one hidden layer."
     def __init__(self,
@@ -83,9 +87,10 @@ class TargetHead(nn.Module):
         dropout:float, # Share of the summary that is hidden in training
     ):
         super().__init__()
-        if outputs < 1: raise AamError(f"A target head with {outputs} outputs was asked for. Give 1 for a number, or the number of classes.")
-        self.dropout = dropout
-        self.linear, self.hidden, self.out = nn.Linear(d_in, outputs), nn.Linear(d_in, width), nn.Linear(width, outputs, bias=False)
+        if outputs < 1:
+            raise AamError(f"A target head with {outputs} outputs was asked for. Give 1 for a number, or the number of classes.")
+        self.dropout, self.linear = dropout, nn.Linear(d_in, outputs)
+        self.hidden, self.out = nn.Linear(d_in, width), nn.Linear(width, outputs, bias=False)
 
     def forward(self, summary:Tensor)->Tensor: # [b, t]
         "Standardised numbers or logits for each summary [b, d]."

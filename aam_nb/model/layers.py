@@ -33,7 +33,7 @@ def attend(
         return ((q*q.shape[-1]**-.5) @ k.transpose(-2, -1)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
 
-# %% ../../nbs/20_model_layers.ipynb #9e00a317
+# %% ../../nbs/20_model_layers.ipynb #6670c983
 class SelfAttention(nn.Module):
     "Multi-head attention of a row on itself."
     def __init__(self,
@@ -41,7 +41,8 @@ class SelfAttention(nn.Module):
         heads:int, # Heads; each sees width/heads numbers
     ):
         super().__init__()
-        if width % heads: raise AamError(f"A width of {width} cannot be shared by {heads} heads. Choose a multiple of {heads}.")
+        if width % heads:
+            raise AamError(f"A width of {width} cannot be shared by {heads} heads. Choose a multiple of {heads}.")
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3*width), nn.Linear(width, width)
 
