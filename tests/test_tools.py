@@ -145,3 +145,16 @@ def test_the_hook_after_a_merge_is_there(tmp_path):
     two_branches(tmp_path, ["README.md"])
     hook = tmp_path/".git/hooks/post-merge"
     assert os.access(hook, os.X_OK) and "nbdev-export" in hook.read_text()
+
+
+def test_source_is_shown_where_the_reference_would_hide_it():
+    shown = ["#| export\n@dataclass\nclass A:\n    x:int # Meaning", "#| export\ndef _f(x): return x"]
+    hidden = ["#| export\ndef f(x): return x", "#| export\nimport os", "x = 1"]
+    cells = pages.with_source([pages.mk_cell(o) for o in [*shown, *hidden]])
+    assert [c.source.startswith("#| exports\n") for c in cells] == [True]*2 + [False]*3
+
+
+def test_an_example_is_not_run_for_the_reference_but_its_imports_are():
+    assert pages.for_reference("import os\nslow()\nfrom a import b") == "import os\nfrom a import b"
+    assert pages.for_reference("#| export\nif TYPE_CHECKING: import x\ny = 1") == "#| export\nif True: import x\ny = 1"
+    assert pages.for_reference("show_doc(f)") == "show_doc(f)" and pages.for_reference("%matplotlib inline\nx") == ""

@@ -5,6 +5,7 @@ This is nbdev's own preparation with three changes, each said where it stands. I
 """
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -19,17 +20,29 @@ from nbdev.quarto import refresh_quarto_yml
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLE = re.compile(r"(# .+\n+(?:> .+\n*)*)")
+EXPORTED = re.compile(r"^#\|\s*(export|exports|exporti|exec_doc)\b", re.M)
 EXPORT = re.compile(r"^#\|\s*export\s*$", re.M)
 
 
+def for_reference(source):
+    "What of a cell the reference needs: all of an exported cell and of `show_doc`, else its imports alone."
+    if EXPORTED.search(source) or source.lstrip().startswith(("show_doc", "#| echo: false")): return source.replace("if TYPE_CHECKING:", "if True:")
+    try: body = ast.parse(source).body
+    except SyntaxError: return ""
+    return "\n".join(ast.unparse(o) for o in body if isinstance(o, (ast.Import, ast.ImportFrom)))
+
+
 class RunForDocs(exec_show_docs):
-    "Runs what the reference needs, also imports that are there for annotations only: `show_doc` looks their names up."
+    """Runs what the reference needs. Beyond nbdev: imports that are there for annotations only, since `show_doc` looks their names up;
+    and of an example no more than its imports, so that its stored output stands."""
     def __call__(self, cell):
         "Run one cell."
-        source = cell.source
-        if source and cell.cell_type == "code": cell.source = source.replace("if TYPE_CHECKING:", "if True:")
-        super().__call__(cell)
+        if cell.cell_type != "code" or not cell.source: return
+        source, outputs = cell.source, cell.get("outputs", [])
+        cell.source = for_reference(source)
+        if cell.source: super().__call__(cell)
         cell.source = source
+        if "show_doc" not in source: cell.outputs = outputs
 
 
 class Filter(FilterDefaults):
@@ -48,10 +61,14 @@ def with_lead(cells):
     return cells
 
 
-def with_fields(cells):
-    "Show the source of dataclasses: a field's meaning is the comment beside it, which a signature does not hold."
+def with_source(cells):
+    """Show the source where the reference would hide what the page talks about: dataclasses, because a field's meaning is the comment beside it,
+    and cells that define private names only."""
     for cell in cells:
-        if cell.cell_type == "code" and "@dataclass" in cell.source: cell.source = EXPORT.sub("#| exports", cell.source)
+        if cell.cell_type != "code" or not EXPORT.search(cell.source): continue
+        names = [o.name for o in ast.parse(cell.source).body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+        private = names and all(o.startswith("_") for o in names)
+        if private or "@dataclass" in cell.source: cell.source = EXPORT.sub("#| exports", cell.source)
     return cells
 
 
@@ -59,7 +76,7 @@ def prepare(source, to):
     "One notebook as a renderer takes it: exported cells replaced by their reference."
     os.environ["IN_TEST"] = "1"  # nbdev's word for: do not export from here
     notebook = read_nb(source)
-    notebook.cells = with_fields(with_lead(notebook.cells))
+    notebook.cells = with_source(with_lead(notebook.cells))
     for i, cell in enumerate(notebook.cells): cell.idx_ = i
     Filter()(notebook); write_nb(notebook, to)
 
