@@ -20,16 +20,11 @@ DATA = Path(os.environ.get("AAM_DATA", Path(__file__).parents[1]/"../shared/data
 def ids_of(n): return [f"S{i:04d}" for i in range(n)]
 
 
-def raw_metadata(name):
-    "Real metadata read plainly: text, numbers where all of a column are numbers, missing words as NaN."
+def real_metadata(name):
     path = DATA/name/"metadata.tsv"
     if not path.exists(): pytest.skip(f"{path} is absent")
-    m = pd.read_csv(path, sep="\t", dtype=str, index_col=0, keep_default_na=False)
-    m = m.mask(m.apply(lambda c: c.str.strip().str.lower().isin(["", "not applicable", "missing: not provided", "<not provided>"])))
-    for c in m:
-        number = pd.to_numeric(m[c], errors="coerce")
-        if number.notna().sum() == m[c].notna().sum(): m[c] = number
-    return m
+    from aam_nb.data.metadata import read_metadata
+    return read_metadata(path)
 
 
 def parts_of(split, column):
@@ -233,22 +228,22 @@ def test_a_single_repeat_in_many_samples_is_no_alarm_and_several_are():
 
 @pytest.mark.parametrize("name,column", [("ecam_infant", "host_subject_id"), ("ibd_crohns_2538", "host_subject_id"), ("tiny_ecam60", "host_subject_id")])
 def test_real_subjects_are_found_and_nothing_else(name, column):
-    assert [o for o, _ in subject_like(raw_metadata(name))] == [column]
+    assert [o for o, _ in subject_like(real_metadata(name))] == [column]
 
 
 def test_hmp_hosts_and_technical_repeats_are_found_in_time():
-    m = raw_metadata("hmp_v35_bodysite"); begin = time.process_time(); found = [o for o, _ in subject_like(m)]
+    m = real_metadata("hmp_v35_bodysite"); begin = time.process_time(); found = [o for o, _ in subject_like(m)]
     assert time.process_time() - begin < 10 # about 1 s when nothing else runs
     assert "hostsubjectid" in found and "srs" in found and not {"sex", "bmi", "HMPbodysubsite", "Runid", "collectday", "AGE"} & set(found)
 
 
 @pytest.mark.parametrize("name", ["cfs87", "global_gut"])
 def test_independent_real_data_raise_no_alarm(name):
-    assert subject_like(raw_metadata(name)) == []
+    assert subject_like(real_metadata(name)) == []
 
 
 def test_real_split_by_subject_is_near_its_shares():
-    m = raw_metadata("ecam_infant").query("is_infant == 1"); s = strata(m.month_of_life)
+    m = real_metadata("ecam_infant").query("is_infant == 1"); s = strata(m.month_of_life)
     split = split_groups(m.index, m.host_subject_id, strata=s)
     of = parts_of(split, m.host_subject_id)
     assert not of["train"] & of["test"] and not of["train"] & of["valid"] and not of["valid"] & of["test"]
