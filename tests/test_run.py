@@ -1,0 +1,181 @@
+"From files to a bundle and back: what was trained is what predicts, and nothing depends on order, folder or company."
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aam_nb.config import config_from
+from aam_nb.core import AamError
+from aam_nb.data.simulate import simulate, write_study
+from aam_nb.data.table import read_table, write_table
+from aam_nb.run import evaluate_run, predict_run, pretrain_run, train_run
+from aam_nb.training.bundle import load_bundle
+from aam_nb.training.predict import predict_table
+from aam_nb.types import Table
+
+SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
+         "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4}, "run": {"folds": 3, "inner": 2, "threads": 1}}
+
+
+def quiet(text): pass
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    "A simulated study on disk."
+    folder = tmp_path_factory.mktemp("study")
+    write_study(simulate(samples=48, asvs=50, groups=12, length=40, seed=8), folder)
+    return folder
+
+
+def config(files, out, target="age", **sections):
+    "A small configuration on that study."
+    data = dict(table=str(files/"table.biom"), metadata=str(files/"metadata.tsv"), tree=str(files/"tree.nwk"), target=target, groups="subject")
+    base = config_from(SMALL)
+    given = {"data": data, "run": {"out": str(out)}}
+    for k, v in sections.items(): given[k] = {**given.get(k, {}), **v}
+    return config_from(given, base=base)
+
+
+def numbers(frame):
+    "The predicted numbers of a prediction, whatever the task."
+    return frame[[c for c in frame.columns if c == "prediction" or c.startswith("probability_")]].to_numpy()
+
+
+def shuffled(table, seed=0):
+    "The same table with rows and columns in another order."
+    rng = np.random.default_rng(seed); r, c = rng.permutation(len(table.sample_ids)), rng.permutation(len(table.sequences))
+    return Table(counts=table.counts[r][:, c].tocsr(), sample_ids=table.sample_ids[r], sequences=table.sequences[c])
+
+
+@pytest.mark.parametrize("target", ["age", "site"])
+@pytest.mark.parametrize("how", [dict(optim=dict(freeze=True)), dict(optim=dict(freeze=False, chunk=16)),
+                                 dict(optim=dict(freeze=False, chunk=16), model=dict(sample="attention", sample_layers=1, readout="attention", patch=4)),
+                                 dict(data=dict(depth=2000))], ids=["frozen", "trained", "attention", "depth"])
+def test_what_was_trained_predicts(files, tmp_path, target, how):
+    bundle = train_run(config(files, tmp_path/"run", target, **how), say=quiet)
+    told = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", index_col=0)
+    assert set(told.part) == {"valid", "test"}
+    moved = tmp_path/"elsewhere"; shutil.move(bundle, moved)
+    table = read_table(files/"table.biom")
+    again = predict_run(moved, files/"table.biom", tmp_path/"new.tsv", say=quiet).rows
+    np.testing.assert_allclose(numbers(again.loc[told.index]), numbers(told), rtol=1e-5, atol=1e-5)
+    other = predict_table(load_bundle(moved), shuffled(table), batch=5).rows
+    np.testing.assert_allclose(numbers(other.loc[again.index]), numbers(again), rtol=1e-5, atol=1e-5)
+    assert np.ptp(numbers(told)) > 1e-3 # a constant would pass all of the above
+
+
+def test_original_units_and_labels(files, tmp_path):
+    truth = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
+    train_run(config(files, tmp_path/"age"), say=quiet); train_run(config(files, tmp_path/"site", "site"), say=quiet)
+    age = pd.read_csv(tmp_path/"age/predictions.tsv", sep="\t", index_col=0); site = pd.read_csv(tmp_path/"site/predictions.tsv", sep="\t", index_col=0)
+    np.testing.assert_allclose(age.true, truth.loc[age.index].age.astype(float), rtol=1e-6)
+    assert truth.age.astype(float).min() - 20 < age.prediction.min() and age.prediction.max() < truth.age.astype(float).max() + 20
+    assert set(site.label) <= set(truth.site) and (site.true == truth.loc[site.index].site).all()
+    np.testing.assert_allclose(site.filter(like="probability_").sum(axis=1), 1, atol=1e-6)
+
+
+def test_groups_stay_whole_and_nothing_is_lost(files, tmp_path):
+    train_run(config(files, tmp_path/"run"), say=quiet)
+    split = pd.read_csv(tmp_path/"run/split.tsv", sep="\t", dtype=str)
+    subject = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#", dtype=str).subject
+    part = split.set_index("sample_id").iloc[:, 0]
+    assert (part.groupby(subject).nunique() == 1).all() and len(part) == 48
+
+
+def test_unscored_samples_keep_their_row(files, tmp_path):
+    bundle = load_bundle(train_run(config(files, tmp_path/"run", data=dict(depth=1000)), say=quiet))
+    table = read_table(files/"table.biom"); counts = table.counts.tolil(); counts[0] = 0; counts[1] = 0; counts[1, 3] = 7
+    found = predict_table(bundle, replace(table, counts=counts.tocsr().astype(np.int32)), ids=table.sample_ids[[1, 5, 0]])
+    assert list(found.rows.index) == list(table.sample_ids[[1, 5, 0]])
+    assert "7 reads" in found.rows.note.iloc[0] and found.rows.note.iloc[2] == "no reads"
+    assert found.rows.prediction.isna().tolist() == [True, False, True]
+
+
+def test_unseen_reads_are_counted(files, tmp_path):
+    bundle = load_bundle(train_run(config(files, tmp_path/"run"), say=quiet))
+    table = read_table(files/"table.biom"); split = pd.read_csv(tmp_path/"run/split.tsv", sep="\t", index_col=0).iloc[:, 0]
+    trained = np.isin(table.sample_ids, split.index[split == "train"])
+    seen = np.asarray(table.counts[trained].sum(axis=0)).ravel() > 0
+    wanted = 1 - np.asarray(table.counts[:, seen].sum(axis=1)).ravel()/table.depths
+    np.testing.assert_allclose(predict_table(bundle, table).rows.unseen_reads, wanted, atol=1e-12)
+
+
+def test_evaluation_scores_every_sample_once_and_goes_on(files, tmp_path):
+    cfg = config(files, tmp_path/"run")
+    report = evaluate_run(cfg, say=quiet)
+    found = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", dtype={"sample_id": str})
+    assert report.is_file() and len(found) == 48 and found.sample_id.is_unique
+    assert (found.groupby("group").fold.nunique() == 1).all()
+    assert {"aam", "trivial", "depth", "clr", "branch", "forest", "average"} <= set(found.columns)
+    folds = sorted((tmp_path/"run/folds").glob("*.npz")); before = [p.stat().st_mtime_ns for p in folds]
+    evaluate_run(replace(cfg, run=replace(cfg.run, resume=True)), say=quiet)
+    assert len(folds) == 3 and [p.stat().st_mtime_ns for p in folds] == before
+    again = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", dtype={"sample_id": str})
+    np.testing.assert_allclose(again.aam, found.aam)
+
+
+def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
+    "A target planted in depth alone: evaluate warns and repeats at a common depth."
+    study = simulate(samples=48, asvs=50, groups=12, length=40, seed=8)
+    counts = study.table.counts.copy().tocsr(); rng = np.random.default_rng(0)
+    old = study.metadata.age.to_numpy(float); deep = old > np.median(old)
+    for i in np.flatnonzero(~deep):
+        a, b = counts.indptr[i:i+2]; counts.data[a:b] = rng.multivariate_hypergeometric(counts.data[a:b], counts.data[a:b].sum()//4)
+    counts.eliminate_zeros()
+    write_study(replace(study, table=replace(study.table, counts=counts)), tmp_path/"data")
+    heard = []; evaluate_run(config(tmp_path/"data", tmp_path/"run"), say=heard.append)
+    assert any("warning" in o and "depth" in o for o in heard)
+    assert list((tmp_path/"run").glob("depth_*/scores.tsv")) and "common depth" in (tmp_path/"run/report.html").read_text()
+
+
+def test_a_study_without_a_tree_works(files, tmp_path):
+    bundle = train_run(config(files, tmp_path/"run", data=dict(tree="")), say=quiet)
+    report = evaluate_run(config(files, tmp_path/"eval", data=dict(tree="")), say=quiet)
+    assert load_bundle(bundle).model.bases == 40 and "branch" not in pd.read_csv(tmp_path/"eval/scores.tsv", sep="\t").method.tolist()
+    assert "tree" in report.read_text()
+
+
+def test_pretrained_bundle_starts_a_run(files, tmp_path):
+    first = pretrain_run(config(files, tmp_path/"first", data=dict(target="", groups="")), say=quiet)
+    second = load_bundle(train_run(config(files, tmp_path/"second", run=dict(start=str(first))), say=quiet))
+    for a, b in zip(load_bundle(first).model.encoder.state_dict().values(), second.model.encoder.state_dict().values(), strict=True): assert torch.equal(a, b)
+    with pytest.raises(AamError, match="another ASV encoder"):
+        train_run(config(files, tmp_path/"third", run=dict(start=str(first)), model=dict(patch=4)), say=quiet)
+    with pytest.raises(AamError, match="without a target"): predict_run(first, files/"table.biom", tmp_path/"p.tsv", say=quiet)
+
+
+def test_sample_distances_pretrain_and_help(files, tmp_path):
+    "UniFrac as second teacher, with a trained encoder: the chain of the recipe aam in small."
+    cfg = config(files, tmp_path/"run", model=dict(sample="attention", sample_layers=1, readout="attention", patch=1, identity=0),
+                 pretrain_asv=dict(steps=0), pretrain_sample=dict(steps=6, batch=8, freeze=False, chunk=16),
+                 optim=dict(steps=6, batch=8, freeze=False, chunk=16, every=3), loss=dict(distance=1.))
+    bundle = load_bundle(train_run(cfg, say=quiet))
+    assert bundle.model.metric == "unweighted"
+    with pytest.raises(AamError, match="--tree"): train_run(replace(cfg, data=replace(cfg.data, tree=""), run=replace(cfg.run, out=str(tmp_path/"b"))), say=quiet)
+
+
+def test_same_seed_same_bundle_other_seed_another(files, tmp_path):
+    weights = [load_bundle(train_run(config(files, tmp_path/str(i), run=dict(seed=s)), say=quiet)).model.heads.state_dict()["target.linear.weight"]
+               for i, s in enumerate((1, 1, 2))]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_an_older_run_is_never_replaced_unasked(files, tmp_path):
+    cfg = config(files, tmp_path/"run"); train_run(cfg, say=quiet)
+    before = (tmp_path/"run/bundle/model.safetensors").read_bytes()
+    with pytest.raises(AamError, match="--overwrite"): train_run(cfg, say=quiet)
+    with pytest.raises(AamError, match="other choices"):
+        train_run(replace(cfg, optim=replace(cfg.optim, steps=13), run=replace(cfg.run, resume=True)), say=quiet)
+    assert (tmp_path/"run/bundle/model.safetensors").read_bytes() == before
+    train_run(replace(cfg, run=replace(cfg.run, overwrite=True)), say=quiet)
+
+
+def test_write_table_round_trip_predicts_the_same(files, tmp_path):
+    bundle = load_bundle(train_run(config(files, tmp_path/"run"), say=quiet)); table = read_table(files/"table.biom")
+    write_table(shuffled(table), tmp_path/"b.biom")
+    a, b = predict_table(bundle, table).rows, predict_table(bundle, read_table(tmp_path/"b.biom")).rows
+    np.testing.assert_allclose(b.prediction.loc[a.index], a.prediction, rtol=1e-5, atol=1e-5)
