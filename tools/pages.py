@@ -1,6 +1,6 @@
 """Notebooks as a documentation renderer takes them: exported cells replaced by their reference, in _proc/.
 
-This is nbdev's own preparation with three changes, each said where it stands. It is a module of its own because the workers find
+This is nbdev's own preparation with a few changes, each said where it stands. It is a module of its own because the workers find
 `prepare` by its module's name.
 """
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nbdev.quarto import refresh_quarto_yml
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLE = re.compile(r"(# .+\n+(?:> .+\n*)*)")
+PRIVATE = re.compile(r"\[(`_\w+`)\]\([^)]*#_\w+\)") # nbdev links private names too, to a reference that has no place for them
 EXPORTED = re.compile(r"^#\|\s*(export|exports|exporti|exec_doc)\b", re.M)
 EXPORT = re.compile(r"^#\|\s*export\s*$", re.M)
 
@@ -78,7 +79,10 @@ def prepare(source, to):
     notebook = read_nb(source)
     notebook.cells = with_source(with_lead(notebook.cells))
     for i, cell in enumerate(notebook.cells): cell.idx_ = i
-    Filter()(notebook); write_nb(notebook, to)
+    Filter()(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown": cell.source = PRIVATE.sub(r"\1", cell.source)
+    write_nb(notebook, to)
 
 
 def processed(workers):
