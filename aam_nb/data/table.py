@@ -188,17 +188,8 @@ def _dataset(f, name:str, kinds:str, data:bytes): # An HDF5 dataset
     if out.nbytes > _room(data): raise AamError(f"'{name}' claims {out.nbytes:,} bytes, more than {len(data):,} bytes can hold")
     return out
 
-# %% ../../nbs/10_data_table.ipynb #c64a6e53
+# %% ../../nbs/10_data_table.ipynb #e1871eaf
 _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
-
-def _unfilter(chunk:bytes, filters:list[int], size:int)->bytes: # At most `size` bytes
-    "Undo the filters of a chunk of references: 1 is gzip, 2 puts bytes of one place together, 3 is a checksum at the end."
-    for code in reversed(filters):
-        if code == 1: chunk = zlib.decompressobj().decompress(chunk, size + 4)
-        elif code == 2: chunk = np.frombuffer(chunk, np.uint8).reshape(16, -1).T.tobytes()
-        elif code == 3: chunk = chunk[:-4]
-        else: raise AamError(f"its ids are compressed by HDF5 filter {code}, and wanted is gzip")
-    return chunk
 
 def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
     "Where each id of a dataset stands in the file."
@@ -210,7 +201,11 @@ def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
     out = np.zeros(-(-len(ids)//size)*size, _REFERENCE)
     for i in range(ids.id.get_num_chunks()):
         o = ids.id.get_chunk_info(i); first = o.chunk_offset[0]
-        chunk = _unfilter(data[o.byte_offset:o.byte_offset + o.size], filters, 16*size)
+        chunk = data[o.byte_offset:o.byte_offset + o.size]
+        for k, code in enumerate(filters):
+            if o.filter_mask >> k & 1: continue # HDF5 passes over the filters that do not suit, as shuffling does not here
+            if code != 1: raise AamError(f"its ids are compressed by HDF5 filter {code}, and wanted is gzip")
+            chunk = zlib.decompressobj().decompress(chunk, 16*size)
         out[first:first + size] = np.frombuffer(chunk, _REFERENCE)
     return out[:len(ids)]
 
