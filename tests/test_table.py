@@ -336,7 +336,7 @@ def damaged(data, how):
     return bytes(out[:int(end*len(out))])
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(how=damage())
 @pytest.mark.parametrize("kind", ["biom", "json", "tsv", "fasta", "qza", "biom.gz"])
 def test_damage_is_refused_or_harmless(seeds, tmp_path_factory, kind, how):

@@ -142,7 +142,7 @@ def _tokens(where:str)->list[tuple[str,str]]: # Kind ("word", "sign" or "end") a
 
 _EXAMPLE = "Write it like: is_infant == 1 and site in (gut, 'left hand')"
 
-# %% ../../nbs/11_data_metadata.ipynb #c8525e87
+# %% ../../nbs/11_data_metadata.ipynb #35faede4
 class _Answer:
     "Where a condition surely holds and where it surely does not, bool [samples] each."
     def __init__(self, yes:np.ndarray, no:np.ndarray): self.yes, self.no = yes, no
@@ -162,7 +162,7 @@ def _compare(column:pd.Series, sign:str, value:str)->_Answer:
         if sign not in ("==", "!="): raise AamError(f"where orders the column '{column.name}' by {sign}, but it holds text. Use ==, != or in (...).")
         texts = _texts(column); all_texts = sorted(set(texts[known]))
         if value not in all_texts: raise AamError(f"where asks for '{value}' in the column '{column.name}', which no sample has."
-                                                  f"{nearest(value, all_texts)} It has {few(all_texts, 8)}.")
+                                                  f"{nearest(value, all_texts)} It has {few(all_texts, 8) or 'no values'}.")
         yes = _COMPARE[sign](texts, value).astype(bool)
     return _Answer(yes & known, ~yes & known)
 
@@ -263,7 +263,7 @@ class TargetCodec:
         try: return cls(**saved | {"classes": tuple(map(str, saved["classes"]))})
         except (TypeError, KeyError) as e: raise AamError(f"A target's codec cannot be read from {saved!r}. Is the bundle damaged?") from e
 
-# %% ../../nbs/11_data_metadata.ipynb #1d755a2e
+# %% ../../nbs/11_data_metadata.ipynb #4d27010f
 def _task(name:str, known:pd.Series)->str: # "regression" or "classification"
     "What to do with a column when nobody said."
     if known.dtype.kind in "iuf": return "regression"
@@ -278,7 +278,7 @@ def _numbers(name:str, values:pd.Series)->np.ndarray: # float64 [n], NaN where m
     if values.dtype.kind in "iuf": return values.to_numpy(np.float64, na_value=np.nan)
     texts, gone = _texts(values), values.isna().to_numpy(); odd = [o for o in texts[~gone] if not is_number(o)]
     if odd: raise AamError(f"The target '{name}' shall be a number, but {len(odd):,} of {(~gone).sum():,} values are text (first: {few(dict.fromkeys(odd))}). "
-                           "Set data.task=classification, or choose another column.")
+                           "Empty those cells, set data.task=classification, or choose another column.")
     return np.array([np.nan if g else float(o) for o, g in zip(texts, gone)])
 
 def _sorted_classes(texts)->tuple[str,...]:

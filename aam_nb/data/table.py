@@ -24,9 +24,10 @@ from ..types import Table, strings
 __all__ = ['KINDS', 'LETTERS', 'sniff', 'reading', 'load', 'check_kind', 'decode', 'read_qza', 'write_table', 'fold',
            'odd_letters', 'read_sequences', 'read_table']
 
-# %% ../../nbs/10_data_table.ipynb #23724b80
-KINDS = dict(hdf5="HDF5 (as BIOM 2.1 is)", json="JSON (as BIOM 1.0 is)", zip="a zip archive (as a .qza is)", text="plain text",
-             fasta="FASTA sequences", fastq="FASTQ reads", newick="a Newick tree", html="a web page", utf16="UTF-16 text",
+# %% ../../nbs/10_data_table.ipynb #bfb5b269
+KINDS = dict(hdf5="HDF5 (as BIOM 2.1 is)", json="JSON (as BIOM 1.0 is)",
+             zip="a zip archive (as a .qza or an Excel workbook is)", text="plain text", fasta="FASTA sequences",
+             fastq="FASTQ reads", newick="a Newick tree", html="a web page", utf16="UTF-16 text",
              gzip="gzip in gzip", binary="binary data of no kind known here", empty="nothing at all")
 _MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gzip",
           b"\xff\xfe": "utf16", b"\xfe\xff": "utf16"}
@@ -168,7 +169,7 @@ def write_table(
     out = biom.Table(table.counts.T, table.sequences.tolist(), table.sample_ids.tolist(), type="OTU table")
     with whole_file(path) as part, h5py.File(part, "w") as f: out.to_hdf5(f, f"aam_nb {__version__}")
 
-# %% ../../nbs/10_data_table.ipynb #84178a6a
+# %% ../../nbs/10_data_table.ipynb #05552381
 class _Raw(NamedTuple):
     "A table as a file holds it: any numbers, any names."
     counts:sparse.csr_matrix # float64 [samples, features]
@@ -185,7 +186,8 @@ def _dataset(f, name:str, kinds:str, data:bytes): # An HDF5 dataset
     if not isinstance(out, h5py.Dataset): raise AamError(f"it has no dataset '{name}'")
     if out.file.filename != f.filename or out.external or out.is_virtual: raise AamError(f"'{name}' points outside the file")
     if out.ndim != 1 or out.dtype.kind not in kinds: raise AamError(f"'{name}' has {out.ndim} dimensions of type {out.dtype}")
-    if out.nbytes > _room(data): raise AamError(f"'{name}' claims {out.nbytes:,} bytes, more than {len(data):,} bytes can hold")
+    size = max(len(out), *(out.chunks or (0,)))*out.dtype.itemsize
+    if size > _room(data): raise AamError(f"'{name}' claims {size:,} bytes, more than {len(data):,} bytes can hold")
     return out
 
 # %% ../../nbs/10_data_table.ipynb #e1871eaf
