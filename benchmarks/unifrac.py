@@ -1,4 +1,4 @@
-"""UniFrac in the batch and for a whole table, beside scikit-bio and scipy in the same run.
+"""UniFrac in the batch and for a whole table, beside scikit-bio and scipy in the same run, all on one thread.
 
     python benchmarks/unifrac.py             # the real studies under AAM_DATA, default ../shared/data; a few minutes, most of them scikit-bio's
     python benchmarks/unifrac.py --quick     # without the whole table by scikit-bio
@@ -8,6 +8,8 @@ import os
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1") # Before numpy. Threads that wait for each other on a busy machine would be measured, not the method
 
 import numpy as np
 from scipy.spatial.distance import cdist

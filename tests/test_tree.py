@@ -115,7 +115,13 @@ def test_paths_as_scikit_bio_measures_them(text, data):
     want = theirs.cophenet().filter([o.name for o in theirs.tips(include_self=True)]).data if n > 1 else np.zeros((1, 1))
     want = np.where((pick[:, None] < 0) | (pick < 0), np.nan, want[np.ix_(pick, pick)])
     np.testing.assert_allclose(out, want, atol=1e-9)
-    np.testing.assert_array_equal(np.diag(out), np.where(pick < 0, np.nan, 0)); assert not (out < 0).any()
+    np.testing.assert_array_equal(np.diag(out), np.where(pick < 0, np.nan, 0))
+
+
+def test_rounding_gives_no_path_below_zero():
+    for seed in range(20):
+        tree = parse_newick(random_newick(np.random.default_rng(seed), 300))
+        assert path_lengths(tree, np.arange(300)).min() == 0
 
 
 @given(trees, st.data())

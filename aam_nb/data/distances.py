@@ -56,7 +56,7 @@ def _shares(x:np.ndarray, y:np.ndarray, length:np.ndarray, alpha:float, same:boo
             total[i, to] = size @ raised - size @ power[:, to][at] + own[to]
     return total, shared
 
-# %% ../../nbs/13_data_distances.ipynb #e9c35188
+# %% ../../nbs/13_data_distances.ipynb #3a9338f6
 def _cut(tree:Tree, tip:np.ndarray, counts)->tuple[Tree, np.ndarray]:
     "The tree of the ASVs that `counts` has reads of."
     seen = np.zeros(len(tree.tips), dtype=bool); at = tip[np.unique(counts.indices)]; seen[at[at >= 0]] = True
@@ -65,9 +65,10 @@ def _cut(tree:Tree, tip:np.ndarray, counts)->tuple[Tree, np.ndarray]:
 
 def _sides(counts, tree:Tree, tip:np.ndarray, metric:str)->np.ndarray: # float64 [b, branches]
     "Presence below each branch, or the share of the reads that are on the tree."
-    if metric == "unweighted": return (branch_abundance(tree, tip, counts > 0) > 0).astype(float)
+    below = branch_abundance(tree, tip, counts)
+    if metric == "unweighted": return (below > 0).astype(float)
     reads = counts @ (tip >= 0).astype(float) # On the tree
-    return branch_abundance(tree, tip, counts)/(reads + (reads == 0))[:, None]
+    return below/(reads + (reads == 0))[:, None]
 
 def _between(a, b, tree:Tree, tip:np.ndarray, metric:str, alpha:float)->np.ndarray: # float64 [rows of a, rows of b]
     "Distances between the samples of `a` and those of `b`, or within `a` when `b` is None."
