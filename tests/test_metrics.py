@@ -1,0 +1,134 @@
+"Metrics against scikit-learn, SciPy and scikit-bio, on random input with ties and missing values."
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from aam_nb.core import AamError
+from aam_nb.training.metrics import (bootstrap, class_metrics, correlation, distance_metrics, paired_bootstrap,
+                                     regression_metrics)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_regression_equals_sklearn_and_scipy(seed):
+    rng = np.random.default_rng(seed)
+    true, pred = rng.integers(0, 12, 80).astype(float), rng.normal(5, 4, 80).round(int(seed % 2))
+    true[rng.random(80) < .2] = np.nan
+    got, t, p = regression_metrics(true, pred), true[~np.isnan(true)], pred[~np.isnan(true)]
+    assert got["mae"] == pytest.approx(sk.mean_absolute_error(t, p), abs=1e-12)
+    assert got["rmse"] == pytest.approx(sk.root_mean_squared_error(t, p), abs=1e-12)
+    assert got["r2"] == pytest.approx(sk.r2_score(t, p), abs=1e-12)
+    assert got["spearman"] == pytest.approx(stats.spearmanr(t, p).statistic, abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_equal_sklearn(k, seed):
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, k, 120)
+    prob = rng.dirichlet(np.ones(k), 120)
+    prob[:, 0] = prob[:, 0].round(1); prob /= prob.sum(1, keepdims=True)       # ties
+    got, pred = class_metrics(true.astype(float), prob), prob.argmax(1)
+    auc = sk.roc_auc_score(true, prob[:, 1]) if k == 2 else sk.roc_auc_score(true, prob, multi_class="ovr")
+    assert got["auc"] == pytest.approx(auc, abs=1e-12)
+    assert got["accuracy"] == pytest.approx(sk.accuracy_score(true, pred), abs=1e-12)
+    assert got["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, pred), abs=1e-12)
+    assert got["f1"] == pytest.approx(sk.f1_score(true, pred, average="macro"), abs=1e-12)
+    assert got["log_loss"] == pytest.approx(sk.log_loss(true, prob, labels=np.arange(k)), abs=1e-9)
+
+
+def test_a_class_absent_from_the_truth_is_left_out():
+    prob = np.array([[.7, .2, .1], [.1, .8, .1], [.3, .6, .1]])
+    true = np.array([0, 1, 1])
+    got = class_metrics(true, prob)
+    expected = [sk.roc_auc_score(true == c, prob[:, c]) for c in (0, 1)]
+    assert got["auc"] == pytest.approx(np.mean(expected))
+    assert got["balanced_accuracy"] == 1.
+    assert got["f1"] == pytest.approx(sk.f1_score(true, prob.argmax(1), average="macro"))
+
+
+def test_distances_equal_scikit_bio():
+    from skbio import DistanceMatrix
+    from skbio.stats.distance import mantel
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(15, 4)), rng.normal(size=(15, 4))
+    d = lambda x: np.linalg.norm(x[:, None] - x, axis=2)
+    true, pred = d(a), d(a + .3*b)
+    got = distance_metrics(true, pred)
+    for name, method in (("mantel", "pearson"), ("spearman", "spearman")):
+        reference = mantel(DistanceMatrix(true), DistanceMatrix(pred), method, permutations=0)[0]
+        assert got[name] == pytest.approx(reference, abs=1e-10)
+    i = np.triu_indices(15, 1)
+    assert got["stress"] == pytest.approx(np.linalg.norm(true[i] - pred[i])/np.linalg.norm(true[i]))
+    hidden = true.copy(); hidden[0] = hidden[:, 0] = np.nan
+    assert distance_metrics(hidden, pred) == pytest.approx(distance_metrics(true[1:, 1:], pred[1:, 1:]))
+
+
+def test_nothing_warns_and_nothing_is_invented_for_constants():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = regression_metrics([2, 2, 2], [1, 2, 3])
+        assert np.isnan(got["r2"]) and np.isnan(got["spearman"]) and got["mae"] == pytest.approx(2/3)
+        one = class_metrics([1, 1], [[.2, .8], [.4, .6]])
+        assert np.isnan(one["auc"]) and one["accuracy"] == 1.
+        assert np.isnan(correlation(np.ones(3), np.arange(3.)))
+        assert np.isnan(distance_metrics(np.zeros((3, 3)), np.ones((3, 3)))["stress"])
+
+
+@pytest.mark.parametrize("call,said", [
+    (lambda: regression_metrics([1, 2], [1]), "2 true values and 1 predictions"),
+    (lambda: regression_metrics([np.nan], [1.]), "no sample"),
+    (lambda: regression_metrics([], []), "no sample"),
+    (lambda: regression_metrics([1, 2], [1, np.inf]), "1 of 2 predictions"),
+    (lambda: class_metrics([0, 1], [.2, .3]), "shape"),
+    (lambda: class_metrics([0, 1], [[2., -1], [0, 1]]), "softmax"),
+    (lambda: class_metrics([0, 2], [[.5, .5], [.5, .5]]), "0 to 1"),
+    (lambda: class_metrics([0, .5], [[.5, .5], [.5, .5]]), "whole numbers"),
+    (lambda: distance_metrics(np.zeros((1, 1)), np.zeros((1, 1))), "One sample"),
+    (lambda: distance_metrics(np.zeros((2, 3)), np.zeros((2, 3))), "square"),
+    (lambda: bootstrap(lambda r: 0., ["a", "a"]), "two groups"),
+])
+def test_what_cannot_be_scored_is_said(call, said):
+    with pytest.raises(AamError, match=said): call()
+
+
+def test_bootstrap_draws_whole_groups():
+    groups = np.array(["a"]*3 + ["b"]*5 + ["c"])
+    seen = []
+    bootstrap(lambda rows: seen.append(np.bincount(rows, minlength=9)) or 0., groups, n=50)
+    for times in seen:
+        for g in "abc": assert len(set(times[groups == g])) == 1               # all samples of a group, equally often
+    assert len({tuple(o) for o in seen}) > 5
+    rng = np.random.default_rng(1); x = rng.normal(size=60)
+    same = [bootstrap(lambda rows: x[rows].mean(), range(60), seed=3) for _ in range(2)]
+    assert same[0] == same[1] != bootstrap(lambda rows: x[rows].mean(), range(60), seed=4)
+
+
+def test_bootstrap_covers_as_often_as_it_says():
+    "Group means: the interval holds the truth in about 95 % of repeated studies; one that ignores groups does not."
+    hits = wrong = 0
+    for i in range(150):
+        rng = np.random.default_rng(i); g = np.repeat(np.arange(30), 4)
+        x = rng.normal(size=30)[g] + .3*rng.normal(size=120)
+        low, high = bootstrap(lambda rows: x[rows].mean(), g, n=200); hits += low < 0 < high      # noqa: B023
+        low, high = bootstrap(lambda rows: x[rows].mean(), range(120), n=200); wrong += low < 0 < high  # noqa: B023
+    assert .88 < hits/150 <= .99 and wrong/150 < .8
+
+
+def test_paired_difference_is_narrower_than_either():
+    rng = np.random.default_rng(0); true = rng.normal(size=200); hard = rng.normal(0, 2, 200)
+    mae = lambda t, p: np.abs(t - p).mean()
+    a, b = true + hard, true + hard + .2*rng.normal(size=200)
+    gap, low, high = paired_bootstrap(mae, true, a, b, range(200))
+    assert gap == pytest.approx(mae(true, a) - mae(true, b)) and low <= gap <= high
+    alone = bootstrap(lambda r: mae(true[r], a[r]), range(200))
+    assert high - low < .5*(alone[1] - alone[0])
+
+
+def test_scipy_percentile_bootstrap_agrees():
+    x = np.random.default_rng(0).exponential(size=80)
+    low, high = bootstrap(lambda rows: x[rows].mean(), range(80), n=4000)
+    ref = stats.bootstrap((x,), np.mean, n_resamples=4000, method="percentile", rng=0).confidence_interval
+    assert (low, high) == pytest.approx(tuple(ref), abs=.03)
