@@ -114,9 +114,9 @@ def shares(
     reads.index_put_((batch.sample, batch.asv), batch.counts, accumulate=True)
     return reads/reads.sum(1, keepdim=True).clamp_min(1)
 
-# %% ../../nbs/21_model_encoders.ipynb #3f1a4d51
+# %% ../../nbs/21_model_encoders.ipynb #1f11f696
 class PoolEncoder(nn.Module):
-    "Four order-free pools over the ASVs of each sample, standardised by constants fitted on training data."
+    "Four order-free pools over the ASVs of each sample, each brought to one scale and normalised."
     def __init__(self,
         config:ModelConfig, # `sample_width`, `heads`
         d_in:int,           # Width of an ASV's vector, identity included
@@ -128,6 +128,7 @@ class PoolEncoder(nn.Module):
         self.asks = nn.Linear(w, 2*w + self.heads)
         self.power = nn.Parameter(torch.linspace(0, 1, self.heads + 2)[1:-1].clone())
         self.standard = Standardise(4*w)
+        self.gain, self.shift = nn.Parameter(torch.ones(4*w)), nn.Parameter(torch.zeros(4*w))
         self.width, self.sizes = 4*w, [w, w, self.heads]
 
     def _attention(self, h, score, R, here):
@@ -152,7 +153,8 @@ class PoolEncoder(nn.Module):
 
     def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, 4w]
         "One vector for each sample."
-        return self.standard(self.features(asv, batch))
+        x = self.standard(self.features(asv, batch)).unflatten(1, (4, -1))  # b 4 w
+        return F.layer_norm(x, x.shape[2:]).flatten(1)*self.gain + self.shift
 
 # %% ../../nbs/21_model_encoders.ipynb #6f2498ab
 def groups_of_pairs(
