@@ -38,11 +38,11 @@ if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['load_study', 'column', 'keep', 'with_target', 'to_depth', 'group_values', 'choose_split', 'Bench', 'seen_asvs',
-           'new_model', 'asv_stage', 'pretrain_asvs', 'sample_stage', 'pretrain_samples', 'set_constants',
-           'frozen_table', 'Fitted', 'take_sample_level', 'target_stage', 'fit_target', 'validation_scores',
-           'check_out', 'open_run', 'versions', 'Prepared', 'prepare', 'pretrain_run', 'first_model', 'seconds_a_step',
-           'planned', 'train_run', 'write_held_out', 'held_out_scores', 'score_line', 'score_lines', 'fit_fold',
-           'evaluate_prepared', 'evaluate_run', 'at_common_depth', 'predict_run', 'demo_run']
+           'new_model', 'asv_stage', 'pretrain_asvs', 'sample_stage', 'pretrain_samples', 'training_codec',
+           'set_constants', 'frozen_table', 'Fitted', 'take_sample_level', 'target_stage', 'fit_target',
+           'validation_scores', 'check_out', 'open_run', 'versions', 'Prepared', 'prepare', 'pretrain_run',
+           'first_model', 'seconds_a_step', 'planned', 'train_run', 'write_held_out', 'held_out_scores', 'score_line',
+           'score_lines', 'fit_fold', 'evaluate_prepared', 'evaluate_run', 'at_common_depth', 'predict_run', 'demo_run']
 
 # %% ../nbs/80_run.ipynb #cd405d45
 def load_study(data:DataConfig)->Study:
@@ -175,7 +175,7 @@ def pretrain_asvs(
 
 def _seed(config, *key)->int: return draw_key(config.run.seed, *key) % 2**31
 
-# %% ../nbs/80_run.ipynb #696af096
+# %% ../nbs/80_run.ipynb #1816678c
 def sample_stage(
     bench:Bench,
     model:AamModel,  # From stage 1
@@ -198,6 +198,11 @@ def pretrain_samples(bench:Bench, model:AamModel, rows:np.ndarray, key=())->AamM
     optim = bench.config.pretrain_sample
     if optim.steps: bench.fit(*sample_stage(bench, model, rows, key, frozen_table(bench, model, optim)), optim, "pretrain_sample")
     return model
+
+def training_codec(values:pd.Series, train:np.ndarray, task:str)->TargetCodec:
+    "Mean and spread of the training samples; class names of the whole column, so that every fold has the same outputs."
+    codec = TargetCodec.fit(values, task=task)
+    return TargetCodec.fit(values.iloc[train], task="regression") if codec.task == "regression" else codec
 
 def set_constants(bench:Bench, model:AamModel, rows:np.ndarray, table=None, most:int=512)->None:
     "Fit the constants of the sample level (centre and spread of the pools, scale of the distance head) on training samples."
@@ -408,7 +413,7 @@ def planned(
         parts.append(f"{times} x {optim.steps} steps of {name}")
     return f"Training: {', '.join(parts)}; about {duration(seconds)} on this machine." if parts else "Nothing to train."
 
-# %% ../nbs/80_run.ipynb #1adfe11e
+# %% ../nbs/80_run.ipynb #2bd61035
 def train_run(
     config:Config,
     say=print,
@@ -418,7 +423,7 @@ def train_run(
     split = choose_split(study, config, ready.values, ready.groups); write_split(split, ready.out/"split.tsv")
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(bench, ready.values)}")
-    codec = TargetCodec.fit(ready.values.iloc[train], task=config.data.task)
+    codec = training_codec(ready.values, train, config.data.task)
     made = fit_target(bench, first_model(bench, train), codec, ready.values, train, valid)
     write_held_out(ready, made, valid, test)
     scores = held_out_scores(ready, made, train, test) if len(test) else {}
@@ -438,7 +443,7 @@ def write_held_out(ready:Prepared, made:Fitted, valid:np.ndarray, test:np.ndarra
     frame.insert(0, "part", ["valid"] * len(valid) + ["test"] * len(test)); frame.insert(1, "true", ready.values.iloc[held].to_numpy())
     with whole_file(ready.out/"predictions.tsv") as p: frame.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
 
-# %% ../nbs/80_run.ipynb #3b845e8d
+# %% ../nbs/80_run.ipynb #aedb8865
 def held_out_scores(
     ready:Prepared, made:Fitted,
     train:np.ndarray, # int64 rows, all that any rival may see
@@ -460,14 +465,16 @@ def _metrics(task, truth, predicted):
     from aam_nb.training.metrics import class_metrics, regression_metrics
     return (regression_metrics if task == "regression" else class_metrics)(truth, predicted)
 
-def score_line(scores:dict[str,float])->str: return ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+def score_line(scores:dict[str,float])->str: # "mae 2.71, r2 0.69"
+    "Metrics of one method in a line."
+    return ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
 
 def score_lines(scores:dict[str,dict[str,float]])->str: # One line a rival
     "Scores as a small table for the terminal."
     wide = max(map(len, scores))
     return "On the test samples:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items())
 
-# %% ../nbs/80_run.ipynb #e927d8ba
+# %% ../nbs/80_run.ipynb #951c0940
 def fit_fold(
     bench:Bench, study:Study, values:pd.Series, groups,
     train:np.ndarray, # int64 rows of the outer training part
@@ -477,7 +484,7 @@ def fit_fold(
     "One outer fold: pretrain on its training part, then as many models as there are inner folds."
     config, store = bench.config, bench.store
     start = first_model(bench, train, (fold,))
-    codec = TargetCodec.fit(values.iloc[train], task=config.data.task)
+    codec = training_codec(values, train, config.data.task)
     inner = kfold(study.ids[train], config.run.inner, groups=None if groups is None else groups[train],
                   strata=strata(values.iloc[train], codec.task), seed=config.run.seed + 1)
     tests, oof = [], None
