@@ -16,7 +16,7 @@ AIM = 1.5 # GiB, the whole process
 
 def peak():
     "Largest resident memory of this process so far, GiB."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1 if sys.platform == "darwin" else 1024)/1024**2
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)/1024**3
 
 
 def work(asvs, samples, held, steps, chunk):

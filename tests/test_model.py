@@ -137,7 +137,7 @@ def test_pair_distances():
     z = torch.randn(20, 8, dtype=torch.float64)
     torch.testing.assert_close(pair_distances(z, eps=1e-14), torch.cdist(z, z), rtol=1e-6, atol=1e-6)
     far = z.float() + 300
-    torch.testing.assert_close(pair_distances(far), torch.cdist(far.double(), far.double()).float(), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(pair_distances(far), torch.cdist(far.double(), far.double()).float(), rtol=1e-4, atol=1e-4)
     assert torch.autograd.gradcheck(pair_distances, z[:5].clone().requires_grad_())
 
 
@@ -355,7 +355,7 @@ def test_set_transformer_equals_one_sample_at_a_time():
 def test_tree_distance_head():
     z, head = torch.randn(6, 8), TreeDistanceHead()
     head.log_scale.data.fill_(.7)
-    torch.testing.assert_close(head(z), torch.cdist(z, z)*np.exp(.7), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(head(z), torch.cdist(z, z)*np.exp(.7), rtol=1e-4, atol=1e-4)
 
 
 def test_nucleotide_head_is_linear_in_the_state():
@@ -524,7 +524,7 @@ def test_calibrate_standardises_training_samples_and_sets_the_scale():
     torch.testing.assert_close(seen.mean(0), torch.zeros(64), atol=1e-3, rtol=0)
     off = ~torch.eye(8, dtype=torch.bool)
     predicted, observed = (torch.cat([v[off] for v in vs]) for vs in ([model(o).distance for o in batches], [o.distance for o in batches]))
-    assert float(predicted.median()) == pytest.approx(float(observed.median()), abs=.02)
+    assert float(predicted.detach().median()) == pytest.approx(float(observed.median()), abs=.02)
     table = embed_chunks(model, tokens)
     other = calibrate(deepcopy(model), batches, table=table)
     torch.testing.assert_close(other.sample.standard.centre, model.sample.standard.centre, rtol=1e-4, atol=1e-4)
