@@ -37,8 +37,8 @@ from .types import Split, Study, strings
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['load_study', 'column', 'keep', 'with_target', 'to_depth', 'group_values', 'choose_split', 'Bench', 'seen_asvs',
-           'new_model', 'asv_stage', 'pretrain_asvs', 'sample_stage', 'pretrain_samples', 'training_codec',
+__all__ = ['load_study', 'column', 'keep', 'with_target', 'to_depth', 'group_values', 'choose_split', 'choose_folds', 'Bench',
+           'seen_asvs', 'new_model', 'asv_stage', 'pretrain_asvs', 'sample_stage', 'pretrain_samples', 'training_codec',
            'set_constants', 'frozen_table', 'Fitted', 'take_sample_level', 'target_stage', 'fit_target',
            'validation_scores', 'check_out', 'open_run', 'versions', 'Prepared', 'prepare', 'pretrain_run',
            'first_model', 'seconds_a_step', 'planned', 'train_run', 'write_held_out', 'held_out_scores', 'score_line',
@@ -94,7 +94,7 @@ def to_depth(
     said = [o for o in table.notes if o not in study.table.notes] or [f"All samples are rarefied to {depth:,} reads."]
     return replace(keep(study, study.positions(table.sample_ids), " ".join(said)), table=table)
 
-# %% ../nbs/80_run.ipynb #3b61500c
+# %% ../nbs/80_run.ipynb #9689a212
 def group_values(study:Study, data:DataConfig)->np.ndarray|None: # str [samples], or None where independent
     "The group of each sample. Raises `AamError` when the data look grouped and nothing is said."
     if data.groups:
@@ -116,6 +116,15 @@ def choose_split(study:Study, config:Config, values:pd.Series, groups)->Split:
     task = TargetCodec.fit(values, task=config.data.task).task
     how = dict(valid=config.data.valid, test=config.data.test, seed=config.run.seed, strata=strata(values, task))
     return split_independent(study.ids, **how) if groups is None else split_groups(study.ids, groups, **how)
+
+def choose_folds(study:Study, config:Config, values:pd.Series, groups)->list: # (train ids, test ids) of each outer fold
+    "The outer folds of an evaluation. Raises `AamError` where there are too few groups, also for the inner folds."
+    task, seed = TargetCodec.fit(values, task=config.data.task).task, config.run.seed
+    folds = kfold(study.ids, config.run.folds, groups, strata(values, task), seed)
+    for train, _ in folds:
+        rows = study.positions(train)
+        kfold(train, config.run.inner, None if groups is None else groups[rows], strata(values.iloc[rows], task), seed + 1)
+    return folds
 
 # %% ../nbs/80_run.ipynb #b49cfdc5
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +290,7 @@ def validation_scores(
     import torch.nn.functional as F
     return dict(loss=float(F.mse_loss(outputs, target) if task == "regression" else F.cross_entropy(outputs, target[:, 0].long())))
 
-# %% ../nbs/80_run.ipynb #d3e8cdcc
+# %% ../nbs/80_run.ipynb #26a82416
 _FREE = {"resume", "overwrite", "threads", "workers", "device", "out"} # what may differ when a run goes on
 
 def check_out(config:Config)->Path: # The run folder, not yet made
@@ -306,7 +315,8 @@ def open_run(config:Config)->Path: # The run folder
     "Make the run folder, with the resolved configuration and the versions in it."
     out = Path(config.run.out)
     if config.run.overwrite and out.exists(): shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise AamError(f"Cannot make the run folder {out} ({e.strerror}). Choose a place that is writable with --out.") from e
     with whole_file(out/"config.toml") as p: p.write_text(to_toml(config))
     write_json(out/"versions.json", versions())
     return out
@@ -320,7 +330,7 @@ def versions()->dict[str,str]:
         except PackageNotFoundError: pass
     return out
 
-# %% ../nbs/80_run.ipynb #1c172f7b
+# %% ../nbs/80_run.ipynb #1b71d9be
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     "A study that is ready to be learned from."
@@ -332,32 +342,31 @@ class Prepared:
 
 def prepare(
     config:Config,
-    target:bool=True, # Whether the command needs a target
+    divide=None,      # How the command divides the samples, (study, config, values, groups) -> parts; None where there is no target
     say=print,        # Where sentences for the user go
 )->Prepared:
-    "Read and check everything, then make the run folder, its store and its log."
-    check_out(config)
+    "Read and check everything, also that the samples can be divided; then make the run folder, its store and its log."
+    check_out(config); target = divide is not None
     study = load_study(config.data)
-    if target: study = with_target(study, config.data)
-    groups = group_values(study, config.data) if target else None
+    if target: study = with_target(study, config.data); groups = group_values(study, config.data)
     if target: TargetCodec.fit(study.metadata[config.data.target], task=config.data.task)
     study = to_depth(study, config.data.depth, config.run.seed)
-    if target: groups = group_values(study, config.data)
+    if target: groups = group_values(study, config.data); divide(study, config, study.metadata[config.data.target], groups)
     accelerator = make_accelerator(config.run); out = open_run(config)
     store = build_store(study, out/"store")
     write_json(out/"data.json", dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes)))
     say(f"{study.table}; {study.tree or 'no tree: masked bases alone teach the encoder'}")
     for o in study.notes: say(f"  note: {o}")
     bench = Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume))
-    return Prepared(study=study, out=out, bench=bench, values=study.metadata[config.data.target] if target else None, groups=groups)
+    return Prepared(study=study, out=out, bench=bench, values=study.metadata[config.data.target] if target else None, groups=groups if target else None)
 
-# %% ../nbs/80_run.ipynb #07701992
+# %% ../nbs/80_run.ipynb #228a5543
 def pretrain_run(
     config:Config,
     say=print,
 )->Path:           # The bundle folder
     "Teach the encoder on every sample of the table, and keep it as a bundle."
-    ready = prepare(config, target=False, say=say); bench, store = ready.bench, ready.bench.store
+    ready = prepare(config, say=say); bench, store = ready.bench, ready.bench.store
     rows = np.arange(len(store.sample_ids))
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows), rows)
@@ -413,13 +422,13 @@ def planned(
         parts.append(f"{times} x {optim.steps} steps of {name}")
     return f"Training: {', '.join(parts)}; about {duration(seconds)} on this machine." if parts else "Nothing to train."
 
-# %% ../nbs/80_run.ipynb #2bd61035
+# %% ../nbs/80_run.ipynb #2fd78743
 def train_run(
     config:Config,
     say=print,
 )->Path:           # The bundle folder
     "Pretrain and fine-tune on one split; write bundle, split, predictions and scores."
-    ready = prepare(config, say=say); bench, store, study = ready.bench, ready.bench.store, ready.study
+    ready = prepare(config, choose_split, say); bench, store, study = ready.bench, ready.bench.store, ready.study
     split = choose_split(study, config, ready.values, ready.groups); write_split(split, ready.out/"split.tsv")
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(bench, ready.values)}")
@@ -516,7 +525,7 @@ def evaluate_prepared(
     return evaluate(study, ready.values, config.data.task, ready.groups, config.run.folds, config.run.seed, fit_model,
                     depth=config.data.depth, threads=config.run.threads, say=say)
 
-# %% ../nbs/80_run.ipynb #56fc0a0f
+# %% ../nbs/80_run.ipynb #b326d0a2
 def evaluate_run(
     config:Config,
     say=print,
@@ -524,7 +533,7 @@ def evaluate_run(
     "Grouped k-fold evaluation beside baselines; predictions, folds and scores as TSV, and a report to look at."
     from aam_nb.evaluation.report import write_report
     from aam_nb.evaluation.validate import write_evaluation
-    ready = prepare(config, say=say); run = config.run
+    ready = prepare(config, choose_folds, say); run = config.run
     once = planned(ready.bench, ready.values, pretrains=run.folds, fits=run.folds * run.inner)
     say(f"{run.folds} outer folds, {run.inner} models each. {once}, and the baselines.")
     found = [evaluate_prepared(ready, config, say=say)]
