@@ -1,0 +1,240 @@
+"Folds by group, scores that others also compute, an alarm where depth tells, and no skill where there is none."
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, roc_auc_score
+
+import aam_nb.evaluation.validate as validate
+from aam_nb.core import AamError
+from aam_nb.data.simulate import simulate
+from aam_nb.evaluation.validate import (average, compare, depth_alarm, difference, evaluate, fold_auc, score_all, show, verdict,
+                                        write_evaluation)
+
+
+@pytest.fixture(scope="module")
+def study(): return simulate(samples=80, asvs=80, groups=24, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def small_forest(monkeypatch):
+    "A forest of 30 trees and short bootstraps: these tests are about what is done with the numbers."
+    import aam_nb.evaluation.baselines as baselines
+    forest = baselines.forest
+    monkeypatch.setattr(baselines, "forest", lambda *a, **k: forest(*a, **k, trees=30))
+    monkeypatch.setattr(validate, "score_all", lambda *a, **k: score_all(*a, **k, draws=60))
+
+
+def column(study, name): return study.metadata[name]
+
+
+def knows(study, name, wrong=0.):
+    "A model that looks the answer up by id, and is wrong by a constant."
+    y = column(study, name)
+    return lambda train, test, fold: dict(test=y.loc[list(test)].to_numpy(float) + wrong)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), st.integers(0, 2)), min_size=2, max_size=40), st.integers(0, 5))
+def test_fold_auc_is_sklearn_within_folds(rows, seed):
+    yes, score, fold = (np.array(o) for o in zip(*rows, strict=True)); yes = yes.astype(bool)
+    drawn = np.random.default_rng(seed).integers(len(yes), size=len(yes))      # repeated rows, as a bootstrap draws them
+    ours, total, pairs = fold_auc(yes, score, fold)(drawn), 0., 0
+    for k in set(fold):
+        at = drawn[fold[drawn] == k]; n = yes[at].sum()*(~yes[at]).sum()
+        if n: total += n*roc_auc_score(yes[at], score[at]); pairs += n
+    assert ours == pytest.approx(total/pairs) if pairs else np.isnan(ours)
+
+
+def test_training_shares_get_one_half():
+    "Pooled over folds the shares would get less, since a fold rich in a class leaves fewer of it to train."
+    rng = np.random.default_rng(0); fold = np.repeat(np.arange(5), 20); y = (rng.random(100) < np.array([.1, .3, .5, .7, .9])[fold])
+    share = np.array([y[fold != k].mean() for k in range(5)])[fold]
+    assert roc_auc_score(y, share) < .3 and fold_auc(y, share, fold)(np.arange(100)) == .5
+
+
+def with_depth(study, factor):
+    counts = (study.table.counts.toarray()*factor[:, None]).astype(np.int32)
+    return replace(study, table=replace(study.table, counts=sparse.csr_matrix(counts)))
+
+
+def test_alarm_on_planted_depth_and_not_without(study):
+    site, age = column(study, "site"), column(study, "age").to_numpy()
+    assert not depth_alarm(study, site).fires and not depth_alarm(study, age).fires
+    for factor in (.2, 5.): # shallow and deep alike
+        found = depth_alarm(with_depth(study, np.where(site == "gut", factor, 1.)), site)
+        assert found.fires and found.measure == "AUC" and found.value > .6 and "common depth" in found.text
+    for sign in (-1, 1):
+        found = depth_alarm(with_depth(study, np.exp(sign*(age - age.mean())/age.std())), age)
+        assert found.fires and np.sign(found.value) == sign and abs(found.value) > .3
+    two = np.where(site == "gut", "a", "b"); value = depth_alarm(study, two).value
+    auc = roc_auc_score(two == "b", study.table.depths); assert value == pytest.approx(max(auc, 1 - auc))
+
+
+def test_alarm_proposes_the_tenth_percentile(study):
+    found = depth_alarm(study, column(study, "age")); depths = np.sort(study.table.depths)
+    assert found.lost == (depths < found.depth).sum() and found.lost <= 8 and found.depth == depths[7]
+    assert depth_alarm(study, column(study, "age"), depth=123).depth == 123
+    flat = with_depth(study, np.ones(80)); flat = replace(flat, table=replace(flat.table, counts=sparse.csr_matrix(np.full((80, 80), 3))))
+    assert not depth_alarm(flat, column(study, "age")).fires and "same depth" in depth_alarm(flat, column(study, "age")).text
+
+
+def test_alarm_needs_more_than_chance():
+    "Ten samples rank above .6 by luck one time in three; that is no alarm."
+    rng = np.random.default_rng(0); tiny = simulate(samples=10, asvs=20, groups=10, seed=0); fires = 0
+    for _ in range(60):
+        s = with_depth(tiny, rng.uniform(1, 9, 10)); fires += depth_alarm(s, np.array(list("aabbabbaab"))).fires
+    assert fires <= 9
+
+
+def test_rows_columns_and_ids_line_up(study):
+    "A model that knows gets no error, however target and groups are sorted."
+    y, g = column(study, "age"), column(study, "subject"); mixed = np.random.default_rng(0).permutation(80)
+    seen = []
+    def model(train, test, fold):
+        seen.append((set(train), set(test))); return dict(test=y.loc[list(test)].to_numpy()[:, None], oof=y.loc[list(train)].to_numpy())
+    e = evaluate(study, y.iloc[mixed], groups=g.iloc[mixed], folds=4, fit_model=model, seed=1)
+    assert e.scores["aam"]["mae"][0] == 0 and list(e.ids) == list(study.ids) and np.allclose(e.truth, y)
+    assert [len(o) for o in seen] == [2]*4 and set().union(*(b for _, b in seen)) == set(study.ids)
+    for a, b in seen: assert not a & b and not set(g.loc[list(a)]) & set(g.loc[list(b)])
+    assert all(len(set(e.fold[e.groups == o])) == 1 for o in set(e.groups)) and set(e.fold) == {1, 2, 3, 4}
+    assert "0.000" in e.notes[-1] and "aam is better than the random forest" in verdict(e)[0]
+
+
+def test_scores_are_those_of_sklearn(study):
+    e = evaluate(study, column(study, "age"), groups=column(study, "subject"), folds=3, fit_model=knows(study, "age", 2.))
+    for o, p in e.predictions.items():
+        assert e.scores[o]["mae"][0] == pytest.approx(mean_absolute_error(e.truth, p))
+        assert e.scores[o]["r2"][0] == pytest.approx(r2_score(e.truth, p))
+        assert e.scores[o]["mae"][1] <= e.scores[o]["mae"][0] <= e.scores[o]["mae"][2]
+        if o != "forest": assert e.differences[o]["mae"][0] == pytest.approx(e.scores[o]["mae"][0] - e.scores["forest"]["mae"][0])
+    assert e.members == ("aam", "forest", "clr", "branch") and np.allclose(e.predictions["average"], np.mean([e.predictions[o] for o in e.members], 0))
+    c = evaluate(study, column(study, "site"), groups=column(study, "subject"), folds=3)
+    assert c.members == ("forest", "clr", "branch") and np.allclose(c.predictions["average"].sum(1), 1) and c.model == ""
+    for o, p in c.predictions.items():
+        auc = [np.average([roc_auc_score((c.truth == k)[c.fold == f], p[c.fold == f, k]) for f in (1, 2, 3)],
+                          weights=[(c.truth == k)[c.fold == f].sum()*(c.truth != k)[c.fold == f].sum() for f in (1, 2, 3)]) for k in range(3)]
+        assert c.scores[o]["auc"][0] == pytest.approx(np.mean(auc))
+        assert c.scores[o]["accuracy"][0] == pytest.approx(accuracy_score(c.truth, p.argmax(1)))
+    assert c.scores["trivial"]["auc"] == (.5, .5, .5)
+
+
+def test_difference_is_paired(study):
+    rng = np.random.default_rng(0); y = rng.normal(size=80); hard = rng.normal(size=80); g = column(study, "subject").to_numpy(object)
+    scores, gaps = score_all("regression", y, dict(forest=y + 3*hard, a=y + 2.7*hard), np.ones(80), g)
+    width = lambda v: v[2] - v[1]
+    assert width(gaps["a"]["mae"]) < .3*width(scores["a"]["mae"]) and gaps["a"]["mae"][2] < 0
+    alone = score_all("regression", y, dict(forest=y + 3*hard), np.ones(80), None)[0]["forest"]["mae"]
+    assert alone[0] == scores["forest"]["mae"][0]
+
+
+def test_missing_targets_and_empty_samples_are_left_out_and_counted(study):
+    y = column(study, "age").astype(float).copy(); y.iloc[[3, 4]] = np.nan
+    counts = study.table.counts.tolil(); counts[9] = 0
+    s = replace(study, table=replace(study.table, counts=sparse.csr_matrix(counts, dtype=np.int32)))
+    e = evaluate(s, y, groups=column(study, "subject"), folds=3)
+    assert len(e.ids) == 77 and not {study.ids[i] for i in (3, 4, 9)} & set(e.ids)
+    assert any("2 of 80 samples have no target" in o for o in e.notes) and any("1 of 80 samples have no reads" in o for o in e.notes)
+    assert np.allclose(e.truth, y.loc[list(e.ids)])
+
+
+def test_classes_in_another_order_or_fewer(study):
+    y, g = column(study, "site"), column(study, "subject"); known = sorted(set(y))
+    def model(train, test, fold):
+        order = known[::-1] if fold == 1 else known
+        return dict(test=np.stack([(y.loc[list(test)] == o).to_numpy(float) for o in order], axis=1), classes=np.array(order))
+    e = evaluate(study, y, groups=g, folds=3, fit_model=model)
+    assert e.scores["aam"]["accuracy"][0] == 1 and list(e.labels("aam")) == list(y.loc[list(e.ids)])
+
+
+@pytest.mark.parametrize("out,message", [
+    (lambda n: dict(test=np.zeros(n + 1)), "shape"), (lambda n: dict(test=np.full(n, np.nan)), "not finite"), (lambda n: np.zeros(n), "wanted a dict"),
+    (lambda n: dict(test=np.zeros(n), oof=np.zeros(3)), "oof")])
+def test_a_model_that_gives_something_else(study, out, message):
+    with pytest.raises(AamError, match=message):
+        evaluate(study, column(study, "age"), groups=column(study, "subject"), folds=3, fit_model=lambda a, b, k: out(len(b)))
+
+
+def test_bad_asks(study):
+    y, g = column(study, "age"), column(study, "subject")
+    with pytest.raises(AamError, match="groups"): evaluate(study, y, groups=np.repeat("one", 80))
+    with pytest.raises(AamError, match="Rarefy"): evaluate(study, y, groups=g, depth=10)
+    with pytest.raises(AamError, match="no group"): evaluate(study, y, groups=g.where(g != g.iloc[0]))
+    with pytest.raises(AamError, match="another name"): evaluate(study, y, groups=g, fit_model=knows(study, "age"), model_name="forest")
+    with pytest.raises(AamError, match="1 of 80"): evaluate(study, y.iloc[1:], groups=g)
+    with pytest.raises(AamError): evaluate(study, column(study, "site"), "regression", groups=g)
+
+
+def test_common_depth(study):
+    from aam_nb.data.augment import rarefy
+    table = rarefy(study.table, 300, 0); rows = study.positions(table.sample_ids)
+    s = replace(study, table=table, metadata=study.metadata.iloc[rows])
+    e = evaluate(s, column(s, "age"), groups=column(s, "subject"), folds=3, depth=300)
+    assert e.depth == 300 and not e.alarm.fires and np.allclose(e.predictions["depth"], e.predictions["trivial"])
+
+
+def test_warnings(study):
+    g = column(study, "subject"); few = evaluate(study, column(study, "age"), groups=g, folds=3).warnings
+    assert any("only 24 groups" in o for o in few)
+    unsaid = evaluate(study, column(study, "age"), folds=3).warnings
+    assert any("'subject' looks like subjects" in o for o in unsaid)
+    one = pd.Series(np.where(g.isin(sorted(set(g))[:12]), "sick", "well"), index=g.index, name="state")
+    told = evaluate(study, one, groups=g, folds=3).warnings
+    assert any("24 independent observations, not 80" in o for o in told)
+    leak = evaluate(with_depth(study, np.where(column(study, "site") == "gut", .1, 1.)), column(study, "site"), groups=g, folds=3)
+    assert leak.alarm.fires and leak.alarm.text in leak.warnings and any("Depth alone reaches" in o for o in verdict(leak))
+
+
+def test_verdict_says_what_the_interval_allows(study):
+    y, g = column(study, "age"), column(study, "subject")
+    e = evaluate(study, y, groups=g, folds=3, fit_model=knows(study, "age", 30.))
+    assert "aam is worse than the random forest" in verdict(e)[0] and any("No skill is shown: aam is worse than the median" in o for o in verdict(e))
+    same = replace(e, predictions=e.predictions | {"aam": e.predictions["forest"]}, scores=e.scores | {"aam": e.scores["forest"]},
+                   differences=e.differences | {"aam": {"mae": (0., 0., 0.)}})
+    assert compare(same, "aam", "forest")[0] == "level" and "cannot be told apart" in compare(same, "aam", "forest")[1]
+    gap = difference(e, "aam", "forest", draws=200); assert gap[1] < gap[0] < gap[2] and gap[0] == pytest.approx(e.differences["aam"]["mae"][0])
+
+
+def test_canary_permuted_labels_show_no_skill(study):
+    "Through folds, baselines and average: labels dealt out at random are not predicted."
+    g, gains, aucs = column(study, "subject"), [], []
+    for deal in range(2):
+        order = np.random.default_rng(deal).permutation(80)
+        y = pd.Series(column(study, "age").to_numpy()[order], index=study.metadata.index)
+        site = pd.Series(column(study, "site").to_numpy()[order], index=study.metadata.index)
+        gains.append({k: v["r2"][0] for k, v in evaluate(study, y, groups=g, folds=3).scores.items()})
+        aucs.append({k: v["auc"][0] for k, v in evaluate(study, site, groups=g, folds=3).scores.items()})
+    assert (pd.DataFrame(gains).mean() < .05).all() and (pd.DataFrame(aucs).mean() < .58).all(), (gains, aucs)
+
+
+def test_written_evaluation_gives_the_same_scores(study, tmp_path):
+    y, g = column(study, "age"), column(study, "subject")
+    e = evaluate(study, y, groups=g, folds=3, fit_model=knows(study, "age", 1.)); write_evaluation(e, tmp_path/"a"/"b")
+    folder = tmp_path/"a"/"b"; t = pd.read_csv(folder/"predictions.tsv", sep="\t", dtype={"sample_id": str, "group": str})
+    assert list(t.sample_id) == list(e.ids) and list(t.group) == list(e.groups) and (t["true"] - e.truth).abs().max() < 1e-9
+    for o in e.predictions: assert (t[o] - t["true"]).abs().mean() == pytest.approx(e.scores[o]["mae"][0], abs=1e-4)
+    split = pd.read_csv(folder/"split.tsv", sep="\t", dtype=str); assert list(split.fold.astype(int)) == list(e.fold)
+    scores = pd.read_csv(folder/"scores.tsv", sep="\t").set_index(["method", "score"])
+    assert scores.loc[("aam", "mae"), "value"] == pytest.approx(e.scores["aam"]["mae"][0]) and np.isnan(scores.loc[("aam", "rmse"), "low"])
+    with open(folder/"evaluation.json") as f: told = json.load(f, parse_constant=lambda o: pytest.fail(f"{o} is not JSON"))
+    assert told["verdict"] == list(verdict(e)) and told["samples"] == 80
+    c = evaluate(study, column(study, "site"), groups=g, folds=3); write_evaluation(c, folder)
+    with open(folder/"predictions.tsv") as f: rows = list(csv.DictReader(f, delimiter="\t"))
+    assert [r["forest"] for r in rows] == list(c.labels("forest"))
+    assert all(abs(sum(float(r[f"average:{k}"]) for k in c.classes) - 1) < 1e-4 for r in rows)
+
+
+def test_groups_that_are_numbers_keep_short_names(study):
+    g = pd.Series(pd.factorize(column(study, "subject"))[0].astype(float), index=study.metadata.index)
+    assert set(evaluate(study, column(study, "age"), groups=g, folds=3).groups) == {str(i) for i in range(g.nunique())}
+
+
+def test_average_and_show():
+    p = dict(aam=np.array([[.2, .8]]), forest=np.array([[.6, .4]]), depth=np.array([[1., 0]]))
+    assert np.allclose(average(p, "aam")[0], [[.4, .6]]) and average(p, "")[1] == ("forest",)
+    assert (show(2.8312), show(12345.6), show(-.0123), show(.5, .1), show(float("nan"))) == ("2.83", "12,346", "\u22120.0123", "0.500", "\u2013")
