@@ -126,7 +126,7 @@ def choose_folds(study:Study, config:Config, values:pd.Series, groups)->list: # 
         kfold(train, config.run.inner, None if groups is None else groups[rows], strata(values.iloc[rows], task), seed + 1)
     return folds
 
-# %% ../nbs/80_run.ipynb #b49cfdc5
+# %% ../nbs/80_run.ipynb #95a0b568
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     "What every stage of a run works on."
@@ -135,11 +135,12 @@ class Bench:
     accelerator:object
     folder:Path|None = None # Checkpoints go here; None keeps the best weights in memory only
     log:RunLog|None = None
+    part:str = ""           # Named before the stage in log and bars, e.g. the fold
 
 
     def fit(self, objective, source, optim, name, validate=None):
         "Run one stage, with its checkpoints in the run folder where there is one."
-        folder, workers = self.folder and self.folder/"checkpoints"/name, self.config.run.workers
+        folder, workers, name = self.folder and self.folder/"checkpoints"/name, self.config.run.workers, self.part + name
         return fit(objective, source, optim, self.accelerator, validate=validate, folder=folder, log=self.log, name=name,
                    resume=self.config.run.resume and folder is not None, loader=partial(loader, workers=workers) if workers else None)
 
@@ -330,7 +331,7 @@ def versions()->dict[str,str]:
         except PackageNotFoundError: pass
     return out
 
-# %% ../nbs/80_run.ipynb #1b71d9be
+# %% ../nbs/80_run.ipynb #fb9e3552
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     "A study that is ready to be learned from."
@@ -344,19 +345,22 @@ def prepare(
     config:Config,
     divide=None,      # How the command divides the samples, (study, config, values, groups) -> parts; None where there is no target
     say=print,        # Where sentences for the user go
+    level:bool=True,  # Whether to go to the common depth here, where one is given
 )->Prepared:
     "Read and check everything, also that the samples can be divided; then make the run folder, its store and its log."
     check_out(config); target = divide is not None
     study = load_study(config.data)
     if target: study = with_target(study, config.data); groups = group_values(study, config.data)
     if target: TargetCodec.fit(study.metadata[config.data.target], task=config.data.task)
-    study = to_depth(study, config.data.depth, config.run.seed)
+    leveled = to_depth(study, config.data.depth, config.run.seed)
+    if level: study = leveled
     if target: groups = group_values(study, config.data); divide(study, config, study.metadata[config.data.target], groups)
     accelerator = make_accelerator(config.run); out = open_run(config)
     store = build_store(study, out/"store")
     write_json(out/"data.json", dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes)))
     say(f"{study.table}; {study.tree or 'no tree: masked bases alone teach the encoder'}")
     for o in study.notes: say(f"  note: {o}")
+    if not level: config = replace(config, data=replace(config.data, depth=0))
     bench = Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume))
     return Prepared(study=study, out=out, bench=bench, values=study.metadata[config.data.target] if target else None, groups=groups if target else None)
 
@@ -483,7 +487,7 @@ def score_lines(scores:dict[str,dict[str,float]])->str: # One line a rival
     wide = max(map(len, scores))
     return "On the test samples:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items())
 
-# %% ../nbs/80_run.ipynb #951c0940
+# %% ../nbs/80_run.ipynb #46ff0d06
 def fit_fold(
     bench:Bench, study:Study, values:pd.Series, groups,
     train:np.ndarray, # int64 rows of the outer training part
@@ -492,14 +496,14 @@ def fit_fold(
 )->dict[str,np.ndarray]: # test [n_test(, k)], mean of the inner models; oof [n_train(, k)], each row by a model that did not see it; classes
     "One outer fold: pretrain on its training part, then as many models as there are inner folds."
     config, store = bench.config, bench.store
-    start = first_model(bench, train, (fold,))
+    start = first_model(replace(bench, part=f"{bench.part}fold {fold} "), train, (fold,))
     codec = training_codec(values, train, config.data.task)
     inner = kfold(study.ids[train], config.run.inner, groups=None if groups is None else groups[train],
                   strata=strata(values.iloc[train], codec.task), seed=config.run.seed + 1)
     tests, oof = [], None
     for k, (a, b) in enumerate(inner):
         a, b = study.positions(a), study.positions(b)
-        made = fit_target(bench, start, codec, values, a, b, (fold, k))
+        made = fit_target(replace(bench, part=f"{bench.part}fold {fold}.{k+1} "), start, codec, values, a, b, (fold, k))
         tests.append(made.predict(store, test)); own = made.predict(store, b)
         if oof is None: oof = np.full((len(study.ids), *own.shape[1:]), np.nan)
         oof[b] = own
@@ -507,14 +511,13 @@ def fit_fold(
     return found if codec.task == "regression" else {**found, "classes": np.array(codec.classes)}
 
 def evaluate_prepared(
-    ready:Prepared,
-    config:Config,
-    name:str="",     # Where this evaluation's folds are kept in the run folder
+    ready:Prepared,  # As it comes, or at a common depth
     say=print,
 ): # `Evaluation`
     "Outer folds on a prepared study; a finished fold is kept, so a killed evaluation goes on with the next one."
     from aam_nb.evaluation.validate import evaluate
-    study, bench = ready.study, replace(ready.bench, folder=None, log=RunLog())
+    config = ready.bench.config; name = f"depth_{config.data.depth}" if config.data.depth else ""
+    study, bench = ready.study, replace(ready.bench, folder=None, part=name and f"{name} ")
     def fit_model(train_ids, test_ids, fold):
         kept = ready.out/"folds"/f"{name or 'as_it_comes'}_{fold}.npz"
         if kept.is_file() and config.run.resume:
@@ -525,36 +528,37 @@ def evaluate_prepared(
     return evaluate(study, ready.values, config.data.task, ready.groups, config.run.folds, config.run.seed, fit_model,
                     depth=config.data.depth, threads=config.run.threads, say=say)
 
-# %% ../nbs/80_run.ipynb #b326d0a2
+# %% ../nbs/80_run.ipynb #f9017317
 def evaluate_run(
     config:Config,
     say=print,
 )->Path:           # The report
     "Grouped k-fold evaluation beside baselines; predictions, folds and scores as TSV, and a report to look at."
     from aam_nb.evaluation.report import write_report
-    from aam_nb.evaluation.validate import write_evaluation
-    ready = prepare(config, choose_folds, say); run = config.run
-    once = planned(ready.bench, ready.values, pretrains=run.folds, fits=run.folds * run.inner)
-    say(f"{run.folds} outer folds, {run.inner} models each. {once}, and the baselines.")
-    found = [evaluate_prepared(ready, config, say=say)]
-    write_evaluation(found[0], ready.out); say(str(found[0]))
-    alarm = found[0].alarm
-    if alarm.fires and not config.data.depth:
-        say(f"warning: {alarm.text}\nThe same evaluation follows at {alarm.depth:,} reads.")
-        level = at_common_depth(ready, config, alarm.depth)
-        found.append(evaluate_prepared(level, level.bench.config, name=f"depth_{alarm.depth}", say=say))
-        write_evaluation(found[1], ready.out/f"depth_{alarm.depth}"); say(str(found[1]))
-    path = write_report(found, ready.out/"report.html", title=f"{config.data.target}", study=ready.study, notes=ready.study.notes)
+    from aam_nb.evaluation.validate import depth_alarm, write_evaluation
+    from aam_nb.training.track import read_log
+    ready = prepare(config, choose_folds, say, level=False); run, found = config.run, []
+    alarm = depth_alarm(ready.study, ready.values, config.data.task, config.data.depth)
+    levels = [0, alarm.depth] if alarm.fires else [config.data.depth]
+    if alarm.fires: say(f"warning: {alarm.text} The evaluation is made as it comes and at that depth.")
+    once = planned(ready.bench, ready.values, pretrains=run.folds*len(levels), fits=run.folds*run.inner*len(levels))
+    say(f"{run.folds} outer folds, {run.inner} models each. {once} The baselines come on top.")
+    for depth in levels:
+        found.append(evaluate_prepared(at_common_depth(ready, depth) if depth else ready, say=say)); say(str(found[-1]))
+        write_evaluation(found[-1], ready.out/f"depth_{depth}" if depth and alarm.fires else ready.out)
+    ready.bench.log.close()
+    history = [o for o in read_log(ready.out/"metrics.jsonl") if o["stage"].startswith(("fold 1 ", "fold 1.1 "))]
+    path = write_report(found, ready.out/"report.html", title=f"Predicting {config.data.target}", study=ready.study, history=history, notes=ready.study.notes)
     say(f"The report stands in {path}.")
     return path
 
-def at_common_depth(ready:Prepared, config:Config, depth:int)->Prepared:
+def at_common_depth(ready:Prepared, depth:int)->Prepared:
     "The same prepared study with every sample rarefied to one depth, in a store of its own."
-    config = replace(config, data=replace(config.data, depth=depth))
+    config = ready.bench.config; config = replace(config, data=replace(config.data, depth=depth))
     study = to_depth(ready.study, depth, config.run.seed)
     store = build_store(study, ready.out/f"depth_{depth}"/"store")
-    return Prepared(study=study, out=ready.out, bench=replace(ready.bench, config=config, store=store),
-                    values=study.metadata[config.data.target], groups=group_values(study, config.data))
+    return replace(ready, study=study, bench=replace(ready.bench, config=config, store=store),
+                   values=study.metadata[config.data.target], groups=group_values(study, config.data))
 
 # %% ../nbs/80_run.ipynb #7e57027d
 def predict_run(

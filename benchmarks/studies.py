@@ -1,0 +1,67 @@
+"""The main job on real studies: one command each, scores beside the baselines on the same folds, kept in benchmarks/results.
+
+    python benchmarks/studies.py ecam_small        infants of ecam_infant, months of life, by subject: the recipe small
+    python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control, by subject
+    python benchmarks/studies.py tiny_small        tiny_ecam60: evaluate, train and predict in one go
+    python benchmarks/studies.py ecam_aam          one split with the recipe aam under a stated number of steps (hours on a CPU)
+
+AAM_DATA names the folder of studies (default ../shared/data). Times are of the machine at hand; scores are what to compare.
+"""
+import argparse
+import json
+import os
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
+
+
+def flags(name):
+    "What the command line of a study says."
+    d = DATA/name
+    if name == "ibd_crohns_2538":
+        q = DATA/"qiime2_files"
+        return dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza", target="ibd", groups="host_subject_id", missing="drop")
+    target = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target="month_of_life", groups="host_subject_id")
+    return {**target, "where": "is_infant == 1"} if name == "ecam_infant" else target
+
+
+JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ibd_small=("ibd_crohns_2538", "small", "evaluate"),
+            tiny_small=("tiny_ecam60", "small", "chain"), ecam_aam=("ecam_infant", "aam", "train"))
+
+
+def run(job, out, overrides):
+    "Run a job; returns the lines it said."
+    from aam_nb.config import load_config
+    from aam_nb.run import evaluate_run, predict_run, train_run
+    study, recipe, how = JOBS[job]; heard = []
+    def say(text): print(text, flush=True); heard.append(str(text))
+    def config(name): return load_config(recipe, (*(f"data.{k}='''{v}'''" for k, v in flags(study).items()), f"run.out='''{out/name}'''", *overrides))
+    if how in ("evaluate", "chain"): evaluate_run(config("evaluate"), say=say)
+    if how in ("train", "chain"): bundle = train_run(config("train"), say=say)
+    if how == "chain": predict_run(bundle, flags(study)["table"], out/"predictions.tsv", say=say)
+    return heard
+
+
+def written(job, heard, seconds, overrides):
+    "The result as a page, without paths of the machine."
+    from aam_nb.run import versions
+    lines = [o.replace(str(DATA), "data") for text in heard for o in text.splitlines() if " stands in " not in o]
+    return "\n".join([f"# {job}", "", f"`python benchmarks/studies.py {job} {' '.join(overrides)}`".replace(" `", "`"), "",
+                      f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}", "", "```", *lines, "```", ""])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("job", choices=JOBS); p.add_argument("overrides", nargs="*", help="section.key=value")
+    p.add_argument("--out", type=Path, help="run folder (default: runs/JOB)")
+    args = p.parse_args(); begun = time.perf_counter()
+    heard = run(args.job, args.out or ROOT/"runs"/args.job, args.overrides)
+    results = ROOT/"benchmarks/results"; results.mkdir(exist_ok=True)
+    (results/f"{args.job}.md").write_text(written(args.job, heard, time.perf_counter() - begun, args.overrides))
+
+
+if __name__ == "__main__": main()
