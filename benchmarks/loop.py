@@ -1,0 +1,55 @@
+"""What the loop costs beside the steps it runs: recipe small on frozen embeddings, ecam_infant, same run.
+
+    python benchmarks/loop.py                 # half a minute; processor time, so a busy machine disturbs it little
+
+Bare: gradients of ready-made batches. Loop: the same with rate, clipping, AdamW, averaging and bookkeeping, as `fit` runs them.
+"""
+import argparse
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from dedup import ecam
+
+from aam_nb.config import RunConfig, load_config
+from aam_nb.data.batch import SampleBatches, SampleDataset
+from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.training.loop import SampleObjective, fit
+from aam_nb.training.parallel import make_accelerator
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def took(f):
+    "Processor seconds of a call."
+    begun = time.process_time(); f()
+    return time.process_time() - begun
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=200)
+    args = parser.parse_args(); torch.set_num_threads(args.threads); torch.manual_seed(0)
+    cfg = load_config("small"); optim = replace(cfg.optim, steps=args.steps); accelerator = make_accelerator(RunConfig(device="cpu"))
+    store, age = ecam(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data")))
+    model = AamModel(cfg.model, store.tokens.shape[1], "regression").freeze_encoder()
+    table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
+    objective = SampleObjective(model, cfg.loss, "regression", table=table, mixup=cfg.augment.mixup)
+    source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), optim.batch, optim.steps, seed=0, augment=cfg.augment,
+                           identity=cfg.model.identity)
+    batches = []
+    making = took(lambda: batches.extend(source[i] for i in range(args.steps)))
+    fit(objective, batches, replace(optim, steps=10), accelerator)             # what only the first step pays
+    bare, whole = [], []
+    for _ in range(3):
+        bare.append(took(lambda: [objective.train_step(b) for b in batches])); model.zero_grad()
+        whole.append(took(lambda: fit(objective, batches, optim, accelerator)))
+    bare, whole = (min(o)/args.steps*1e3 for o in (bare, whole))
+    print(f"gradients {bare:.2f} ms a step; with the loop {whole:.2f} ms ({whole/bare:.2f}x); making the batch {making/args.steps*1e3:.2f} ms")
+
+
+if __name__ == "__main__": main()
