@@ -45,14 +45,18 @@ def set_optimizer_tensors(
         kind, _, name = key.partition("/")
         optimizer.state[at[name]][kind] = v.to(at[name].device)
 
-# %% ../../nbs/33_training_checkpoint.ipynb #19c9e097
-def mend(folder:str|Path)->bool: # Whether a checkpoint stands there
-    "Put back a checkpoint whose writer was killed in the middle, and remove half-written ones."
+# %% ../../nbs/33_training_checkpoint.ipynb #01e1371e
+def mend(
+    folder:str|Path,
+    clear:bool=False, # Remove what killed writers left; for the one process that writes here
+)->bool:              # Whether a checkpoint stands there
+    "Put back a checkpoint whose writer was killed between two renames."
     folder = Path(folder)
     left = [p for end in ("old", "part") for p in folder.parent.glob(f".{folder.name}.*.{end}")]
     old = [p for p in left if p.suffix == ".old" and (p/"state.json").is_file()]
     if old and not folder.exists(): os.replace(max(old, key=lambda p: p.stat().st_mtime_ns), folder)
-    for p in left: shutil.rmtree(p, ignore_errors=True)
+    if clear:
+        for p in left: shutil.rmtree(p, ignore_errors=True)
     return (folder/"state.json").is_file()
 
 def _file_digest(path):
@@ -60,7 +64,7 @@ def _file_digest(path):
 
 def _seal(state): return digest(json.dumps({k: v for k, v in state.items() if k != "seal"}, sort_keys=True))
 
-# %% ../../nbs/33_training_checkpoint.ipynb #bc6c2ffd
+# %% ../../nbs/33_training_checkpoint.ipynb #17017d6d
 def save_checkpoint(
     folder:str|Path,    # Where it shall stand; an older checkpoint there is replaced
     model:nn.Module,
@@ -72,15 +76,18 @@ def save_checkpoint(
     "Write a checkpoint, whole or not at all. Raises `AamError` when the place cannot be written."
     files = dict(model=model.state_dict(), optimizer=optimizer_tensors(optimizer) if optimizer else None,
                  average=ema.average if ema else None, best=best)
-    mend(folder)
-    with whole_folder(folder) as part:
-        for name, tensors in files.items():
-            if tensors is None: continue
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part/f"{name}.safetensors")
-            with open(part/f"{name}.safetensors", "rb") as f: os.fsync(f.fileno())
-        written = dict(format=1, updates=ema.updates if ema else 0, state=json.loads(json.dumps(state or {})),
-                       files={p.name: _file_digest(p) for p in sorted(part.glob("*.safetensors"))})
-        write_json(part/"state.json", written | dict(seal=_seal(written)))
+    mend(folder, clear=True)
+    try:
+        with whole_folder(folder) as part:
+            for name, tensors in files.items():
+                if tensors is None: continue
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part/f"{name}.safetensors")
+                with open(part/f"{name}.safetensors", "rb") as f: os.fsync(f.fileno())
+            written = dict(format=1, updates=ema.updates if ema else 0, state=json.loads(json.dumps(state or {})),
+                           files={p.name: _file_digest(p) for p in sorted(part.glob("*.safetensors"))})
+            write_json(part/"state.json", written | dict(seal=_seal(written)))
+    except (OSError, SafetensorError) as e:
+        raise AamError(f"The checkpoint {folder} cannot be written ({e}). An older one there is kept; make room and resume.") from e
 
 # %% ../../nbs/33_training_checkpoint.ipynb #a1b1d7cb
 def read_checkpoint(
