@@ -233,10 +233,11 @@ def measure_samples(
     if objective.task == "regression": return found | regression_metrics(true.numpy(), said.numpy())
     return found | class_metrics(true[:,0].numpy(), said.double().softmax(1).numpy())
 
-# %% ../../nbs/36_training_loop.ipynb #89c1622e
+# %% ../../nbs/36_training_loop.ipynb #e1f731b9
 @contextmanager
 def stop_requests(
     active:bool=True, # Whether there is a checkpoint to be kept; else signals act as ever
+    say:Callable[[str],None]|None=None, # Told at the first request
 )->Iterator[list]:    # Empty until somebody asks; then holds the exception to end with
     "Note the first Ctrl-C or SIGTERM instead of acting on it."
     asked = []
@@ -244,6 +245,7 @@ def stop_requests(
         stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if asked: raise stop
         asked.append(stop)
+        if say: say("Stopping after this step. Ask once more to stop at once, without its checkpoint.")
     active = active and threading.current_thread() is threading.main_thread()
     before = {o: signal.signal(o, note) for o in (signal.SIGINT, signal.SIGTERM)} if active else {}
     try: yield asked
@@ -378,7 +380,7 @@ def tell(self:Loop, start:int, checks:int, spent:float):
     if steps + rest > 30: self.log.say(f"{self.name}: {left:,} of {self.optim.steps:,} steps to go, about {duration(steps + rest)}"
                                        f"{'' if checks else ' (validation not counted)'}.")
 
-# %% ../../nbs/36_training_loop.ipynb #eb128253
+# %% ../../nbs/36_training_loop.ipynb #8c4f8202
 def in_turn(source, start:int)->Iterator:
     "The batches of a source, one after the other, made here."
     return (source[i] for i in range(start, len(source)))
@@ -389,7 +391,8 @@ def run(self:Loop, source, validate, loader=None):
     o, state, start = self.optim, self.state, self.state.step
     device = self.accelerator.device; self.begun = self.warm = time.perf_counter(); checks, spent = 0, 0.
     self.bar = (self.log or RunLog(show=False)).bar(self.name, o.steps, start)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), stop_requests(self.folder is not None) as asked, closing(self.bar):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), closing(self.bar), \
+         stop_requests(self.folder is not None, self.log and self.log.say) as asked:
         self.model.train()
         for batch in (loader or in_turn)(source, start):
             self.step(batch if device.type == "cpu" else batch.to(device))
