@@ -324,7 +324,7 @@ LIVES = """
                 except BaseException as e: print(kind, repr(e), file=sys.stderr, flush=True); os._exit(1)
                 os._exit(0)
             if kills < 4:
-                time.sleep(rng.uniform(.1, .9)*whole)
+                time.sleep(rng.uniform(.1, .6)*whole)
                 os.kill(pid, signal.SIGKILL)
             status = os.waitpid(pid, 0)[1]
             first = False
