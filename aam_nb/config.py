@@ -139,8 +139,8 @@ class RunConfig(Section):
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #87b47097
-def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False)
+# %% ../nbs/01_config.ipynb #26a089cb
+def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False, chunk=256)
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
 
 @dataclass(frozen=True, kw_only=True)

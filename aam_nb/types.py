@@ -154,7 +154,7 @@ class AsvBatch(_Moves):
     distance:Tensor|None = None # f32 [u, u], path length along the tree; NaN where an ASV has no tip; None without a tree
     key:int = 0
 
-# %% ../nbs/02_types.ipynb #7e3a1b4e
+# %% ../nbs/02_types.ipynb #6855efe8
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     "What one forward pass of the sample level gives."
@@ -174,5 +174,5 @@ class LossTerms:
 
     def numbers(self)->dict[str,float]:
         "Plain numbers for a log, the total as `loss`."
-        out = {k: float(v) for k, v in self.terms.items()}
+        out = {k: float(v.detach()) for k, v in self.terms.items()}
         return {"loss": sum(out.values()), **out}

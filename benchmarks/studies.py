@@ -50,8 +50,9 @@ def written(job, heard, seconds, overrides):
     "The result as a page, without paths of the machine."
     from aam_nb.run import versions
     lines = [o.replace(str(DATA), "data") for text in heard for o in text.splitlines() if " stands in " not in o]
-    return "\n".join([f"# {job}", "", f"`python benchmarks/studies.py {job} {' '.join(overrides)}`".replace(" `", "`"), "",
-                      f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}", "", "```", *lines, "```", ""])
+    command = " ".join(["python benchmarks/studies.py", job, *overrides])
+    machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"
+    return "\n".join([f"# {job}", "", f"`{command}`", "", machine, "", "```", *lines, "```", ""])
 
 
 def main():

@@ -67,7 +67,8 @@ def bad(name, files, folder):
     if name == "absent": return dict(table=folder/"none.biom"), "none.biom"
     if name == "hashes":
         (folder/"t.tsv").write_text("#OTU ID\tS1\tS2\n" + "".join(f"{i:032x}\t1\t2\n" for i in range(11, 14))); return dict(table=folder/"t.tsv"), "sequences"
-    if name == "odd letters": (folder/"t.tsv").write_text("#OTU ID\tS1\tS2\nACGTZZ!ACGT\t1\t2\nACGTACGTAAT\t1\t2\n"); return dict(table=folder/"t.tsv"), "t.tsv"
+    if name == "odd letters":
+        (folder/"t.tsv").write_text("#OTU ID\tS1\tS2\nACGTZZ!ACGT\t1\t2\nACGTACGTAAT\t1\t2\n"); return dict(table=folder/"t.tsv"), "t.tsv"
     if name == "empty table": (folder/"t.tsv").write_text("#OTU ID\tS1\tS2\n"); return dict(table=folder/"t.tsv"), "t.tsv"
     if name == "duplicate ids": return write(data + data[:1]), data[0][0]
     if name == "covers no sample": return write([["X" + r[0], *r[1:]] for r in data]), "has a row in the metadata"
@@ -87,9 +88,10 @@ def bad(name, files, folder):
     raise KeyError(name)
 
 
-@pytest.mark.parametrize("name", ["not what its name says", "truncated", "absent", "hashes", "odd letters", "empty table", "duplicate ids", "covers no sample",
-                                  "covers half", "text as a number", "one class", "constant", "all missing", "tree of others", "too deep", "one group",
-                                  "no such column", "groups unsaid", "no target", "unwritable", "odd condition"])
+@pytest.mark.parametrize("name", [
+    "not what its name says", "truncated", "absent", "hashes", "odd letters", "empty table", "duplicate ids", "covers no sample", "covers half",
+    "text as a number", "one class", "constant", "all missing", "tree of others", "too deep", "one group", "no such column", "groups unsaid",
+    "no target", "unwritable", "odd condition"])
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_bad_input_is_a_sentence_and_leaves_nothing(files, tmp_path, name, command):
     change, says = bad(name, files, tmp_path); out = tmp_path/"run"
@@ -100,7 +102,8 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(files, tmp_path, name, comma
     assert not out.exists()
 
 
-@pytest.mark.parametrize("word, says", [("optim.stps=3", "Did you mean 'steps'"), ("optm.steps=3", "Did you mean 'optim'"), ("optim.steps=x", "wanted int"), ("optim.lr=-1", "wanted 0.0 to 1.0")])
+@pytest.mark.parametrize("word, says", [("optim.stps=3", "Did you mean 'steps'"), ("optm.steps=3", "Did you mean 'optim'"),
+                                        ("optim.steps=x", "wanted int"), ("optim.lr=-1", "wanted 0.0 to 1.0")])
 def test_a_wrong_key_is_named(files, tmp_path, word, says):
     done = aam("train", word, *flags(files, tmp_path/"run"))
     assert done.exit_code == 2 and says in done.stderr and not (tmp_path/"run").exists()
@@ -109,7 +112,9 @@ def test_a_wrong_key_is_named(files, tmp_path, word, says):
 def test_a_killed_run_goes_on_to_the_same_weights(files, tmp_path):
     words = [*TINY, "optim.steps=400", "optim.every=5", "--threads", "1"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    def run(out, *more): return subprocess.Popen([sys.executable, "-m", "aam_nb.train", *words, *flags(files, out), *more], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def run(out, *more):
+        command = [sys.executable, "-m", "aam_nb.train", *words, *flags(files, out), *more]
+        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     killed = run(tmp_path/"a"); last = tmp_path/"a/checkpoints/target/last"
     for _ in range(600):
         if last.exists() or killed.poll() is not None: break

@@ -156,7 +156,8 @@ def test_sample_distances_pretrain_and_help(files, tmp_path):
                  optim=dict(steps=6, batch=8, freeze=False, chunk=16, every=3), loss=dict(distance=1.))
     bundle = load_bundle(train_run(cfg, say=quiet))
     assert bundle.model.metric == "unweighted"
-    with pytest.raises(AamError, match="--tree"): train_run(replace(cfg, data=replace(cfg.data, tree=""), run=replace(cfg.run, out=str(tmp_path/"b"))), say=quiet)
+    bare = replace(cfg, data=replace(cfg.data, tree=""), run=replace(cfg.run, out=str(tmp_path/"b")))
+    with pytest.raises(AamError, match="--tree"): train_run(bare, say=quiet)
 
 
 def test_same_seed_same_bundle_other_seed_another(files, tmp_path):

@@ -80,7 +80,7 @@ def save_bundle(
         (f/"README.md").write_text(model_card(bundle))
     return Path(folder)
 
-# %% ../../nbs/38_training_bundle.ipynb #9c2c4c4e
+# %% ../../nbs/38_training_bundle.ipynb #73f21ec4
 def _check_folder(folder:Path):
     "Name what is missing before anything is read."
     if not folder.is_dir(): raise AamError(f"There is no bundle folder {folder}.")
@@ -103,7 +103,8 @@ def load_bundle(folder:str|Path)->Bundle: # On the CPU, in eval mode
     folder = Path(folder); _check_folder(folder)
     saved = read_json(folder/"config.json")
     if saved.get("format") != FORMAT:
-        raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format {FORMAT}. Install the aam_nb that wrote it ({saved.get('version')}).")
+        raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format {FORMAT}. "
+                       f"Install the aam_nb that wrote it ({saved.get('version')}).")
     config = config_from(saved["config"]); codecs = read_json(folder/"codecs.json")
     codec = TargetCodec.from_dict(codecs["target"]) if "target" in codecs else None
     model = AamModel(config.model, **saved["model"])
