@@ -2,7 +2,7 @@
 
     python benchmarks/studies.py ecam_small        infants of ecam_infant, months of life, by subject: the recipe small
     python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control, by subject
-    python benchmarks/studies.py tiny_small        tiny_ecam60: evaluate, train and predict in one go
+    python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train and predict in one go, with the short recipe demo
     python benchmarks/studies.py ecam_aam          one split with the recipe aam under a stated number of steps (hours on a CPU)
 
 AAM_DATA names the folder of studies (default ../shared/data). Times are of the machine at hand; scores are what to compare.
@@ -30,7 +30,7 @@ def flags(name):
 
 
 JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ibd_small=("ibd_crohns_2538", "small", "evaluate"),
-            tiny_small=("tiny_ecam60", "small", "chain"), ecam_aam=("ecam_infant", "aam", "train"))
+            tiny_demo=("tiny_ecam60", "demo", "chain"), ecam_aam=("ecam_infant", "aam", "train"))
 
 
 def run(job, out, overrides):
