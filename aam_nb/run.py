@@ -367,14 +367,14 @@ def prepare(
     bench = Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume))
     return Prepared(study=study, out=out, bench=bench, values=study.metadata[config.data.target] if target else None, groups=groups if target else None)
 
-# %% ../nbs/80_run.ipynb #ad0efd4f
+# %% ../nbs/80_run.ipynb #d18b49af
 def pretrain_run(
     config:Config,
     say=print,
 )->Path:           # The bundle folder
     "Teach the encoder on every sample of the table, and keep it as a bundle."
     ready = prepare(config, say=say); bench, store = ready.bench, ready.bench.store
-    rows = np.arange(len(store.sample_ids))
+    rows = np.argsort(store.sample_ids) # by id, so that the order of the table changes nothing
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows), rows)
     about = dict(samples=len(rows), pretrained_on=store.digest, notes=list(ready.study.notes))

@@ -181,3 +181,10 @@ def test_write_table_round_trip_predicts_the_same(files, tmp_path):
     write_table(shuffled(table), tmp_path/"b.biom")
     a, b = predict_table(bundle, table).rows, predict_table(bundle, read_table(tmp_path/"b.biom")).rows
     np.testing.assert_allclose(b.prediction.loc[a.index], a.prediction, rtol=1e-5, atol=1e-5)
+
+
+def test_order_of_the_table_changes_no_weight(files, tmp_path):
+    write_table(shuffled(read_table(files/"table.biom")), tmp_path/"b.biom")
+    runs = [train_run(config(files, tmp_path/name, data=data), say=quiet) for name, data in (("a", {}), ("b", {"table": str(tmp_path/"b.biom")}))]
+    a, b = (load_bundle(o).model.state_dict() for o in runs)
+    for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-4, atol=1e-5, msg=k)
