@@ -165,7 +165,8 @@ def test_wheel_metadata(wheel, settings):
 LOOK = """
 import site, sys
 sys.meta_path[:] = [o for o in sys.meta_path if "editable" not in repr(o)]
-sys.path[:] = [o for o in sys.path if o not in ("", sys.argv[2])]
+sys.path[:] = [sys.argv[1]] + [o for o in sys.path if o not in ("", sys.argv[2])]
+for o in [o for o in sys.modules if o.startswith("__editable__")]: del sys.modules[o]
 site.addsitedir(sys.argv[1])
 import aam_nb.config as config
 print(config.__file__); print(*sorted(p.stem for p in config.recipes.glob("*.toml")))
