@@ -46,10 +46,10 @@ def run(job, out, overrides):
     return heard
 
 
-def written(job, heard, seconds, overrides):
+def written(job, heard, seconds, overrides, out):
     "The result as a page, without paths of the machine."
     from aam_nb.run import versions
-    lines = [o.replace(str(DATA), "data") for text in heard for o in text.splitlines() if " stands in " not in o]
+    lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard for o in text.splitlines() if " stands in " not in o]
     command = " ".join(["python benchmarks/studies.py", job, *overrides])
     machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"
     return "\n".join([f"# {job}", "", f"`{command}`", "", machine, "", "```", *lines, "```", ""])
@@ -60,9 +60,9 @@ def main():
     p.add_argument("job", choices=JOBS); p.add_argument("overrides", nargs="*", help="section.key=value")
     p.add_argument("--out", type=Path, help="run folder (default: runs/JOB)")
     args = p.parse_args(); begun = time.perf_counter()
-    heard = run(args.job, args.out or ROOT/"runs"/args.job, args.overrides)
+    out = args.out or ROOT/"runs"/args.job; heard = run(args.job, out, args.overrides)
     results = ROOT/"benchmarks/results"; results.mkdir(exist_ok=True)
-    (results/f"{args.job}.md").write_text(written(args.job, heard, time.perf_counter() - begun, args.overrides))
+    (results/f"{args.job}.md").write_text(written(args.job, heard, time.perf_counter() - begun, args.overrides, out))
 
 
 if __name__ == "__main__": main()
