@@ -45,14 +45,17 @@ class Section:
         found = [_problem(name, f.name, getattr(self, f.name), kinds[f.name], f.metadata) for f in fields(self)]
         if any(found): raise AamError("\n".join(o for o in found if o))
 
-# %% ../nbs/01_config.ipynb #7f12b0f0
+# %% ../nbs/01_config.ipynb #c13ba485
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
     "What is read, what is predicted, and who may not straddle a split."
-    table:str = ""            # Count table: .biom, .qza or .tsv
+    table:str = ""            # Count table: .biom, .qza or .tsv, or a store folder made by `aam cache store`
     sequences:str = ""        # Representative sequences (.fasta or .qza), when feature ids are not sequences
     metadata:str = ""         # Sample metadata: a TSV by QIIME 2's rules
     tree:str = ""             # Newick tree of the ASVs, .nwk or .qza; without one the bases alone teach
+    distances:str = ""        # Distances between samples made elsewhere (.h5, .qza, .tsv, .npy, .npz), for loss.metric = "precomputed"
+    corpus:str = ""           # Store folders, with commas between, that pretrain side by side in place of one table
+    temperature:float = between(1., 1., 100.) # Studies of a corpus are drawn in proportion to size^(1/temperature)
     target:str = ""           # Metadata column to predict
     task:str = one_of("auto", "auto", "regression", "classification") # auto: numbers are regressed, text is classified
     groups:str = ""           # Metadata column whose groups (subject, household...) never straddle a split
@@ -62,8 +65,11 @@ class DataConfig(Section):
     depth:int = between(0, 0, 10**9) # Rarefy every sample to this many reads; 0 takes them as they come
     valid:float = between(.2, .02, .5) # Share of the samples that picks the epoch
     test:float = between(.2, 0., .5)  # Share of the samples that is reported; 0 for none
+    stratify:bool = True      # Keep the parts even in the target, as far as groups allow
+    split:str = ""            # Metadata column or TSV file that names the part (train, valid, test) or the fold of each sample
+    leave_out:str = ""        # Metadata column (study, site, run): an evaluation leaves out one of its values at a time
 
-# %% ../nbs/01_config.ipynb #a222dde4
+# %% ../nbs/01_config.ipynb #80c4f749
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section):
     "What varies from one look at a sample to the next, in training only."
@@ -72,7 +78,14 @@ class AugmentConfig(Section):
     rarefy_cap:int = between(20_000, 1, 10**9) # Most reads a draw keeps
     asv_dropout:float = between(.1, 0., .9) # Chance that an ASV of a sample is left out
     identity_dropout:float = between(.1, 0., 1.) # Chance that a sequence's identity vector is hidden
-    mixup:float = between(.4, 0., 10.)      # Beta(a, a) mixing of pooled samples and their targets; 0 for none
+    mixup:float = between(.4, 0., 10.)      # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
+    mix:str = one_of("pooled", "pooled", "reads", "aitchison", "cutmix", "phylomix") # What is mixed: the pooled vectors, or the reads
+    jitter:str = one_of("none", "none", "multinomial", "dirichlet") # Reads drawn again from the sample's own shares
+    shuffle:bool = False                    # Order of the ASVs within a sample
+    substitution:float = between(0., 0., .2) # Chance that a base is read as another
+    indel:float = between(0., 0., .2)       # Chance that a base is lost, and that one is added before it
+    window:int = between(0, 0, 500)         # Bases are shuffled within windows of this many; 0 leaves them
+    reverse:float = between(0., 0., 1.)     # Chance that an ASV is read as its reverse complement
 
 # %% ../nbs/01_config.ipynb #7ada5429
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +105,7 @@ class ModelConfig(Section):
     head_width:int = between(64, 4, 4096)   # Hidden width of the target head
     head_dropout:float = between(.3, 0., .9) # Dropout before the target head
 
-# %% ../nbs/01_config.ipynb #37b3247e
+# %% ../nbs/01_config.ipynb #7fb34bb4
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
     "What each objective weighs, and how it is measured."
@@ -100,8 +113,10 @@ class LossConfig(Section):
     tree:float = between(10., 0., 1e3)      # Weight of distances along the tree between ASVs, in pretraining
     bases:float = between(.3, 0., 1e3)      # Weight of masked bases, in pretraining
     mask:float = between(.15, .01, .9)      # Share of the patches that is masked
+    span:int = between(1, 1, 64)            # Patches that are masked in one piece, on average
     distance:float = between(0., 0., 1e3)   # Weight of distances between samples beside the target
-    metric:str = one_of("unweighted", "unweighted", "weighted", "weighted_normalized", "generalized") # UniFrac between samples
+    metric:str = one_of("unweighted", "unweighted", "weighted", "weighted_normalized", "generalized",
+                        "precomputed")      # UniFrac between samples, or the distances that data.distances names
     alpha:float = between(.5, 0., 1.)       # Generalized UniFrac's weight of abundant branches
     regression:str = one_of("mse", "mse", "huber") # Loss of a standardised number
     smoothing:float = between(.05, 0., .5)  # Label smoothing of classes
@@ -123,7 +138,7 @@ class OptimConfig(Section):
     encoder_lr:float = between(.1, 0., 10.) # Rate of the ASV encoder, where it trains beside others, as a multiple of lr
     chunk:int = between(64, 1, 10**6)       # ASVs the encoder takes at once, where it trains
 
-# %% ../nbs/01_config.ipynb #6e346a3d
+# %% ../nbs/01_config.ipynb #aa907ef6
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     "Where the run goes, its seed, and the machine it uses."
@@ -134,9 +149,12 @@ class RunConfig(Section):
     precision:str = one_of("auto", "auto", "fp32", "bf16") # auto: bf16 on GPUs that have it, fp32 elsewhere
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle to start from, for its encoder
+    transductive:bool = False               # Report samples that the bundle in `start` was pretrained on, and say so
+    cache:str = ""                          # Folder of costly results that runs share; empty for one in the run folder
     resume:bool = False                     # Go on where the run in `out` stopped
     overwrite:bool = False                  # Replace the run in `out`
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
+    repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
 # %% ../nbs/01_config.ipynb #26a089cb
