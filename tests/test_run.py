@@ -142,11 +142,38 @@ def test_a_study_without_a_tree_works(files, tmp_path):
 
 def test_pretrained_bundle_starts_a_run(files, tmp_path):
     first = pretrain_run(config(files, tmp_path/"first", data=dict(target="", groups="")), say=quiet)
-    second = load_bundle(train_run(config(files, tmp_path/"second", run=dict(start=str(first))), say=quiet))
+    named = dict(start=str(first), transductive=True)
+    second = load_bundle(train_run(config(files, tmp_path/"second", run=named), say=quiet))
     for a, b in zip(load_bundle(first).model.encoder.state_dict().values(), second.model.encoder.state_dict().values(), strict=True): assert torch.equal(a, b)
     with pytest.raises(AamError, match="another ASV encoder"):
-        train_run(config(files, tmp_path/"third", run=dict(start=str(first)), model=dict(patch=4)), say=quiet)
+        train_run(config(files, tmp_path/"third", run=named, model=dict(patch=4)), say=quiet)
     with pytest.raises(AamError, match="without a target"): predict_run(first, files/"table.biom", tmp_path/"p.tsv", say=quiet)
+    further = load_bundle(pretrain_run(config(files, tmp_path/"further", data=dict(target="", groups=""), run=dict(start=str(first))), say=quiet))
+    fresh = load_bundle(first).model.state_dict()
+    assert not torch.equal(further.model.state_dict()["encoder.stem.weight"], fresh["encoder.stem.weight"])
+
+
+def test_reported_samples_that_taught_the_bundle_are_refused(files, tmp_path):
+    metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
+    half = sorted(metadata.subject.unique())[:6]
+    where = {True: f"subject in ({', '.join(half)})", False: f"subject not in ({', '.join(half)})"}
+    first = pretrain_run(config(files, tmp_path/"first", data=dict(where=where[True], target="", groups="")), say=quiet)
+    start = dict(start=str(first), folds=2)
+    for command in (train_run, evaluate_run):
+        with pytest.raises(AamError, match="taught the bundle .*transductive"): command(config(files, tmp_path/"no", run=start), say=quiet)
+    assert not (tmp_path/"no").exists()
+    fresh = train_run(config(files, tmp_path/"fresh", run=start, data=dict(where=where[False])), say=quiet)
+    taught = load_bundle(fresh).taught_by(metadata.index)
+    assert taught[metadata.subject.isin(half)].all() and 0 < taught[~metadata.subject.isin(half)].mean() < 1 # the start's samples and its own training part
+    report = evaluate_run(config(files, tmp_path/"named", run=dict(transductive=True, **start)), say=quiet)
+    assert "Transductive: " in report.read_text()
+
+
+def test_transductive_pretraining_is_once_on_all_and_said(files, tmp_path):
+    heard = []; evaluate_run(config(files, tmp_path/"run", run=dict(transductive=True)), say=heard.append)
+    assert any("pretrained on all samples" in o for o in heard) and any("1 x 6 steps of pretrain_asv" in o for o in heard)
+    log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True)
+    assert log.stage.eq("pretrain_asv").any() and not log.stage.str.contains("fold . pretrain").any()
 
 
 def test_sample_distances_pretrain_and_help(files, tmp_path):
