@@ -111,7 +111,7 @@ class Sample:
     index:int          # The sample's row in the store
     id:str
 
-# %% ../nbs/02_types.ipynb #7419cded
+# %% ../nbs/02_types.ipynb #d2056c37
 class _Moves:
     "Tensors move together."
     def to(self, device):
@@ -131,6 +131,8 @@ class Batch(_Moves):
     target:Tensor      # f32 [b, t], encoded targets; NaN where missing; t may be 0
     distance:Tensor|None = None # f32 [b, B], distances between samples, of these very draws
     masked:Tensor|None = None   # u8 [u, l], a second view of the tokens with patches masked
+    partner:Tensor|None = None  # i64 [b], place in the global batch of the sample whose reads are mixed in; None where none are
+    share:Tensor|None = None    # f32 [b], how much of the mixed reads is the sample's own: the target is mixed alike
     key:int = 0        # The draw key of this step: dropout, mixup and the like follow from it
 
     @property
@@ -144,14 +146,14 @@ class Batch(_Moves):
         lengths = self.offsets.diff()
         return lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths)
 
-# %% ../nbs/02_types.ipynb #b4d9bf2b
+# %% ../nbs/02_types.ipynb #f4b98f81
 @dataclass(frozen=True, kw_only=True)
 class AsvBatch(_Moves):
     "Distinct ASVs and what the tree says of each pair."
     tokens:Tensor      # u8 [u, l]
     masked:Tensor      # u8 [u, l], with patches masked
     rows:Tensor        # i64 [u], rows of the store
-    distance:Tensor|None = None # f32 [u, u], path length along the tree; NaN where an ASV has no tip; None without a tree
+    distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
     key:int = 0
 
 # %% ../nbs/02_types.ipynb #6855efe8

@@ -139,7 +139,7 @@ def mixup_pairs(
     rng = keyed_rng(key, "mixup")
     return torch.from_numpy(rng.permutation(n)), torch.from_numpy(rng.beta(alpha, alpha, n).astype(np.float32))
 
-# %% ../../nbs/36_training_loop.ipynb #0bbdad74
+# %% ../../nbs/36_training_loop.ipynb #716e81e3
 class SampleObjective(_Objective):
     "The target and distances between samples; hidden bases beside them where the encoder trains."
     def __init__(self,
@@ -163,16 +163,20 @@ class SampleObjective(_Objective):
         if self.table is not None: asv = self.table[batch.rows]
         with self.autocast(): return self.model(batch, asv=asv, mix=mix)
 
+    def _mixed(self, batch:Batch):
+        "Partners and shares, for the model and for the loss. Reads that the batch has mixed already need no mixing of pooled samples."
+        if batch.partner is not None: return None, (batch.partner, batch.share)
+        if not (self.task and self.mixup): return None, None
+        return (tuple(o.to(batch.counts.device) for o in mixup_pairs(batch.key, batch.size, self.mixup)),)*2
+
     def train_step(self,
         batch:Batch,
         backward:Callable[[Tensor],None]=torch.Tensor.backward,
     )->dict[str,Tensor]: # Loss terms, detached
         "Add the gradients of one batch."
         seed_dropout(batch.key, batch.tokens.device)
-        mix = None
-        if self.task and self.mixup:
-            mix = tuple(o.to(batch.counts.device) for o in mixup_pairs(batch.key, batch.size, self.mixup))
-        loss = lambda z: sample_losses(self.outputs(batch, z, mix), batch, self.loss, self.task, mix)
+        mix, shares = self._mixed(batch)
+        loss = lambda z: sample_losses(self.outputs(batch, z, mix), batch, self.loss, self.task, shares)
         if self.table is not None or self.model.frozen:
             terms = loss(None); backward(terms.total)
             return {k: v.detach() for k, v in terms.terms.items()}
