@@ -57,7 +57,7 @@ def test_settings_pyproject_and_package_agree(settings, project):
 
 def test_extras(settings, setup_py):
     extras = setup_py.extras(settings)
-    assert set(extras) == {"track", "tune", "explain", "export", "docs", "dev"}
+    assert set(extras) == {"track", "tune", "explain", "mix", "export", "docs", "dev"}
     assert all(set(v) <= set(extras["dev"]) for v in extras.values()), "dev holds all"
     base = names(settings["requirements"].split())
     heavy = {"optuna", "captum", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "scikit-bio", "nbdev", "pytest"}
