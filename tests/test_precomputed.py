@@ -1,0 +1,210 @@
+"Distances made elsewhere: every kind of file against scikit-bio, and damaged and foreign files."
+import gzip
+import multiprocessing
+import pickle
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skbio import DistanceMatrix
+
+from aam_nb.core import AamError
+from aam_nb.data.distances import Distances, read_distances
+
+KINDS = ["tsv", "txt.gz", "qza", "h5", "chunks.h5", "fixed.h5", "npy", "npz"]
+
+
+def random_distances(n, seed=0, top=1.):
+    "A symmetric matrix with a zero diagonal, and ids that are not in alphabetical order."
+    rng = np.random.default_rng(seed); out = np.triu(rng.uniform(.01, top, (n, n)), 1)
+    return out + out.T, [f"s{i}é" if i == 0 else f"s{i}" for i in rng.permutation(n)]
+
+
+def qza(path, data, kind="DistanceMatrix", member="distance-matrix.tsv"):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("6e4d/metadata.yaml", f"uuid: 6e4d\ntype: {kind}\nformat: any\n"); z.writestr(f"6e4d/data/{member}", data)
+    return path
+
+
+def write(folder, kind, matrix, ids, name="d"):
+    "The same distances as a file of some kind."
+    path = folder/f"{name}.{kind}"; text = folder/"text"; DistanceMatrix(matrix, ids).write(str(text), format="lsmat")
+    if kind == "tsv": text.rename(path)
+    if kind == "txt.gz": path.write_bytes(gzip.compress(text.read_bytes(), mtime=0))
+    if kind == "qza": qza(path, text.read_bytes())
+    if kind == "npz": np.savez_compressed(path, matrix=matrix, ids=ids)
+    if kind == "npy": np.save(path, matrix.astype(np.float32)); path.with_suffix(".ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    if kind.endswith("h5"):
+        with h5py.File(path, "w") as f:
+            more = dict(chunks=(3, 2), compression="gzip", shuffle=True) if kind == "chunks.h5" else {}
+            f.create_dataset("matrix:0" if kind == "chunks.h5" else "matrix", data=matrix.astype(np.float32 if more else np.float64), **more)
+            f.create_dataset("order", data=[o.encode() for o in ids], dtype="S9" if kind == "fixed.h5" else h5py.string_dtype())
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_as_scikit_bio(tmp_path, kind):
+    matrix, ids = random_distances(12); path = write(tmp_path, kind, matrix, ids); found = read_distances(path)
+    assert list(found.ids) == ids and len(found) == 12 and found.bounded
+    np.testing.assert_allclose(found.rows(np.arange(12)), matrix, rtol=1e-6)
+    some = [ids[7], ids[0], ids[3]]; study = found.align(some)
+    want = DistanceMatrix(matrix, ids).filter(some).data
+    assert list(study.ids) == some and study.between(some[::-1]).dtype == np.float32
+    np.testing.assert_allclose(study.rows([0, 1, 2]), want, rtol=1e-6)
+    np.testing.assert_allclose(found.between(some), want, rtol=1e-6)
+    assert study.rows([1, 1]).tolist() == [[0, 0], [0, 0]] and study.rows([]).shape == (0, 0) # A step may hold a sample twice
+    again = pickle.loads(pickle.dumps(study))
+    assert list(again.ids) == some and (again.rows([2, 0]) == study.rows([2, 0])).all()
+
+
+@pytest.mark.parametrize("how, kind", [("fork", "h5"), ("fork", "chunks.h5"), ("fork", "tsv"), ("fork", "npy"), ("spawn", "chunks.h5")])
+def test_processes_read_the_same(tmp_path, kind, how):
+    matrix, ids = random_distances(9); found = read_distances(write(tmp_path, kind, matrix, ids)); here = found.rows(np.arange(9))
+    with multiprocessing.get_context(how).Pool(2) as pool:
+        for out in pool.map(found.rows, [np.arange(9)]*4): assert (out == here).all()
+
+
+def test_what_scikit_bio_reads(tmp_path):
+    "Its binary format, and text with comments, blank lines, a byte order mark and Windows line ends."
+    matrix, ids = random_distances(6); both = DistanceMatrix(matrix, ids)
+    both.write(str(tmp_path/"b.h5"), format="binary_dm"); both.write(str(tmp_path/"t.tsv"), format="lsmat")
+    text = (tmp_path/"t.tsv").read_bytes()
+    (tmp_path/"w.tsv").write_bytes(b"\xef\xbb\xbf# made by hand\r\n\r\n" + text.replace(b"\n", b"\r\n") + b"\r\n")
+    (tmp_path/"bom.tsv").write_bytes(b"\xef\xbb\xbf" + text)
+    for name in ("b.h5", "w.tsv", "bom.tsv"): np.testing.assert_allclose(read_distances(tmp_path/name).between(ids), matrix, rtol=1e-6)
+
+
+def test_a_real_file(data_dir):
+    path = data_dir/"tiny_ecam60"/"unweighted_unifrac.tsv"; found, theirs = read_distances(path), DistanceMatrix.read(str(path))
+    assert tuple(found.ids) == theirs.ids and found.bounded
+    np.testing.assert_allclose(found.rows(np.arange(60)), theirs.data, rtol=1e-6)
+
+
+def test_only_what_is_asked_for_is_read(tmp_path):
+    "A number that cannot be read stands in a row that nobody asks for."
+    matrix, ids = random_distances(5); path = write(tmp_path, "tsv", matrix, ids)
+    lines = path.read_text().splitlines(); lines[4] = lines[4].replace("\t0.", "\tx.", 1); path.write_text("\n".join(lines))
+    found = read_distances(path); found.rows([0, 1, 2])
+    with pytest.raises(AamError, match="d.tsv.*row of 's"): found.rows([0, 3])
+
+
+def test_bounded(tmp_path):
+    matrix, ids = random_distances(5, top=3.); found = read_distances(write(tmp_path, "npy", matrix, ids))
+    assert not found.bounded and found.rows([0, 1]).max() > 0
+    low = np.argsort(matrix.max(1))[:1]; assert found.align([ids[low[0]]]).bounded # Of the samples that are used
+    rounded = np.where(matrix > 0, 1 + 1e-8, 0); assert read_distances(write(tmp_path, "tsv", rounded, ids)).bounded
+
+
+@pytest.mark.parametrize("kind", ["h5", "npy", "npz", "tsv"])
+@pytest.mark.parametrize("i, j, value, says", [
+    (0, 2, np.nan, "from 's.*' to 's.*' it is nan"), (0, 2, np.inf, "it is inf"), (0, 2, 1e39, "it is inf"), (0, 2, -.5, "it is -0.5; wanted a finite"),
+    (1, 1, .5, "is 0.5 away from itself"), (0, 2, .9999, "and back")])
+def test_what_is_no_distance(tmp_path, kind, i, j, value, says):
+    matrix, ids = random_distances(4); good = write(tmp_path, kind, matrix, ids); matrix[i, j] = value
+    if kind == "h5":
+        with h5py.File(good, "r+") as f: f["matrix"][...] = matrix
+    if kind == "npy": np.save(good, matrix)
+    if kind == "npz": np.savez(good, matrix=matrix, ids=ids)
+    if kind == "tsv": good.write_text("\n".join(["\t" + "\t".join(ids), *(f"{o}\t" + "\t".join(map(str, r)) for o, r in zip(ids, matrix))]))
+    with pytest.raises(AamError, match=f"d.{kind}.*{says}"): read_distances(good).rows(np.arange(4))
+
+
+def test_small_rounding_is_no_error(tmp_path):
+    matrix, ids = random_distances(4); matrix[0, 1] *= 1 + 1e-6; matrix[2, 2], matrix[3, 3] = -1e-9, 1e-9; np.savez(tmp_path/"d.npz", matrix=matrix, ids=ids)
+    assert (read_distances(tmp_path/"d.npz").rows(np.arange(4)) >= 0).all()
+
+
+def test_missing_samples_are_named(tmp_path):
+    matrix, ids = random_distances(5); found = read_distances(write(tmp_path, "h5", matrix, ids))
+    with pytest.raises(AamError, match=r"d.h5 has no distances of 2 of 3 samples \(first: 'a', 'b'\)"): found.align(["a", ids[0], "b"])
+    with pytest.raises(AamError, match="no distances of 1 of 1"): found.between(["a"])
+
+
+TEXTS = {
+    "empty.tsv": ("holds nothing at all", b""), "a.tsv": ("no line of ids", b"a,b\n1,2\n"), "b.tsv": ("2 columns and 1 rows", b"\ta\tb\na\t0\t1\n"),
+    "c.tsv": ("no line of ids", b"# x\n\n"), "d.tsv": ("the row of 'b' stands where that of 'a'", b"\ta\tb\nb\t0\t1\na\t1\t0\n"),
+    "e.tsv": ("row of 'b' has 1 numbers for 2", b"\ta\tb\na\t0\t1\nb\t1\n"), "f.tsv": (r"occur more than once \('a'\)", b"\ta\ta\na\t0\t1\na\t1\t0\n"),
+    "g.tsv": ("number 2 has no id", b"\ta\t\na\t0\t1\n\t1\t0\n"), "h.tsv": ("JSON", b"{}"), "i.tsv": ("Newick", b"(a,b);"),
+    "j.tsv": ("UTF-16", "\ta".encode("utf-16")), "k.bin": ("no kind known", b"\1\0\2"), "m.tsv": ("utf-8", b"\t\xff\n\xff\t0\n"),
+    "l.tsv": ("named '.tsv' but holds HDF5", b"\x89HDF\r\n\x1a\n"), "e.h5": ("named '.h5' but holds plain text", b"text"),
+    "f.h5": ("cannot be read", b"\x89HDF\r\n\x1a\n"), "e.npz": ("no line of ids", b"text"), "b.npy": ("cannot be read", b"\x93NUMPY\1\0")}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_foreign_bytes(tmp_path, name):
+    says, content = TEXTS[name]; (tmp_path/name).write_bytes(content); (tmp_path/"b.ids.txt").write_text("a\n")
+    with pytest.raises(AamError, match=f"{name}.*{says}"): read_distances(tmp_path/name)
+
+
+ZEROS, OBJECTS = np.zeros((3, 3)), np.array(["a", None, "b"], object)
+ARRAYS = [
+    ("h5", "no dataset 'order'", dict(matrix=ZEROS)), ("h5", "no dataset 'matrix'", dict(order=[b"a"])),
+    ("h5", "2 ids stand beside", dict(order=[b"a", b"b"], matrix=ZEROS)), ("h5", "3 ids stand beside", dict(order=[b"a", b"b", b"c"], matrix=[[b"x"]*3]*3)),
+    ("npz", "it has the arrays 'x'", dict(x=ZEROS)), ("npz", "ids have the shape", dict(matrix=ZEROS, ids=ZEROS)),
+    ("npz", "cannot be read", dict(matrix=ZEROS, ids=OBJECTS)), ("npz", "2 ids stand beside", dict(matrix=ZEROS, ids=["a", "b"])),
+    ("npy", r"there is no file .*a.ids.txt", dict(matrix=ZEROS)), ("npy", "2 ids stand beside", dict(matrix=ZEROS, ids="x\ny\n")),
+    ("npy", "cannot be read", dict(matrix=OBJECTS, ids="x\ny\n"))]
+
+
+@pytest.mark.parametrize("kind, says, content", ARRAYS)
+def test_foreign_arrays(tmp_path, kind, says, content):
+    path = tmp_path/f"a.{kind}"
+    if kind == "npz": np.savez(path, **content)
+    if kind == "npy":
+        np.save(path, content["matrix"], allow_pickle=True)
+        if "ids" in content: path.with_suffix(".ids.txt").write_text(content["ids"])
+    if kind == "h5":
+        with h5py.File(path, "w") as f:
+            for k, v in content.items(): f[k] = v
+    with pytest.raises(AamError, match=f"a.{kind}.*{says}"): read_distances(path)
+
+
+def test_foreign_archives_and_places(tmp_path):
+    qza(tmp_path/"t.qza", "x", "FeatureTable[Frequency]", "feature-table.biom"); (tmp_path/"dir.tsv").mkdir()
+    with zipfile.ZipFile(tmp_path/"z.qza", "w") as z: z.writestr("a", "b")
+    for name, says in (("t.qza", r"holds FeatureTable\[Frequency\]"), ("z.qza", "no QIIME 2 artefact"), ("dir.tsv", "is a folder"), ("no.tsv", "")):
+        with pytest.raises(AamError, match=f"{name}.*{says}"): read_distances(tmp_path/name)
+
+
+def test_links_and_virtual_data_are_refused(tmp_path):
+    matrix, ids = random_distances(3); write(tmp_path, "h5", matrix, ids, name="other")
+    with h5py.File(tmp_path/"a.h5", "w") as f: f["matrix"] = h5py.ExternalLink("other.h5", "matrix"); f["order"] = ids
+    with h5py.File(tmp_path/"b.h5", "w") as f:
+        f["order"] = ids; layout = h5py.VirtualLayout((3, 3), float); layout[:] = h5py.VirtualSource(tmp_path/"other.h5", "matrix", (3, 3))
+        f.create_virtual_dataset("matrix", layout)
+    with h5py.File(tmp_path/"c.h5", "w") as f: f["order"] = ids; f.create_dataset("matrix", (3, 3), float, external=[(str(tmp_path/"raw"), 0, 72)])
+    for name in "abc":
+        with pytest.raises(AamError, match=f"{name}.h5.*points outside the file"): read_distances(tmp_path/f"{name}.h5")
+
+
+def test_a_claim_larger_than_the_file(tmp_path):
+    with h5py.File(tmp_path/"a.h5", "w") as f:
+        f["order"] = [f"s{i}" for i in range(20_000)]; f.create_dataset("matrix", (20_000, 20_000), "f8", chunks=(1, 20_000), compression="gzip")
+    with pytest.raises(AamError, match="a.h5.*claims 3,200,000,000 bytes"): read_distances(tmp_path/"a.h5")
+    with zipfile.ZipFile(tmp_path/"b.npz", "w", zipfile.ZIP_DEFLATED) as z:
+        with z.open("matrix.npy", "w") as f:
+            for _ in range(400): f.write(bytes(2**20))
+    with pytest.raises(AamError, match="b.npz grows to 419,430,400 bytes"): read_distances(tmp_path/"b.npz")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds"); matrix, ids = random_distances(6, 3)
+    return {o: write(folder, o, matrix, ids).read_bytes() for o in KINDS}, ids
+
+
+@settings(max_examples=60)
+@given(hits=st.lists(st.tuples(st.floats(0, .999999), st.integers(0, 255), st.booleans()), max_size=6), end=st.one_of(st.just(1.), st.floats(0, 1)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_refused_or_harmless(seeds, tmp_path_factory, kind, hits, end):
+    data, ids = seeds; out = bytearray(data[kind]); full = [i for i, o in enumerate(out) if o]
+    for where, value, anywhere in hits: out[int(where*len(out)) if anywhere else full[int(where*len(full))]] = value
+    folder = tmp_path_factory.getbasetemp(); path = folder/f"damaged.{kind}"; path.write_bytes(out[:int(end*len(out))])
+    path.with_suffix(".ids.txt").write_text("\n".join(ids), encoding="utf-8")
+    try: found = read_distances(path); rows = found.rows(np.arange(len(found))); assert found.bounded in (True, False)
+    except AamError as e: assert "damaged" in str(e); return
+    assert np.isfinite(rows).all() and (rows >= 0).all() and (np.diag(rows) == 0).all() and len(set(found.ids)) == len(found)
+    assert isinstance(found, Distances)
