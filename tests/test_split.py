@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam_nb.core import AamError
-from aam_nb.data.split import (kfold, plot_split, read_split, split_groups, split_independent, strata, subject_like,
-                               write_split)
+from aam_nb.data.split import (fold_numbers, folds_for, folds_given, kfold, labels, leave_one_out, nested, plot_folds, plot_split, read_folds,
+                               read_given, read_split, repeated, split_for, split_given, split_groups, split_independent, strata, subject_like,
+                               write_folds, write_split)
 from aam_nb.types import Split, strings
 
 DATA = Path(os.environ.get("AAM_DATA", Path(__file__).parents[1]/"../shared/data"))
@@ -183,6 +184,162 @@ def test_more_classes_than_samples_a_class_make_plain_folds_without_warnings(rec
     assert not recwarn.list
 
 
+# repeats, left-out values, folds within folds
+
+def lists(folds): return [(list(a), list(b)) for a, b in folds]
+
+
+@given(st.lists(st.integers(1, 5), min_size=4, max_size=15), st.integers(0, 99), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_repeats_test_each_sample_once_in_each_and_start_with_kfold(sizes, seed, repeats):
+    group = np.repeat(np.arange(len(sizes)), sizes); ids = ids_of(len(group))
+    out = repeated(ids, 3, repeats, group, seed=seed); at = fold_numbers(out)
+    assert lists(out[:3]) == lists(kfold(ids, 3, group, seed=seed))
+    assert at == [(r, k) for r in range(1, repeats + 1) for k in (1, 2, 3)]
+    for r in range(1, repeats + 1): assert sorted(i for (q, _), (_, test) in zip(at, out, strict=True) if q == r for i in test) == ids
+
+
+def test_repeats_differ_and_depend_on_the_seed_alone():
+    ids = np.array(ids_of(60)); group = np.repeat(np.arange(20), 3).astype(str); order = np.random.default_rng(0).permutation(60)
+    a = lists(repeated(ids, 4, 3, group, seed=5))
+    assert a == lists(repeated(ids[order], 4, 3, group[order], seed=5)) and a != lists(repeated(ids, 4, 3, group, seed=6))
+    assert a[:4] != a[4:8] != a[8:]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=2, max_size=15), st.integers(0, 99))
+@settings(max_examples=25, deadline=None)
+def test_one_value_at_a_time(groups, seed):
+    "Each value is the test part of one fold; groups inside of a value never straddle; the order of the rows does not matter."
+    group = np.repeat(np.arange(len(groups)), [n for _, n in groups]); site = np.array([f"site {v}" for v, _ in groups])[group]; ids = np.array(ids_of(len(group)))
+    if len(set(site)) < 2:
+        with pytest.raises(AamError, match="of one value"): leave_one_out(ids, site, group)
+        return
+    out = leave_one_out(ids, site, group); of = dict(zip(ids, site, strict=True)); order = np.random.default_rng(seed).permutation(len(ids))
+    assert [{of[i] for i in test} for _, test in out] == [{o} for o in sorted(set(site))]
+    assert all(sorted([*train, *test]) == list(ids) for train, test in out)
+    assert lists(out) == lists(leave_one_out(ids[order], site[order], group[order]))
+
+
+def test_left_out_values_refuse_straddlers_by_name_missing_ones_and_numbers_are_plain():
+    with pytest.raises(AamError, match=r"1 of 2 groups stand in more than one value that is left out .first: 'b: X, Y'"):
+        leave_one_out(ids_of(5), list("XXYYX"), list("aabbb"))
+    with pytest.raises(AamError, match="1 of 3 samples have no value"): leave_one_out(ids_of(3), ["X", None, "Y"])
+    with pytest.raises(AamError, match="2 of 4 samples have no group"): leave_one_out(ids_of(4), list("XXYY"), ["a", np.nan, "b", " "])
+    assert list(labels([3., None, 12.])) == ["3", "", "12"] and list(labels(["3.5", 2.0])) == ["3.5", "2.0"] and list(labels([True, "x"])) == ["True", "x"]
+
+
+def test_left_out_subjects_are_the_groups_themselves():
+    group = np.repeat(list("abcd"), 3)
+    assert [len(t) for _, t in leave_one_out(ids_of(12), group, group)] == [3]*4
+
+
+@given(st.lists(st.integers(1, 5), min_size=8, max_size=20), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_inner_folds_lie_inside_and_keep_groups_whole(sizes, seed):
+    group = np.repeat(np.arange(len(sizes)), sizes); ids = np.array(ids_of(len(group))); y = np.random.default_rng(seed).normal(size=len(ids))
+    outer = kfold(ids, 3, group, strata(y), seed); inside = nested(outer, ids, 2, group, y, "regression", seed); of = dict(zip(ids, group, strict=True))
+    order = np.random.default_rng(seed).permutation(len(ids))
+    assert [lists(o) for o in inside] == [lists(o) for o in nested(outer, ids[order], 2, group[order], y[order], "regression", seed)]
+    for (train, test), inner in zip(outer, inside, strict=True):
+        assert sorted(i for _, b in inner for i in b) == list(train)
+        for a, b in inner:
+            assert not set(a) & set(b) and not (set(a) | set(b)) & set(test)
+            assert not {of[i] for i in a} & {of[i] for i in b}
+
+
+def test_inner_folds_see_no_target_of_the_test_part():
+    ids, y = ids_of(60), np.random.default_rng(0).normal(size=60); outer = kfold(ids, 3)
+    changed = y.copy(); at = [int(i[1:]) for i in outer[0][1]]; changed[at] += 100
+    assert lists(nested(outer, ids, 3, values=y)[0]) == lists(nested(outer, ids, 3, values=changed)[0])
+
+
+def test_too_small_a_training_part_is_named():
+    with pytest.raises(AamError, match=r"training part of fold 2 cannot be cut into 3 inner folds .run.inner.*2 groups"):
+        nested(leave_one_out(ids_of(7), list("XXXYYYY")), ids_of(7), 3, list("aabcdef"))
+
+
+# the user's lists
+
+def test_parts_are_taken_as_they_are_and_a_missing_valid_is_drawn():
+    ids, group = ids_of(40), np.repeat(np.arange(20), 2); part = np.repeat(["Train", "test", "valid", None], 10)
+    split = split_given(ids, part, group)
+    assert (list(split.train), list(split.test), list(split.valid)) == (ids[:10], ids[10:20], ids[20:30]), "samples without a part are in none"
+    two = np.where(np.arange(40) < 30, "train", "test"); split = split_given(ids, two, group, valid=.2, seed=3)
+    assert list(split.test) == ids[30:] and len(split.valid) == 8 and sorted([*split.train, *split.valid]) == ids[:30]
+    of = dict(zip(ids, group, strict=True)); assert not {of[i] for i in split.train} & {of[i] for i in split.valid}
+    assert len(split_given(ids, two, valid=.2, strata=np.arange(40) % 2).valid) == 8
+    assert len(split_given(ids, two, valid=0).valid) == 0 and len(split_given(ids, ["train"]*40).test) == 0
+
+
+def test_fold_numbers_as_a_split_and_as_folds():
+    ids = ids_of(12); fold = [10., 10, 2, 2, 1, 1, 3, 3, np.nan, np.nan, 10, 10]
+    split = split_given(ids, fold)
+    assert (list(split.test), list(split.valid)) == (ids[4:6], ids[2:4]) and len(split.train) == 6
+    assert list(split_given(ids, fold, test=0).valid) == ids[4:6]
+    out = folds_given(ids, fold)
+    assert [list(t) for _, t in out] == [ids[4:6], ids[2:4], ids[6:8], [*ids[:2], *ids[10:]]], "in the order of the numbers"
+    assert all(len(a) + len(b) == 10 for a, b in out)
+    (train, test), = folds_given(ids, ["train"]*4 + ["valid"]*4 + ["test"]*4)
+    assert list(train) == ids[:8] and list(test) == ids[8:]
+
+
+@pytest.mark.parametrize("given,message", [
+    (["train", "test", "dev"], "The split says 'dev'"), (["train", "1", "2"], "and not both"), (["a", "b", "c"], "data.leave_out"), ([1.5, 2, 3], "'1.5'"),
+    ([None, None, ""], "nothing"), (["test"]*3, "one part only|no sample in the part 'train'"), ([1, 1, 1], "one fold|1 folds"), ([-1, 1, 2], "'-1'")])
+def test_lists_of_other_words(given, message):
+    for take in (split_given, folds_given):
+        with pytest.raises(AamError, match=message): take(ids_of(3), given)
+
+
+def test_lists_refuse_groups_that_straddle_by_name():
+    ids, group = ids_of(8), list("aabbccdd")
+    for take in (split_given, folds_given):
+        with pytest.raises(AamError, match=r"1 of 4 groups stand in more than one fold .first: 'b: 1, 2'"): take(ids, [1, 1, 1, 2, 2, 2, 3, 3], group)
+        with pytest.raises(AamError, match=r"2 of 4 groups stand in more than one part of the split .first: 'a: test, train', 'd: train, valid'"):
+            take(ids, ["train", "test", *["train"]*4, "valid", "train"], group)
+        with pytest.raises(AamError, match="have no group"): take(ids, [1, 1, 2, 2, 3, 3, 4, 4], ["a", None, *"bbccdd"])
+    assert len(folds_given(ids, [1, None, 2, 2, 3, 3, 1, 1], ["a", None, *"bbccdd"])) == 3, "who is in no fold needs no group"
+
+
+def test_two_answers_and_repeats_of_fixed_folds_are_refused():
+    ids, part = ids_of(8), [1, 1, 2, 2, 3, 3, 4, 4]
+    for take in (split_for, folds_for):
+        with pytest.raises(AamError, match="Choose one"): take(ids, given=part, leave_out=part)
+    with pytest.raises(AamError, match="run.repeats is 3, but data.split"): folds_for(ids, repeats=3, given=part)
+    with pytest.raises(AamError, match="run.repeats is 2, but data.leave_out"): folds_for(ids, repeats=2, leave_out=part)
+    assert lists(folds_for(ids, leave_out=part)) == lists(folds_for(ids, given=part)) == lists(leave_one_out(ids, part))
+    assert lists(folds_for(ids, folds=2, repeats=3, seed=1)) == lists(repeated(ids, 2, 3, seed=1))
+
+
+def test_a_training_keeps_left_out_values_in_one_part():
+    ids, site, group = ids_of(30), np.repeat(list("UVWXYZ"), 5), np.repeat(np.arange(15), 2)
+    split = split_for(ids, leave_out=site, seed=1); of = dict(zip(ids, site, strict=True)); a, b, c = ({of[i] for i in o} for o in (split.train, split.valid, split.test))
+    assert a and b and c and not (a & b or a & c or b & c)
+    with pytest.raises(AamError, match="stand in more than one value that is left out"): split_for(ids, leave_out=site, groups=group)
+    with pytest.raises(AamError, match="3 parts need 3 groups"): split_for(ids[:10], leave_out=site[:10])
+    assert list(split_for(ids, groups=group, seed=4).test) == list(split_groups(ids, group, seed=4).test)
+    assert list(split_for(ids, seed=4).test) == list(split_independent(ids, seed=4).test)
+
+
+def test_lists_in_files(tmp_path):
+    def read(text): (tmp_path/"list.tsv").write_text(text); return read_given(tmp_path/"list.tsv")
+    assert read("#SampleID\tPart\na\ttrain\n0012\ttest\n").to_dict() == {"a": "train", "0012": "test"}
+    assert list(labels(read("id\tsite\tfold\n#q2:types\tcategorical\tnumeric\na\tX\t1\nb\tX\t\n"))) == ["1", ""]
+    assert list(read("id\tanything\na\ttest\n")) == ["test"], "a single column needs no name"
+    for text, message in (("id\tsite\tx\na\t1\t2\n", "columns 'site', 'x'; wanted one"), ("id\tpart\tfold\na\ttrain\t2\n", "wanted one"),
+                          ("id\na\n", "ids alone"), ("id\tpart\na\ttrain\na\ttest\n", "'a' has a row already"), ("a,b\n1,2\n", "ids")):
+        with pytest.raises(AamError, match=message): read(text)
+    with pytest.raises(AamError, match="absent"): read_given(tmp_path/"absent.tsv")
+
+
+def test_an_older_run_gives_its_split_and_folds_again(tmp_path):
+    ids, group = ids_of(30), np.repeat(np.arange(10), 3)
+    split = split_groups(ids, group); write_split(split, tmp_path/"split.tsv"); again = split_given(ids, read_given(tmp_path/"split.tsv")[ids], group)
+    for part in ("train", "valid", "test"): assert list(getattr(again, part)) == list(getattr(split, part))
+    folds = kfold(ids, 4, group); write_folds(folds, tmp_path/"folds.tsv")
+    assert lists(folds_given(ids, read_given(tmp_path/"folds.tsv")[ids], group)) == lists(folds)
+
+
 # columns that look like subjects
 
 def study(n=40, each=3, seed=0, **more):
@@ -281,3 +438,28 @@ def test_picture_for_numbers_classes_and_missing_values():
         fig = plot_split(split, pd.Series(values, index=list("abcdef"), name="target"))
         fig.canvas.draw(); assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["train", "valid"]
     assert not plt.get_fignums(), "the figure is not left open"
+
+
+@given(st.integers(1, 3), st.integers(2, 4), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_folds_round_trip(tmp_path_factory, repeats, k, seed):
+    path = tmp_path_factory.mktemp("folds")/"folds.tsv"; folds = repeated(ids_of(12), k, repeats, seed=seed)
+    write_folds(folds, path); assert lists(read_folds(path)) == lists(folds)
+    one = folds[:1]; write_folds(one, path); assert lists(read_folds(path)) == lists(one), "samples that only train are kept"
+
+
+def test_folds_file_names_what_is_held_out_and_its_errors(tmp_path):
+    path = tmp_path/"folds.tsv"; folds = leave_one_out(ids_of(4), list("XXYY")); write_folds(folds, path, names=["X", "Y"])
+    table = pd.read_csv(path, sep="\t"); assert list(table.held_out) == list("XXYY") and list(table.fold) == [1, 1, 2, 2] and lists(read_folds(path)) == lists(folds)
+    for text, message in (("a\n", "is no list of folds"), ("sample_id\trepeat\tfold\na\t1\tx\n", "Line 2"), ("sample_id\trepeat\tfold\na\t1\n", "Line 2"),
+                          ("sample_id\trepeat\tfold\na\t1\t\n", "Line 2"), ("sample_id\trepeat\tfold\na\t1\t1\na\t1\t2\n", "two folds of one repeat")):
+        path.write_text(text)
+        with pytest.raises(AamError, match=message): read_folds(path)
+
+
+def test_picture_of_folds():
+    folds = repeated(ids_of(40), 4, 2); fig = plot_folds(folds, pd.Series(np.arange(40.), index=ids_of(40), name="y")); fig.canvas.draw()
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["1.1", "1.2", "1.3", "1.4", "2.1", "2.2", "2.3", "2.4"]
+    many = leave_one_out(ids_of(40), np.arange(40)); fig = plot_folds(many, pd.Series([None, *"ab"*19, "a"], index=ids_of(40), name="y"), names=ids_of(40))
+    fig.canvas.draw(); assert len(fig.axes[0].get_yticklabels()) == 30, "of very many folds the first ones"
+    plot_folds(many, pd.Series([np.nan, *range(39)], index=ids_of(40), name="y")).canvas.draw()
