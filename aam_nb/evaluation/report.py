@@ -453,7 +453,7 @@ def _shades():
     steps = [[round(255 - (255 - c)*.055*i) for c in (0, 104, 168)] for i in range(11)]
     return "".join(f".s{i}{{background:rgb({r},{g},{b})}}.shade.s{i} .span{{color:var(--ink)}}" for i, (r, g, b) in enumerate(steps))
 
-# %% ../../nbs/56_evaluation_report.ipynb #f4f851a6
+# %% ../../nbs/56_evaluation_report.ipynb #6eb087df
 def _checked_pair(evaluations):
     "One or two evaluations as a list. Raises `AamError` for others."
     es = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
@@ -490,14 +490,14 @@ def report_html(
     kind = f"one of {len(e.classes)} classes" if e.classes else "a number"
     return _page(title, f"Predicting {e.target} ({kind}) from {len(e.ids):,} samples, {who}, in {e.fold.max()} folds.", links, "".join(parts))
 
-def _page(title, lead, links, body):
+def _page(title, lead, links, body, kicker="Evaluation"):
     "The frame: head, styles, title, contents."
     rule = "default-src 'none'; style-src 'unsafe-inline'; img-src data:" # nothing is fetched, nothing runs
     contents = "".join(f'<li><a href="#{k}">{t}</a></li>' for k, t in links)
     return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" content="{rule}">'
             f'<link rel="icon" href="data:,"><style>{STYLE}{_shades()}</style></head><body>'
-            f'<header><p class="kicker">Evaluation by aam_nb {aam_nb.__version__}</p><h1>{esc(title)}</h1><p class="lead">{esc(lead)}</p></header>'
+            f'<header><p class="kicker">{kicker} by aam_nb {aam_nb.__version__}</p><h1>{esc(title)}</h1><p class="lead">{esc(lead)}</p></header>'
             f'<nav aria-label="Contents"><ul>{contents}</ul></nav><main>{body}</main>'
             "<footer>This file holds everything it shows. It fetches nothing and runs nothing.</footer></body></html>\n")
 
