@@ -4,9 +4,11 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import sparse
@@ -18,7 +20,7 @@ from aam_nb.data.tokens import identity_signs, sequence_keys, tokenize
 from aam_nb.types import Study, Table, Tree, strings
 
 def made(seed=0, samples=7, asvs=30, tree=True):
-    "A random study: empty samples, ASVs without reads or tip, IUPAC codes, ids that are not ASCII."
+    "A random study: empty samples, ASVs without reads or tip, IUPAC codes, ids that are not ASCII, gaps in the metadata."
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 900, (samples, asvs))*(rng.random((samples, asvs)) < .3); counts[1] = 0; counts[:, 2] = 0
     seqs = set()
@@ -26,14 +28,18 @@ def made(seed=0, samples=7, asvs=30, tree=True):
     seqs = strings(rng.permutation(sorted(seqs)))
     table = Table(counts=sparse.csr_matrix(counts.astype(np.int32)), sample_ids=strings([f"Probe ä{i}" for i in range(samples)]), sequences=seqs)
     if not tree: return Study(table=table)
+    site = np.where(rng.random(samples) < .2, None, rng.choice(["gut", "left\thand", "Füße"], samples))
+    about = pd.DataFrame(dict(age=np.where(rng.random(samples) < .2, np.nan, rng.random(samples)), site=site),
+                         index=pd.Index(table.sample_ids, dtype=object, name="sample_id"))
     at = rng.permutation(asvs); tip = np.full(asvs, -1, dtype=np.int32); tip[at[3:]] = np.arange(asvs - 3)
     n = asvs - 3
-    return Study(table=table, tip=tip, tree=Tree(tips=strings(seqs[at[3:]]), start=np.r_[np.arange(n), 0].astype(np.int32),
-                 stop=np.r_[np.arange(n) + 1, n].astype(np.int32), length=rng.random(n + 1)))
+    tree = Tree(tips=strings(seqs[at[3:]]), start=np.r_[np.arange(n), 0].astype(np.int32), stop=np.r_[np.arange(n) + 1, n].astype(np.int32),
+                length=rng.random(n + 1))
+    return Study(table=table, metadata=about, notes=("3 ASVs are not in the tree",), tip=tip, tree=tree)
 
 def reordered(study, order):
     table = Table(counts=study.table.counts[:, order], sample_ids=study.ids, sequences=study.table.sequences[order])
-    return Study(table=table, tree=study.tree, tip=None if study.tip is None else study.tip[order])
+    return Study(table=table, metadata=study.metadata, tree=study.tree, tip=None if study.tip is None else study.tip[order])
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 999), st.booleans())
@@ -68,6 +74,8 @@ def test_equal_content_equal_digest(tmp_path):
     one, two = build_store(study, tmp_path/"one"), build_store(reordered(study, np.random.default_rng(1).permutation(30)), tmp_path/"two")
     assert one.digest == two.digest == build_store(study).digest
     for name in ("tokens", "indptr", "asv", "reads", "keys", "tip"): assert (getattr(one, name) == getattr(two, name)).all()
+    other = replace(study, metadata=study.metadata.assign(age=7.))
+    assert build_store(other).digest != one.digest == build_store(replace(study, notes=())).digest
     study.table.counts.data[0] += 1
     assert build_store(study).digest != one.digest
 
@@ -130,7 +138,7 @@ def test_a_damaged_store_is_built_again(tmp_path):
 
 def test_another_layout_is_stale(tmp_path, monkeypatch):
     with monkeypatch.context() as m: m.setattr(store_page, "_VERSION", 0); build_store(made(), tmp_path/"store")
-    with pytest.raises(AamError, match="has layout 0, wanted 1.*build_store"): open_store(tmp_path/"store")
+    with pytest.raises(AamError, match="has layout 0, wanted 2.*build_store"): open_store(tmp_path/"store")
     build_store(made(), tmp_path/"store"); open_store(tmp_path/"store")
 
 def test_what_is_not_ours_is_refused_and_left(tmp_path):
@@ -150,9 +158,51 @@ def test_a_pickle_in_place_of_an_array_is_not_loaded(tmp_path):
 
 def test_a_manifest_that_lies_about_its_arrays_is_refused(tmp_path):
     build_store(made(), tmp_path/"store"); path = tmp_path/"store"/"manifest.json"
-    manifest = json.loads(path.read_text()); manifest["arrays"]["../secret"] = "0"; del manifest["digest"]
-    path.write_text(json.dumps(manifest | dict(digest=digest(manifest))))
-    with pytest.raises(AamError, match="manifest.json was altered"): open_store(tmp_path/"store")
+    for change in (dict(arrays=json.loads(path.read_text())["arrays"] | {"../secret": "0"}), dict(arrays=7), dict(arrays={})):
+        manifest = json.loads(path.read_text()) | change; del manifest["seal"]
+        (tmp_path/"store"/"manifest.json").write_text(json.dumps(manifest | dict(seal=digest(manifest))))
+        with pytest.raises(AamError, match="manifest.json was altered"): open_store(tmp_path/"store")
+
+@settings(max_examples=30)
+@given(st.data())
+def test_metadata_come_back(data):
+    "Any text in any cell, column or id; numbers to the last digit; the types and gaps of `read_metadata`."
+    n = data.draw(st.integers(1, 4)); text = st.text(max_size=6, alphabet=st.characters(exclude_categories=["Cs"]))
+    ids = data.draw(st.lists(text.filter(bool), min_size=n, max_size=n, unique=True)); columns = {}
+    for name in data.draw(st.lists(text, max_size=3, unique=True)):
+        cell = data.draw(st.sampled_from([st.floats(), st.one_of(text.filter(bool), st.just(np.nan))]))
+        values = data.draw(st.lists(cell, min_size=n, max_size=n))
+        columns[name] = np.array(values, object if any(isinstance(o, str) for o in values) else float)
+    frame = pd.DataFrame(columns, index=pd.Index(strings(ids), dtype=object, name="sample_id"))
+    table = Table(counts=sparse.csr_matrix(np.ones((n, 1), np.int32)), sample_ids=strings(ids), sequences=strings(["ACGT"]))
+    pd.testing.assert_frame_equal(build_store(Study(table=table, metadata=frame)).metadata, frame, check_exact=True, check_column_type=False)
+
+def test_a_study_comes_back_as_views(tmp_path):
+    study = made(); store = build_store(study, tmp_path/"store"); back = store.study()
+    order = np.argsort(study.table.sequences)
+    assert (back.table.counts != study.table.counts[:, order]).nnz == 0 and back.notes == study.notes
+    assert list(back.ids) == list(study.ids) and list(back.table.sequences) == list(study.table.sequences[order])
+    assert (back.tip == study.tip[order]).all() and list(back.tree.tips) == list(study.tree.tips)
+    pd.testing.assert_frame_equal(back.metadata, study.metadata)
+    assert np.shares_memory(back.table.counts.data, store.reads) and np.shares_memory(back.table.counts.indices, store.asv)
+    with pytest.raises(ValueError, match="read-only"): back.table.counts.data[0] = 1
+    assert build_store(back).digest == store.digest and len(back.table.samples([2, 0]).sample_ids) == 2
+    plain = build_store(made(tree=False)).study(); assert plain.metadata is None and plain.tree is None and plain.tip is None
+
+def test_a_large_store_is_read_only_when_it_was_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_page, "_READ_ALL", 0); read = []
+    content = store_page._content
+    monkeypatch.setattr(store_page, "_content", lambda *o: read.append(o) or content(*o))
+    build_store(made(), tmp_path/"store"); path = tmp_path/"store"/"reads.npy"; whole = path.read_bytes(); read.clear()
+    open_store(tmp_path/"store"); assert not read # Nobody wrote to it
+    open_store(tmp_path/"store", check=True); assert len(read) == len(json.loads((tmp_path/"store"/"manifest.json").read_text())["arrays"])
+    path.write_bytes(whole[:-1] + b"\7"); os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**7)) # As if written a moment later
+    with pytest.raises(AamError, match="reads.npy' was altered"): open_store(tmp_path/"store")
+    path.write_bytes(whole[:-4])
+    with pytest.raises(AamError, match="reads.npy cannot be mapped"): open_store(tmp_path/"store", check=False)
+    path.write_bytes(whole); open_store(tmp_path/"store")
+    (tmp_path/"store"/"metadata.tsv").write_bytes(b"sample_id\n")
+    with pytest.raises(AamError, match="metadata.tsv has type .u1 and shape"): open_store(tmp_path/"store", check=False)
 
 def test_nothing_to_store(tmp_path):
     study = made(tree=False)
