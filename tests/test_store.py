@@ -15,8 +15,10 @@ from scipy import sparse
 
 from aam_nb.core import AamError, digest
 from aam_nb.data import store as store_page
-from aam_nb.data.store import build_store, open_store, ragged
+from aam_nb.data.distances import unifrac_blocks
+from aam_nb.data.store import Cache, build_store, cached_branch_reads, cached_tree, cached_unifrac, open_store, ragged
 from aam_nb.data.tokens import identity_signs, sequence_keys, tokenize
+from aam_nb.data.tree import branch_abundance, newick
 from aam_nb.types import Study, Table, Tree, strings
 
 def made(seed=0, samples=7, asvs=30, tree=True):
@@ -191,8 +193,8 @@ def test_a_study_comes_back_as_views(tmp_path):
 
 def test_a_large_store_is_read_only_when_it_was_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(store_page, "_READ_ALL", 0); read = []
-    content = store_page._content
-    monkeypatch.setattr(store_page, "_content", lambda *o: read.append(o) or content(*o))
+    by_blocks = store_page._read_by_blocks
+    monkeypatch.setattr(store_page, "_read_by_blocks", lambda *o: read.append(o) or by_blocks(*o))
     build_store(made(), tmp_path/"store"); path = tmp_path/"store"/"reads.npy"; whole = path.read_bytes(); read.clear()
     open_store(tmp_path/"store"); assert not read # Nobody wrote to it
     open_store(tmp_path/"store", check=True); assert len(read) == len(json.loads((tmp_path/"store"/"manifest.json").read_text())["arrays"])
@@ -236,3 +238,56 @@ def test_what_killed_builders_left_is_swept(tmp_path):
     (tmp_path/".store.lock").touch()
     build_store(made(), tmp_path/"store")
     assert sorted(o.name for o in tmp_path.iterdir()) == [".other.123.part", ".store.mine.part", "store"]
+
+# The cache of costly results
+
+def test_a_result_is_made_once_and_mapped(tmp_path):
+    cache, calls = Cache(tmp_path/"cache"), []
+    def make(): calls.append(1); return np.arange(6.).reshape(2, 3)
+    first = cache.array("numbers", dict(a=1, b=("x", None)), make); again = Cache(tmp_path/"cache").array("numbers", dict(b=["x", None], a=1), make)
+    assert len(calls) == 1 and (first == again).all() and isinstance(again.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"): again[0] = 1
+    assert cache.array("numbers", dict(a=2), lambda: np.zeros((0, 4))).shape == (0, 4)
+    (entry, other) = sorted(cache.entries(), key=lambda o: o.key["a"])
+    assert entry.key == dict(a=1, b=["x", None]) and cache.size == entry.size + other.size > 48 and "2 entries" in repr(cache)
+    with pytest.raises(AamError, match="small letters"): cache.array("../up", {}, make)
+
+def test_blocks_are_joined_and_a_failure_keeps_nothing(tmp_path):
+    cache = Cache(tmp_path/"cache")
+    def blocks(fail=False):
+        for i in range(3): yield dict(a=np.full((i, 2), i, np.int16), b=np.array([i]))
+        if fail: raise KeyError("no more")
+    with pytest.raises(KeyError): cache.arrays("blocks", {}, lambda: blocks(fail=True))
+    assert not cache.entries() and not list((tmp_path/"cache").iterdir())
+    out = cache.arrays("blocks", {}, blocks)
+    assert out["a"].tolist() == [[1, 1], [2, 2], [2, 2]] and out["a"].dtype == np.int16 and out["b"].tolist() == [0, 1, 2]
+
+def test_a_damaged_entry_is_made_again(tmp_path):
+    cache = Cache(tmp_path/"cache"); make = lambda: np.arange(100)
+    cache.array("numbers", {}, make); folder = cache.entries()[0].folder
+    for name in ("array.npy", "manifest.json"):
+        whole = (folder/name).read_bytes()
+        for bad in (b"", whole[:-9], whole[:90] + b"\7" + whole[91:], b"[1]"):
+            (folder/name).write_bytes(bad)
+            assert (cache.array("numbers", {}, make) == np.arange(100)).all() and len(cache.entries()) == 1
+
+def test_clearing_takes_entries_only(tmp_path):
+    cache = Cache(tmp_path/"cache"); assert cache.clear() == 0 and cache.size == 0
+    old, new = cache.array("numbers", dict(a=1), lambda: np.arange(9)), cache.array("numbers", dict(a=2), lambda: np.arange(9))
+    (tmp_path/"cache"/"notes-of-mine").mkdir(); (tmp_path/"cache"/"x-0123456789abcdef").write_text("mine")
+    os.utime(next(o for o in cache.entries() if o.key["a"] == 1).folder/"manifest.json", (0, 0))
+    assert cache.clear(older_than_days=1) > 0 and [o.key["a"] for o in cache.entries()] == [2] and old.sum() == 36 # Still mapped
+    cache.array("numbers", dict(a=2), None); cache.clear()
+    assert sorted(o.name for o in (tmp_path/"cache").iterdir()) == ["notes-of-mine", "x-0123456789abcdef"] and new.sum() == 36
+
+def test_what_the_data_pages_keep(tmp_path, monkeypatch):
+    study = made(); cache, store = Cache(tmp_path/"cache"), build_store(study)
+    assert (cached_branch_reads(cache, store).toarray() == branch_abundance(study.tree, study.tip, study.table.counts)).all()
+    for metric in ("unweighted", "generalized"):
+        assert np.allclose(cached_unifrac(cache, store, metric), unifrac_blocks(study.table.counts, study.tree, study.tip, metric))
+    (tmp_path/"t.nwk").write_text(newick(study.tree)); tree = cached_tree(cache, tmp_path/"t.nwk")
+    for name in ("unifrac_blocks", "branch_abundance", "read_tree"): monkeypatch.delattr(store_page, name) # All are kept by now
+    again = cached_tree(cache, tmp_path/"t.nwk"); cached_unifrac(cache, store); cached_branch_reads(cache, store)
+    assert list(again.tips) == list(tree.tips) and (again.length == tree.length).all() and (again.start == tree.start).all()
+    with pytest.raises(AamError, match="has no tree"): cached_unifrac(cache, build_store(made(tree=False)))
+    with pytest.raises(AamError, match="absent.nwk cannot be opened"): cached_tree(cache, tmp_path/"absent.nwk")
