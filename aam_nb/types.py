@@ -156,13 +156,14 @@ class AsvBatch(_Moves):
     distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
     key:int = 0
 
-# %% ../nbs/02_types.ipynb #6855efe8
+# %% ../nbs/02_types.ipynb #b5f1b0be
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     "What one forward pass of the sample level gives."
     summary:Tensor               # [b, d], one vector a sample
     target:Tensor|None = None    # [b, t] standardised numbers, or [b, k] logits
     distance:Tensor|None = None  # [b, B] predicted distances between samples
+    unit:Tensor|None = None      # Scalar, what an error of a distance is divided by in the loss; None for 1
 
 @dataclass(frozen=True, kw_only=True)
 class LossTerms:

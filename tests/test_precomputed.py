@@ -7,12 +7,21 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from skbio import DistanceMatrix
 
+from aam_nb.config import Config, LossConfig, ModelConfig
 from aam_nb.core import AamError
-from aam_nb.data.distances import Distances, read_distances
+from aam_nb.data.distances import METRICS, Distances, read_distances
+from aam_nb.model.aam import AamModel, calibrate
+from aam_nb.model.heads import BOUNDED, UNBOUNDED, bounded
+from aam_nb.training.bundle import Bundle, load_bundle, save_bundle
+from aam_nb.training.losses import distance_loss, sample_losses
+from aam_nb.training.metrics import distance_metrics
+from aam_nb.types import Batch
 
 KINDS = ["tsv", "txt.gz", "qza", "h5", "chunks.h5", "fixed.h5", "npy", "npz"]
 
@@ -208,3 +217,67 @@ def test_damage_is_refused_or_harmless(seeds, tmp_path_factory, kind, hits, end)
     except AamError as e: assert "damaged" in str(e); return
     assert np.isfinite(rows).all() and (rows >= 0).all() and (np.diag(rows) == 0).all() and len(set(found.ids)) == len(found)
     assert isinstance(found, Distances)
+
+
+# What the model does with them.
+
+def model_on(metric, distance, seed=0):
+    "A model, and a batch of samples of one ASV or two with the given distances."
+    torch.manual_seed(seed); n = len(distance); rng = np.random.default_rng(seed)
+    config = ModelConfig(patch=3, width=16, identity=0, sample_width=16, head_width=8, layers=1, heads=2)
+    tokens = torch.from_numpy(rng.integers(1, 5, (n, 12)).astype(np.uint8))
+    asv = torch.tensor([o for i in range(n) for o in (i, (i+1) % n)]); offsets = torch.arange(0, 2*n + 1, 2)
+    batch = Batch(tokens=tokens, rows=torch.arange(n), identity=torch.zeros(n, 0), asv=asv, counts=torch.ones(2*n)*5, offsets=offsets,
+                  index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance))
+    return calibrate(AamModel(config, 12, metric=metric), [batch]), batch
+
+
+@pytest.mark.parametrize("top", [1., 60.])
+def test_the_model_learns_them_and_its_bundle_remembers_which(tmp_path, top):
+    "Distances of points in a plane, of which every third pair is not known: loss falls, known pairs are ranked, a bundle says the same."
+    rng = np.random.default_rng(0); points = rng.uniform(size=(12, 2)); matrix = np.linalg.norm(points[:, None] - points[None], axis=2)*top/1.5
+    ids = [f"s{i}" for i in range(12)]; given = read_distances(write(tmp_path, "npz", matrix, ids))
+    metric = "precomputed" if given.bounded else "precomputed_unbounded"; assert (metric == "precomputed") == (top == 1)
+    distance = given.align(ids).rows(np.arange(12)); hidden = (np.add.outer(np.arange(12), np.arange(12)) % 3 == 0); distance[hidden] = np.nan
+    model, batch = model_on(metric, distance); optim = torch.optim.Adam(model.parameters(), 3e-3); losses = []
+    for _ in range(150):
+        terms = sample_losses(model(batch), batch, LossConfig(distance=1.), None); losses.append(float(terms.total.detach())); assert np.isfinite(losses[-1])
+        optim.zero_grad(); terms.total.backward(); optim.step()
+    out = model.eval()(batch).distance.detach().numpy()
+    assert losses[0] < 1.2 and losses[-1] < losses[0]/5 and distance_metrics(distance, out)["spearman"] > .9
+    assert (out < 1).all() or top > 1
+    saved = load_bundle(save_bundle(tmp_path/"bundle", Bundle(model=model, config=Config(model=model.config), codec=None, known=np.zeros(0, np.int64))))
+    assert saved.model.metric == metric and (saved.model(batch).distance.detach().numpy() == out).all()
+    assert saved.model(batch).unit == model(batch).unit
+
+
+def test_pairs_of_different_studies_do_not_count():
+    "Loss, gradient and metrics are those of the pairs within each study; a batch without any known pair is worth nothing."
+    matrix = random_distances(8)[0].astype(np.float32); apart = np.add.outer([0]*5 + [1]*3, -np.array([0]*5 + [1]*3)) != 0
+    blocks = np.where(apart, np.nan, matrix).astype(np.float32); model, batch = model_on("precomputed", blocks)
+    predicted = model(batch).distance; upper = np.triu(~apart, 1)
+    want = ((predicted.detach().numpy() - matrix)[upper]**2).mean()
+    assert float(distance_loss(predicted.detach(), batch.distance)) == pytest.approx(float(want), rel=1e-5)
+    said = distance_metrics(blocks, predicted.detach().numpy())
+    assert said["spearman"] == pytest.approx(spearmanr(matrix[upper], predicted.detach().numpy()[upper])[0])
+    none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none); loss.backward()
+    assert float(loss) == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none})]) # Leaves the scale as it is
+    assert torch.equal(model(batch).distance, predicted)
+
+
+def test_the_unit_makes_the_loss_one():
+    matrix = random_distances(8, top=80.)[0].astype(np.float32); model, batch = model_on("precomputed_unbounded", matrix)
+    head = model.heads["distance"]; pairs = np.triu_indices(8, 1)
+    assert float(head.unit) == pytest.approx(matrix[pairs].mean(), rel=1e-5)
+    worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance, head.unit))
+    assert worth(float(head.unit)) < 1 < worth(0.) < 2
+    assert model_on("precomputed_unbounded", np.zeros((3, 3), np.float32))[0].heads["distance"].unit == 1 # Equal samples have no unit
+    assert model_on("precomputed", matrix/80)[0].heads["distance"].unit is None
+    with pytest.raises(AamError, match="no metric 'precompute'. Did you mean 'precomputed'"): model_on("precompute", matrix)
+
+
+def test_the_model_knows_the_metrics_of_the_configuration():
+    choices = LossConfig.__dataclass_fields__["metric"].metadata["choices"]
+    assert {*choices, "precomputed_unbounded"} == {*BOUNDED, *UNBOUNDED} >= {*METRICS} and not {*BOUNDED} & {*UNBOUNDED}
+    assert [bounded(o) for o in ("unweighted", "weighted", "precomputed", "precomputed_unbounded")] == [True, False, True, False]

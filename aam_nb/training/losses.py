@@ -75,14 +75,16 @@ def bases_loss(
     if weight is not None: heavy = heavy*weight.to(logits.dtype)[:,None].expand_as(places)[places][:,None]
     return known_mean(losses, heavy) if total is None else (losses*heavy).sum()/total.clamp_min(1)
 
-# %% ../../nbs/30_training_losses.ipynb #f31788b1
+# %% ../../nbs/30_training_losses.ipynb #d4a5203f
 def distance_loss(
     predicted:Tensor, # [b, b]
     observed:Tensor,  # [b, b]; NaN where not known
+    unit:Tensor|None=None, # Scalar, what errors are divided by; None for 1
 )->Tensor:            # Scalar
-    "Mean squared error over pairs of different samples."
+    "Mean squared error over known pairs of different samples."
     predicted = _full(predicted); pairs = _pairs(observed).to(predicted.dtype)
-    return known_mean((predicted - observed.to(predicted.dtype).nan_to_num(0.))**2, pairs)
+    error = predicted - observed.to(predicted.dtype).nan_to_num(0.)
+    return known_mean((error if unit is None else error/unit.to(error.dtype))**2, pairs)
 
 # %% ../../nbs/30_training_losses.ipynb #43c93963
 def _each(outputs, target, task, loss):
@@ -108,7 +110,7 @@ def target_loss(
     other, theirs = _each(outputs, target[partner], task, loss)
     return known_mean(torch.cat([own, other]), torch.cat([weight*share, theirs*(1 - share)]))
 
-# %% ../../nbs/30_training_losses.ipynb #203b4156
+# %% ../../nbs/30_training_losses.ipynb #a800a0ce
 def asv_losses(
     model:AamModel,
     batch:AsvBatch,
@@ -135,7 +137,7 @@ def sample_losses(
     if task and loss.target and outputs.target is not None:
         terms["target"] = loss.target*target_loss(outputs.target, batch.target, task, loss, mix)
     if loss.distance and outputs.distance is not None and batch.distance is not None:
-        terms["distance"] = loss.distance*distance_loss(outputs.distance, batch.distance)
+        terms["distance"] = loss.distance*distance_loss(outputs.distance, batch.distance, outputs.unit)
     if not terms: raise AamError("There is nothing to learn: no target and no distances between samples. Give a target, "
                                  "or a tree and loss.distance above 0.")
     return LossTerms(terms=terms)
