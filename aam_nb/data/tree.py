@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['parse_newick', 'newick', 'read_tree', 'keep_tips', 'shear', 'branch_abundance', 'path_lengths', 'make_study']
+__all__ = ['parse_newick', 'newick', 'read_tree', 'keep_tips', 'shear', 'branch_abundance', 'path_lengths', 'join_metadata',
+           'seen_asvs', 'join_tree', 'off_tree', 'make_study']
 
 # %% ../../nbs/12_data_tree.ipynb #0563106f
 _PIECE = re.compile(r"'[^']*(?:''[^']*)*'|[(),:;]|[^\s()\[\]':;,]+|\S")
@@ -219,13 +220,21 @@ def path_lengths(
     out[np.ix_(order, order)] = np.maximum(depth[at][:, None] + depth[at] - 2*shallow, 0)
     return out
 
-# %% ../../nbs/12_data_tree.ipynb #75149c4a
-def _join_metadata(table:Table, metadata:pd.DataFrame, missing:str, where:str)->tuple[np.ndarray, list[str]]:
-    "Which of the table's samples stay (bool [samples]), and what was lost."
+# %% ../../nbs/12_data_tree.ipynb #98e55dd8
+def join_metadata(
+    ids:np.ndarray,             # Object array of str, the table's samples
+    metadata:pd.DataFrame|None, # As for `make_study`
+    missing:str="error",        # As for `make_study`
+    where:str="",               # As for `make_study`
+)->tuple[np.ndarray, list[str]]: # bool [samples], which of them stay; what was lost, in words
+    "Choose samples by their metadata. Raises `AamError` when table and metadata do not belong together, or when no sample is left."
+    if missing not in ("error", "drop"): raise AamError(f"missing is '{missing}'; it can be 'error' or 'drop'.")
+    if metadata is None:
+        if where: raise AamError(f"where '{where}' chooses samples by metadata, and there are none. Give the metadata.")
+        return np.ones(len(ids), dtype=bool), []
     if not metadata.index.is_unique: raise AamError(f"Sample ids stand twice in the metadata (first: {few(metadata.index[metadata.index.duplicated()])}).")
-    ids, notes = table.sample_ids, []
-    has = metadata.index.get_indexer(ids) >= 0
-    lost, n = (~has).sum(), len(ids)
+    has, n, notes = metadata.index.get_indexer(ids) >= 0, len(ids), []
+    lost = (~has).sum()
     if lost == n: raise AamError(f"None of the table's {n:,} samples (first: {few(ids)}) has a row in the metadata "
                                  f"(first: {few(metadata.index)}). Do both files belong to the same study?")
     if lost and missing == "error": raise AamError(f"{lost:,} of the table's {n:,} samples have no row in the metadata (first: {few(ids[~has])}). "
@@ -239,7 +248,20 @@ def _join_metadata(table:Table, metadata:pd.DataFrame, missing:str, where:str)->
         has[has] = chosen
     return has, notes
 
-# %% ../../nbs/12_data_tree.ipynb #b4a92cf7
+# %% ../../nbs/12_data_tree.ipynb #c34a6fd4
+def seen_asvs(
+    reads:np.ndarray,  # int64 [asvs], reads of each ASV in the chosen samples
+    ids:np.ndarray,    # The chosen samples
+    depths:np.ndarray, # int64 [samples], reads of each
+)->tuple[np.ndarray, list[str]]: # bool [asvs], which have reads; what was lost, in words
+    "Choose the ASVs that have reads. Raises `AamError` when none has."
+    seen, notes = reads > 0, []
+    if not seen.any(): raise AamError(f"No reads are left: {len(ids):,} samples, {len(seen):,} ASVs. Is the table empty?")
+    if not seen.all(): notes.append(f"{(~seen).sum():,} of {len(seen):,} ASVs have no reads in these samples and were left out")
+    if (empty := depths == 0).any(): notes.append(f"{empty.sum():,} samples have no reads (first: {few(ids[empty])})")
+    return seen, notes
+
+# %% ../../nbs/12_data_tree.ipynb #347f8343
 def _root_branches(tree:Tree)->int: # Branches that leave the last fork above all tips
     "How many branches leave the root. Stems that carry all tips are passed over."
     part = tree.stop - tree.start < len(tree.tips)
@@ -248,23 +270,34 @@ def _root_branches(tree:Tree)->int: # Branches that leave the last fork above al
     while far[at]: at, n = far[at], n+1
     return n
 
-def _join_tree(table:Table, tree:Tree)->tuple[Tree, np.ndarray, list[str]]:
-    "The tree of the table's ASVs, the tip of each ASV, and what was lost."
-    cut, tip = shear(tree, table.sequences)
+def join_tree(
+    sequences,        # The ASVs, str
+    reads:np.ndarray, # int64 [asvs], reads of each
+    tree:Tree,        # Any tips, in any order
+)->tuple[Tree, np.ndarray, list[str]]: # The tree of these ASVs; int32 [asvs], each one's tip, -1 for none; what was lost, in words
+    "Cut a tree to the ASVs of a table. Raises `AamError` when it has none of them."
+    cut, tip = shear(tree, sequences)
     n, lost = len(tip), (tip < 0).sum()
-    if lost == n: raise AamError(f"None of the table's {n:,} ASVs (first: '{table.sequences[0][:30]}') is a tip of the tree "
+    if lost == n: raise AamError(f"None of the table's {n:,} ASVs (first: '{sequences[0][:30]}') is a tip of the tree "
                                  f"(first: {few(o[:30] for o in tree.tips)}). Tips are sequences, or their MD5 or SHA-1; "
                                  "for other ids, give read_tree the sequences.")
-    notes, reads = [], table.counts[:, tip < 0].sum(dtype=np.int64)
-    if lost: notes.append(f"{lost:,} of {n:,} ASVs, with {reads/table.counts.sum(dtype=np.int64):.2%} of the reads, are not in the tree and count "
+    notes = []
+    if lost: notes.append(f"{lost:,} of {n:,} ASVs, with {reads[tip < 0].sum()/reads.sum():.2%} of the reads, are not in the tree and count "
                           "in no distance along it")
     if spare := len(tree.tips) - len(cut.tips): notes.append(f"{spare:,} of the tree's {len(tree.tips):,} tips are no ASV of the table and were cut off")
     if (k := _root_branches(tree)) > 2: notes.append(f"{k} branches leave the tree's root: it may have no root. UniFrac and Faith PD depend on the root")
-    empty = np.diff(table.counts[:, tip >= 0].indptr) == 0
-    if (off := empty & (table.depths > 0)).any(): notes.append(f"{off.sum():,} samples have reads, but none on the tree (first: {few(table.sample_ids[off])})")
     return cut, tip, notes
 
-# %% ../../nbs/12_data_tree.ipynb #1f588833
+def off_tree(
+    ids:np.ndarray,     # The samples
+    depths:np.ndarray,  # int64 [samples], reads of each
+    on_tree:np.ndarray, # [samples], how many of its ASVs or reads are on the tree
+)->list[str]:           # A note, or none
+    "Note the samples whose reads are all of ASVs that the tree lacks."
+    off = (depths > 0) & (on_tree == 0)
+    return [f"{off.sum():,} samples have reads, but none on the tree (first: {few(ids[off])})"] if off.any() else []
+
+# %% ../../nbs/12_data_tree.ipynb #f70eae0c
 def make_study(
     table:Table,
     metadata:pd.DataFrame|None=None, # One row a sample, indexed by sample id; any order
@@ -273,19 +306,12 @@ def make_study(
     where:str="",                    # Keep samples whose metadata say so, for example "age > 3 and site in (gut, skin)"
 )->Study:                            # Samples and ASVs in table order
     "Join table, metadata and tree. Raises `AamError` when they do not belong together, or when nothing is left."
-    if missing not in ("error", "drop"): raise AamError(f"missing is '{missing}'; it can be 'error' or 'drop'.")
-    if where and metadata is None: raise AamError(f"where '{where}' chooses samples by metadata, and there are none. Give the metadata.")
-    notes = list(table.notes)
-    if metadata is not None:
-        keep, lost = _join_metadata(table, metadata, missing, where)
-        table, notes = table.samples(np.flatnonzero(keep)), notes + lost
-        metadata = metadata.loc[table.sample_ids]
-    seen = np.asarray(table.counts.sum(axis=0, dtype=np.int64)).ravel() > 0
-    if not seen.any(): raise AamError(f"No reads are left: {len(table.sample_ids):,} samples, {len(seen):,} ASVs. Is the table empty?")
-    if not seen.all():
-        notes.append(f"{(~seen).sum():,} of {len(seen):,} ASVs have no reads in these samples and were left out")
-        table = replace(table, counts=table.counts[:, seen], sequences=table.sequences[seen])
-    if (empty := table.depths == 0).any(): notes.append(f"{empty.sum():,} samples have no reads (first: {few(table.sample_ids[empty])})")
+    keep, notes = join_metadata(table.sample_ids, metadata, missing, where); notes = [*table.notes, *notes]
+    if metadata is not None: table = table.samples(np.flatnonzero(keep)); metadata = metadata.loc[table.sample_ids]
+    reads, depths, ids = np.asarray(table.counts.sum(axis=0, dtype=np.int64)).ravel(), table.depths, table.sample_ids
+    seen, lost = seen_asvs(reads, ids, depths); notes += lost
+    if not seen.all(): table = replace(table, counts=table.counts[:, seen], sequences=table.sequences[seen])
     if tree is None: return Study(table=table, metadata=metadata, notes=tuple(notes))
-    tree, tip, lost = _join_tree(table, tree)
-    return Study(table=table, metadata=metadata, tree=tree, tip=tip, notes=tuple(notes + lost))
+    tree, tip, lost = join_tree(table.sequences, reads[seen], tree)
+    notes += lost + off_tree(ids, depths, table.counts @ (tip >= 0).astype(np.float64))
+    return Study(table=table, metadata=metadata, tree=tree, tip=tip, notes=tuple(notes))
