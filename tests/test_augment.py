@@ -1,4 +1,4 @@
-"Augmentation: rarefaction against theory and scikit-bio, whole patches hidden, draws that follow their key alone."
+"Augmentation: each step against its definition and, where it has one, scikit-bio; draws that follow their key alone."
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +8,14 @@ from scipy import sparse
 
 from aam_nb.config import AugmentConfig
 from aam_nb.core import AamError, keyed_rng
-from aam_nb.data.augment import AsvDraws, augment_sample, drop_asvs, mask_patches, rarefy, rarefy_counts, redraw
-from aam_nb.data.tokens import MASK, PAD, tokenize
-from aam_nb.types import Sample, Table, strings
+from aam_nb.data import augment
+from aam_nb.data.augment import (AsvDraws, augment_sample, augment_tokens, drop_asvs, false_for, insert_and_delete, jitter_counts,
+                                 mask_patches, mix_pair, mix_samples, rarefy, rarefy_counts, redraw, reverse_complement, reverse_some,
+                                 shuffle_asvs, shuffle_windows, substitute, whole_reads)
+from aam_nb.data.simulate import simulate
+from aam_nb.data.store import build_store
+from aam_nb.data.tokens import MASK, PAD, detokenize, sequence_keys, tokenize
+from aam_nb.types import Sample, Table, Tree, strings
 
 def sample(n=40, depth=5000, id="S1", seed=0):
     counts = np.random.default_rng(seed).multinomial(depth - n, np.random.default_rng(seed).dirichlet(np.full(n, .3))) + 1
@@ -85,39 +90,86 @@ def test_depths_that_leave_nothing_are_refused():
 
 # Views of a sample
 
-def test_redraw_takes_the_chance_and_the_depths_it_is_given():
-    one = sample(depth=50_000); config = AugmentConfig(rarefy=.7, rarefy_low=.3, rarefy_cap=20_000)
-    views = [redraw(one, config, keyed_rng("test", i)) for i in range(1500)]
-    drawn = np.array([o.counts.sum() for o in views if o is not one])
-    assert abs(len(drawn)/1500 - .7) < .05
-    assert drawn.min() >= 6000 and drawn.max() <= 20_000
-    share = np.log(drawn/20_000)/np.log(.3) # Uniform from 0 to 1 when the share is log-uniform
-    assert abs(share.mean() - .5) < .03 and abs(share.var() - 1/12) < .01
-    for o in views: assert (o.counts > 0).all() and np.isin(o.asv, one.asv).all() and (o.counts <= one.counts[o.asv//3]).all()
+def drawn(step, n, *args): return np.array([step(*args, keyed_rng("test", i)) for i in range(n)])
 
-def test_redraw_of_small_samples():
-    lone = Sample(asv=np.array([4]), counts=np.array([1], np.int32), target=np.zeros(1, np.float32), index=0, id="S")
-    none = replace(lone, asv=lone.asv[:0], counts=lone.counts[:0])
-    for i in range(20):
-        assert redraw(lone, AugmentConfig(rarefy=1.), keyed_rng(i)).counts.tolist() == [1]
-        assert augment_sample(none, AugmentConfig(rarefy=1.), 0, i) is none
+def test_redraw_takes_the_chance_and_the_depths_it_is_given():
+    counts = sample(depth=50_000).counts; config = AugmentConfig(rarefy=.7, rarefy_low=.3, rarefy_cap=20_000)
+    views = [redraw(counts, config, keyed_rng("test", i)) for i in range(1500)]
+    depths = np.array([o.sum() for o in views if o is not counts])
+    assert abs(len(depths)/1500 - .7) < .05
+    assert 5700 < depths.min() < 6300 and 19_000 < depths.max() < 20_500 # Each read decides by itself: give or take a hundred
+    share = np.log(depths/20_000)/np.log(.3) # Uniform from 0 to 1 when the share is log-uniform
+    assert abs(share.mean() - .5) < .03 and abs(share.var() - 1/12) < .01
+    for o in views: assert (o >= 0).all() and (o <= counts).all()
+
+def test_a_view_of_a_given_depth_is_a_draw_without_replacement():
+    counts = np.array([12, 6, 2, 0]); config = AugmentConfig(rarefy=1., rarefy_low=.5)
+    views = drawn(redraw, 12_000, counts, config)
+    for depth in (10, 14):
+        given = views[views.sum(1) == depth]; p = counts/20; var = depth*p*(1 - p)*(20 - depth)/19
+        assert len(given) > 500
+        assert (abs(given.mean(0) - depth*p) <= 4.5*np.sqrt(var/len(given))).all() and np.allclose(given.var(0), var, rtol=.15, atol=.01)
+        theirs = pytest.importorskip("skbio.stats").subsample_counts
+        theirs = np.array([theirs(counts, depth, seed=i) for i in range(1500)])
+        assert np.allclose(given.var(0), theirs.var(0), rtol=.2, atol=.02)
+
+@pytest.mark.parametrize("kind", ["multinomial", "dirichlet"])
+def test_jitter_keeps_depth_and_mean_and_has_the_variance_of_its_name(kind):
+    counts = np.array([50, 30, 15, 4, 1, 0]); p = counts/100; views = drawn(jitter_counts, 6000, counts, kind)
+    var = 100*p*(1 - p)*(2*100/101 if kind == "dirichlet" else 1)
+    assert (views.sum(1) == 100).all() and not views[:, 5].any()
+    assert (abs(views.mean(0) - counts) <= 4.5*np.sqrt(var/6000)).all()
+    assert np.allclose(views.var(0), var, rtol=.1, atol=.03)
+
+def test_jitter_is_scikit_bio_drawing_with_replacement():
+    theirs = pytest.importorskip("skbio.stats").subsample_counts; counts = np.array([40, 25, 10, 4, 1])
+    theirs = np.array([theirs(counts, 80, replace=True, seed=i) for i in range(3000)])
+    ours = drawn(jitter_counts, 3000, counts, "multinomial")
+    assert np.allclose(ours.mean(0), theirs.mean(0), atol=.5) and np.allclose(ours.var(0), theirs.var(0), rtol=.15, atol=.05)
+    assert np.isclose((ours > 0).sum(1).mean(), (theirs > 0).sum(1).mean(), atol=.06)
 
 def test_dropout_leaves_out_the_share_and_never_all():
-    one = sample(200); kept = [len(drop_asvs(one, .1, keyed_rng("test", i)).asv) for i in range(400)]
+    counts = np.ones(200, np.int32)*7; kept = (drawn(drop_asvs, 400, counts, .1) > 0).sum(1)
     assert abs(np.mean(kept) - 180) < 1 and abs(np.var(kept) - 18) < 5
-    lone = [drop_asvs(sample(5), .99999, keyed_rng("test", i)).asv.tolist() for i in range(200)]
-    assert all(len(o) == 1 for o in lone) and {o[0] for o in lone} == {0, 3, 6, 9, 12}
-    assert drop_asvs(one, 0., keyed_rng()) is one
+    lone = drawn(drop_asvs, 200, np.array([3, 0, 5, 0, 9]), .99999) # One of those that were there, whichever
+    assert ((lone > 0).sum(1) == 1).all() and set(lone.max(1)) == {3, 5, 9}
+    assert (drop_asvs(counts, 0., keyed_rng()) == counts).all()
+
+steps = st.builds(AugmentConfig, rarefy=st.sampled_from([0., .5, 1.]), rarefy_low=st.sampled_from([.01, .5]), rarefy_cap=st.sampled_from([1, 50, 20_000]),
+                  asv_dropout=st.sampled_from([0., .1, .9]), jitter=st.sampled_from(["none", "multinomial", "dirichlet"]), shuffle=st.booleans())
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=12), steps, st.integers(0, 99))
+def test_any_view_is_a_sample_of_the_same_asvs(counts, config, seed):
+    one = Sample(asv=np.arange(len(counts))*2, counts=np.array(counts, np.int32), target=np.zeros(1, np.float32), index=3, id="S")
+    view = augment_sample(one, config, seed, 1)
+    assert (view.id, view.index, view.target) == (one.id, one.index, one.target) and view.counts.dtype == np.int32 and view.asv.dtype == np.int64
+    assert len(view.asv) == len(view.counts) == len(set(view.asv.tolist())) and set(view.asv.tolist()) <= set(one.asv.tolist())
+    assert (view.counts > 0).all() and bool(len(view.asv)) == bool(counts) and view.counts.sum() <= max(1, sum(counts))
+    if config.jitter == "none": assert all(c <= counts[a//2] for a, c in zip(view.asv, view.counts, strict=True))
 
 def test_a_view_follows_its_key_alone():
-    config = AugmentConfig(); same = lambda a, b: a.asv.tolist() == b.asv.tolist() and a.counts.tolist() == b.counts.tolist()
-    one = augment_sample(sample(), config, 1, 2)
-    np.random.seed(0); augment_sample(sample(id="S2"), config, 1, 2)
-    assert same(one, augment_sample(sample(), config, 1, 2))
-    for other in ((2, 2, "S1"), (1, 3, "S1"), (1, 2, "S2")):
-        assert not same(one, augment_sample(sample(id=other[2]), config, *other[:2]))
-    off = AugmentConfig(rarefy=0., asv_dropout=0.)
-    assert same(sample(), augment_sample(sample(), off, 1, 2))
+    same = lambda a, b: a.asv.tolist() == b.asv.tolist() and a.counts.tolist() == b.counts.tolist()
+    for config in (AugmentConfig(), AugmentConfig(jitter="dirichlet", shuffle=True)):
+        one = augment_sample(sample(), config, 1, 2)
+        np.random.seed(0); augment_sample(sample(id="S2"), config, 1, 2)
+        assert same(one, augment_sample(sample(), config, 1, 2))
+        for other in ((2, 2, "S1"), (1, 3, "S1"), (1, 2, "S2")):
+            assert not same(one, augment_sample(sample(id=other[2]), config, *other[:2]))
+    off = AugmentConfig(rarefy=0., asv_dropout=0.); plain = sample()
+    assert augment_sample(plain, off, 1, 2) is plain
+
+def test_the_generators_of_views_are_uniform_and_independent():
+    draws = np.array([np.random.Generator(np.random.PCG64(augment._Words(7, "augment", 0, f"S{i}"))).random(20) for i in range(4000)])
+    assert abs(draws.mean() - .5) < .004 and abs(draws.var() - 1/12) < .001 and len(np.unique(draws)) == draws.size
+    assert abs(np.corrcoef(draws[1:].ravel(), draws[:-1].ravel())[0, 1]) < .015
+
+def test_a_shuffled_sample_holds_the_same_reads_in_any_order():
+    one = sample(4); orders = [tuple(shuffle_asvs(one, keyed_rng("test", i)).asv) for i in range(2400)]
+    turned = shuffle_asvs(one, keyed_rng("test"))
+    assert sorted(zip(turned.asv, turned.counts, strict=True)) == sorted(zip(one.asv, one.counts, strict=True))
+    often = np.unique(orders, axis=0, return_counts=True)[1]
+    assert len(often) == 24 and abs(often - 100).max() < 45
 
 # Draws by sequence
 
@@ -161,3 +213,227 @@ def test_the_share_of_hidden_patches():
     wanted = .15 + .85**20/20 # One of the twenty where chance hides none
     assert abs(hidden[:, :20].mean() - wanted) < .004 and not hidden[:, 20:].any()
     assert (abs(hidden[:, :20].mean(0) - wanted) < .03).all() # Every place alike
+
+def runs(hidden): return hidden.sum()/(np.diff(hidden, axis=1, prepend=False) & hidden).sum()
+
+@pytest.mark.parametrize("span", [2, 3, 6])
+def test_spans_have_the_share_and_the_length_they_are_given(span):
+    tokens = np.ones((3000, 400), np.uint8) # 200 patches a row: ends and empty rows count for little
+    hidden = (mask_patches(tokens, 2, .2, AsvDraws(np.arange(3000), span), span) == MASK)[:, ::2]
+    assert abs(hidden.mean() - .2) < .006
+    assert abs(hidden[:, 0].mean() - .2) < .03 and abs(hidden[:, -1].mean() - .2) < .03 # The ends as much as the middle
+    assert abs(runs(hidden)/(span/.8) - 1) < .05 # One in five pieces goes on as another piece
+    assert (mask_patches(tokens, 2, .2, AsvDraws(np.arange(3000), span), 1) == mask_patches(tokens, 2, .2, AsvDraws(np.arange(3000), span))).all()
+
+@settings(max_examples=60, deadline=None)
+@given(sequences, st.integers(1, 7), st.floats(0, 1), st.integers(2, 9), st.integers(0, 99))
+def test_spans_hide_only_whole_patches_of_bases(seqs, patch, share, span, seed):
+    tokens = tokenize(seqs); masked = mask_patches(tokens, patch, share, keyed_rng("test", seed), span)
+    for row, seen, seq in zip(tokens, masked, seqs, strict=True):
+        places = [j for j in range(0, len(seq) - patch + 1, patch) if "N" not in seq[j:j+patch]]
+        hidden = [j for j in places if (seen[j:j+patch] == MASK).all()]; expected = row.copy()
+        for j in hidden: expected[j:j+patch] = MASK
+        assert (seen == expected).all() and len(hidden) >= min(1, len(places))
+
+# Bases that vary
+
+def random_tokens(u=3000, l=120, seed=0): return np.random.default_rng(seed).integers(1, 5, (u, l)).astype(np.uint8)
+
+def test_substitution_takes_the_share_and_each_other_base_alike():
+    tokens = random_tokens(); tokens[:, 100:] = PAD; tokens[:, 7] = 5
+    out = substitute(tokens, .03, AsvDraws(np.arange(3000), 0)); base = (tokens >= 1) & (tokens <= 4)
+    assert (out[~base] == tokens[~base]).all() and abs((out != tokens)[base].mean() - .03) < .002
+    became = np.array([[(out[(tokens == a) & (out != tokens)] == b).mean() for b in (1, 2, 3, 4)] for a in (1, 2, 3, 4)])
+    assert (became.diagonal() == 0).all() and abs(became[~np.eye(4, dtype=bool)] - 1/3).max() < .04
+
+def edits(a, b):
+    "Fewest insertions and deletions from one word to another: an independent oracle, by dynamic programming."
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1): before, row[j] = row[j], before if x == y else 1 + min(row[j], row[j-1])
+    return row[-1]
+
+def test_insertions_and_deletions_have_their_rates():
+    tokens = np.pad(random_tokens(2000, 100), ((0, 0), (0, 60))) # Room on the right: nothing is cut off
+    out = insert_and_delete(tokens, .05, AsvDraws(np.arange(2000), 0)); length = (out != PAD).sum(1)
+    assert abs(length.mean() - 100) < .3 and abs(length.var() - 2*100*.05*.95) < .8
+    assert all((row[n:] == PAD).all() and (row[:n] != PAD).all() for row, n in zip(out, length, strict=True))
+    few = [edits(a[:100].tolist(), b[:n].tolist()) for a, b, n in zip(tokens[:150], out, length, strict=False)]
+    assert 8 < np.mean(few) <= 10.5 # At most 2 x 100 x 0.05; fewer where two cancel
+
+@settings(max_examples=60, deadline=None)
+@given(sequences, st.sampled_from([.01, .2, .9]), st.integers(0, 99))
+def test_indels_leave_sequences(seqs, share, seed):
+    tokens = tokenize(seqs); out = insert_and_delete(tokens, share, keyed_rng("test", seed)); there = out != PAD
+    assert out.shape == tokens.shape and out.dtype == np.uint8 and there[:, 0].all() and (np.diff(there.astype(int), axis=1) <= 0).all()
+    assert (out <= 5).all() and (insert_and_delete(tokens, 1e-12, keyed_rng("test", seed)) == tokens).all()
+
+@settings(max_examples=60, deadline=None)
+@given(sequences, st.integers(1, 40), st.integers(0, 99))
+def test_windows_keep_their_bases(seqs, window, seed):
+    out = detokenize(shuffle_windows(tokenize(seqs), window, keyed_rng("test", seed)))
+    for a, b in zip(seqs, out, strict=True):
+        assert len(a) == len(b)
+        for j in range(0, len(a), window): assert sorted(a[j:j+window]) == sorted(b[j:j+window])
+
+def test_windows_are_shuffled_evenly():
+    tokens = np.tile(np.array([1, 2, 3, 4, 1, 2, 3, 4], np.uint8), (6000, 1))
+    out = shuffle_windows(tokens, 4, AsvDraws(np.arange(6000), 0))
+    assert abs(np.array([(out == b).mean(0) for b in (1, 2, 3, 4)]) - .25).max() < .03
+    often = np.unique(out[:, :4], axis=0, return_counts=True)[1]
+    assert len(often) == 24 and abs(often - 250).max() < 80
+
+@settings(max_examples=60, deadline=None)
+@given(sequences)
+def test_the_other_strand(seqs):
+    out = detokenize(reverse_complement(tokenize(seqs)))
+    assert list(out) == [o[::-1].translate(str.maketrans("ACGT", "TGCA")) for o in seqs]
+
+def test_the_other_strand_is_scikit_bios():
+    DNA = pytest.importorskip("skbio").DNA; seqs = detokenize(random_tokens(20, 40))
+    assert [str(DNA(o).reverse_complement()) for o in seqs] == list(detokenize(reverse_complement(tokenize(seqs))))
+
+def test_the_share_of_turned_sequences():
+    tokens = random_tokens(4000, 30); out = reverse_some(tokens, .3, AsvDraws(np.arange(4000), 0))
+    turned = (out == reverse_complement(tokens)).all(1)
+    assert abs(turned.mean() - .3) < .03 and (out[~turned] == tokens[~turned]).all()
+
+def test_the_view_of_bases_follows_key_and_sequence_alone():
+    tokens = random_tokens(60); keys = sequence_keys(detokenize(tokens)); rows = np.array([41, 3, 17])
+    config = AugmentConfig(substitution=.05, indel=.02, window=5, reverse=.5); view = augment_tokens(tokens, keys, config, 7, 3)
+    assert (augment_tokens(tokens[rows], keys[rows], config, 7, 3) == view[rows]).all()
+    assert (augment_tokens(tokens, keys, config, 7, 3) == view).all() and view.dtype == np.uint8
+    for other in ((8, 3), (7, 4)): assert (augment_tokens(tokens, keys, config, *other) != view).any(1).all()
+    assert augment_tokens(tokens, keys, AugmentConfig(), 7, 3) is tokens
+    for name, change, amount in (("substitution", substitute, .05), ("indel", insert_and_delete, .02), ("window", shuffle_windows, 5),
+                                 ("reverse", reverse_some, .5)):
+        alone = augment_tokens(tokens, keys, AugmentConfig(**{name: amount}), 7, 3)
+        assert (alone == change(tokens, amount, AsvDraws(keys, 7, 3, name))).all()
+
+# Mixed samples
+
+def pair_of(n=30, seed=0):
+    counts = np.random.default_rng(seed).negative_binomial(.4, .02, (2, n)); counts[:, 0] += 1
+    return counts
+
+def tree_of(n):
+    "A comb of n tips: the branch of each tip, and each clade of the last tips."
+    return Tree(tips=strings(range(n)), start=np.array([*range(n), *range(n - 2, 0, -1)]), stop=np.array([*range(1, n + 1), *[n]*(n - 2)]),
+                length=np.ones(2*n - 2))
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mixes_are_scikit_bios(seed):
+    skbio = pytest.importorskip("skbio.table"); from skbio import TreeNode
+    counts = pair_of(seed=seed); shares = counts/counts.sum(1, keepdims=True); rng = lambda: np.random.default_rng(seed)
+    mixed, share = mix_pair(counts, "reads", .8, rng())
+    theirs, label = skbio.mixup(shares, 1, labels=[0, 1], alpha=.8, seed=rng())
+    assert np.allclose(mixed, theirs[0]) and share == label[0, 0] and np.allclose(mixed, share*shares[0] + (1 - share)*shares[1])
+    mixed, share = mix_pair(counts, "aitchison", .8, rng())
+    theirs, label = skbio.aitchison_mixup(np.maximum(counts, .5), 1, labels=[0, 1], alpha=.8, seed=rng())
+    powers = np.prod(np.maximum(counts, .5)**np.array([[share], [1 - share]]), axis=0)
+    assert np.allclose(mixed, theirs[0]) and share == label[0, 0] and np.allclose(mixed, powers/powers.sum())
+    mixed, share = mix_pair(counts, "phylomix", .8, rng(), tree_of(30), np.arange(30))
+    comb = f"{','.join(f'({i}' for i in range(29))},29{')'*29};"
+    theirs, label = skbio.phylomix(shares, 1, tree=TreeNode.read([comb]), taxa=list(map(str, range(30))), labels=[0, 1], alpha=.8, seed=rng())
+    assert np.allclose(mixed, theirs[0]) and share == label[0, 0] and np.isclose(mixed.sum(), 1)
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutmix_takes_each_asv_from_one_sample_and_says_how_much_is_its_own(seed):
+    skbio = pytest.importorskip("skbio.table"); counts = pair_of(seed=seed); shares = counts/counts.sum(1, keepdims=True)
+    mixed, share = mix_pair(counts, "cutmix", .8, np.random.default_rng(seed))
+    theirs, _ = skbio.compos_cutmix(np.pad(shares, ((0, 0), (0, 1)), constant_values=1.), 1, normalize=False, seed=np.random.default_rng(seed))
+    assert np.allclose(mixed, theirs[0, :-1]/theirs[0, :-1].sum()) and np.isclose(mixed.sum(), 1)
+    taken = theirs[0, :-1]/theirs[0, -1]; own, other = np.isclose(taken, shares[0]), np.isclose(taken, shares[1])
+    assert (own | other).all() and np.isclose(share, taken[own].sum()/taken.sum())
+
+def test_mixes_of_samples_that_share_nothing():
+    pytest.importorskip("skbio"); counts = np.array([[5, 0], [0, 7]])
+    for kind in ("reads", "aitchison", "cutmix", "phylomix"):
+        for i in range(20):
+            mixed, share = mix_pair(counts, kind, .4, keyed_rng("test", i), tree_of(2), np.arange(2))
+            assert np.isfinite(mixed).all() and np.isclose(mixed.sum(), 1) and 0 <= share <= 1
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 5000), st.integers(0, 99))
+def test_whole_reads_round_up_or_down(shares, depth, seed):
+    shares = np.array(shares) + 1e-3; exact = shares/shares.sum()*depth; counts = whole_reads(shares, depth, keyed_rng(seed))
+    assert counts.sum() == depth and (abs(counts - exact) < 1 + 1e-9).all() and (counts >= 0).all() and counts.dtype == np.int32
+
+def test_whole_reads_are_right_on_average():
+    shares = np.array([.5, .3, .13, .0699, .0001]); counts = np.array([whole_reads(shares, 17, keyed_rng("test", i)) for i in range(4000)])
+    assert abs(counts.mean(0) - 17*shares).max() < .04
+
+@pytest.fixture(scope="module")
+def store(): return build_store(simulate(samples=24, asvs=60, groups=8, seed=3))
+
+def samples_of(store):
+    return [Sample(asv=store.asv[a:b].astype(np.int64), counts=store.reads[a:b], target=np.full(1, i, np.float32), index=i, id=f"S{i}")
+            for i, (a, b) in enumerate(zip(store.indptr, store.indptr[1:], strict=False))]
+
+@pytest.mark.parametrize("mix", ["reads", "aitchison", "cutmix", "phylomix"])
+def test_a_batch_is_mixed_by_its_step_and_ids(store, mix):
+    pytest.importorskip("skbio"); before = samples_of(store)[:8]; config = AugmentConfig(mix=mix, mixup=.8)
+    out, partner, share = mix_samples(before, config, 7, 2, store); again = mix_samples(before, config, 7, 2, store)
+    assert partner.dtype == np.int64 and share.dtype == np.float32 and sorted(partner) == list(range(8)) and ((0 <= share) & (share <= 1)).all()
+    assert all((a.counts == b.counts).all() and (a.asv == b.asv).all() for a, b in zip(out, again[0], strict=True))
+    assert (again[1] == partner).all() and (again[2] == share).all() and (mix_samples(before, config, 7, 3, store)[2] != share).any()
+    for a, o, j in zip(before, out, partner, strict=True):
+        assert o.counts.sum() == a.counts.sum() and (o.counts > 0).all() and o.counts.dtype == np.int32 and (np.diff(o.asv) > 0).all()
+        assert set(o.asv.tolist()) <= {*a.asv.tolist(), *before[j].asv.tolist()} and (o.id, o.index, o.target) == (a.id, a.index, a.target)
+        if a is before[j]: assert o is a
+
+def test_the_mix_of_a_pair_does_not_depend_on_the_rest_of_the_batch(store):
+    pytest.importorskip("skbio"); before = samples_of(store)[:8]
+    for mix in ("reads", "phylomix"):
+        config = AugmentConfig(mix=mix, mixup=.8); out, partner, share = mix_samples(before, config, 7, 2, store)
+        i = next(i for i, j in enumerate(partner) if i != j)
+        others = [o if k in (i, partner[i]) else samples_of(store)[12 + k] for k, o in enumerate(before)]
+        two = mix_samples(others, config, 7, 2, store)
+        assert two[2][i] == share[i] and (two[0][i].counts == out[i].counts).all() and (two[0][i].asv == out[i].asv).all()
+
+def test_asvs_without_a_tip_stay_their_own_in_phylomix(store):
+    pytest.importorskip("skbio"); lost = np.arange(len(store.tokens)) % 2 == 0
+    class Half: tree, tip = store.tree, np.where(lost, -1, store.tip)
+    before = samples_of(store)[:8]; out, partner, _ = mix_samples(before, AugmentConfig(mix="phylomix", mixup=.8), 7, 2, Half)
+    for a, o in zip(before, out, strict=True):
+        full = np.zeros((2, len(lost))); full[0, a.asv] = a.counts; full[1, o.asv] = o.counts
+        assert abs(full[0] - full[1])[lost].max() <= 1 # Rounded again
+    class None_: tree, tip = store.tree, np.full(len(lost), -1)
+    assert all((a.counts == o.counts).all() for a, o in zip(before, mix_samples(before, AugmentConfig(mix="phylomix"), 7, 2, None_)[0], strict=True))
+
+def test_what_is_not_mixed(store):
+    before = samples_of(store)[:4]; empty = replace(before[0], asv=before[0].asv[:0], counts=before[0].counts[:0])
+    for config in (AugmentConfig(), AugmentConfig(mix="reads", mixup=0.)):
+        out, partner, share = mix_samples(before, config, 7, 2)
+        assert out is before and (partner == range(4)).all() and (share == 1).all()
+    out, partner, share = mix_samples([empty, before[1]], AugmentConfig(mix="reads"), 7, 1)
+    assert out[0] is empty and out[1] is before[1] and (partner == range(2)).all() and (share == 1).all()
+    with pytest.raises(AamError, match="the tree of one study, and there is none"): mix_samples(before, AugmentConfig(mix="phylomix"), 7, 2)
+
+def test_a_missing_scikit_bio_is_named(monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, "skbio.table", None)
+    with pytest.raises(AamError, match=r"needs the package 'skbio'.*aam_nb\[mix\]"): mix_pair(pair_of(), "reads", 1., keyed_rng())
+
+# Views and distances
+
+def test_steps_that_make_distances_false_are_named():
+    every = AugmentConfig(jitter="dirichlet", shuffle=True, substitution=.01, indel=.01, window=4, reverse=.5, mix="reads")
+    assert false_for(every, tree=False, distance=None) == [] and false_for(AugmentConfig(), tree=True, distance="weighted") == []
+    assert [o.split(" ")[0] for o in false_for(every, tree=True, distance=None)] == ["augment.window"]
+    assert [o.split(" ")[0] for o in false_for(every, tree=False, distance="unweighted")] == ["augment.window"]
+    assert [o.split(" ")[0] for o in false_for(every, tree=False, distance="precomputed")] == [
+        "augment.window", "augment.rarefy", "augment.asv_dropout", "augment.jitter", "augment.mix"]
+    quiet = AugmentConfig(rarefy=0., asv_dropout=0., shuffle=True, substitution=.01, mix="reads", mixup=0., window=1)
+    assert false_for(quiet, tree=True, distance="precomputed") == []
+
+def test_unifrac_of_a_view_is_of_its_own_counts(store):
+    "The steps that are not refused change the counts before distances are taken from them."
+    from aam_nb.data.batch import collate
+    from aam_nb.data.distances import unifrac
+    config = AugmentConfig(jitter="multinomial", rarefy_low=.05)
+    views = [augment_sample(o, config, 7, 0) for o in samples_of(store)[:5]]
+    counts = np.zeros((5, len(store.tokens)))
+    for i, o in enumerate(views): counts[i, o.asv] = o.counts
+    assert np.allclose(collate(views, store, metric="unweighted").distance.numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
