@@ -210,7 +210,8 @@ def test_repeats_differ_and_depend_on_the_seed_alone():
 @settings(max_examples=25, deadline=None)
 def test_one_value_at_a_time(groups, seed):
     "Each value is the test part of one fold; groups inside of a value never straddle; the order of the rows does not matter."
-    group = np.repeat(np.arange(len(groups)), [n for _, n in groups]); site = np.array([f"site {v}" for v, _ in groups])[group]; ids = np.array(ids_of(len(group)))
+    group = np.repeat(np.arange(len(groups)), [n for _, n in groups]); ids = np.array(ids_of(len(group)))
+    site = np.array([f"site {v}" for v, _ in groups])[group]
     if len(set(site)) < 2:
         with pytest.raises(AamError, match="of one value"): leave_one_out(ids, site, group)
         return
@@ -313,7 +314,8 @@ def test_two_answers_and_repeats_of_fixed_folds_are_refused():
 
 def test_a_training_keeps_left_out_values_in_one_part():
     ids, site, group = ids_of(30), np.repeat(list("UVWXYZ"), 5), np.repeat(np.arange(15), 2)
-    split = split_for(ids, leave_out=site, seed=1); of = dict(zip(ids, site, strict=True)); a, b, c = ({of[i] for i in o} for o in (split.train, split.valid, split.test))
+    split = split_for(ids, leave_out=site, seed=1); of = dict(zip(ids, site, strict=True))
+    a, b, c = ({of[i] for i in o} for o in (split.train, split.valid, split.test))
     assert a and b and c and not (a & b or a & c or b & c)
     with pytest.raises(AamError, match="stand in more than one value that is left out"): split_for(ids, leave_out=site, groups=group)
     with pytest.raises(AamError, match="3 parts need 3 groups"): split_for(ids[:10], leave_out=site[:10])
@@ -450,7 +452,8 @@ def test_folds_round_trip(tmp_path_factory, repeats, k, seed):
 
 def test_folds_file_names_what_is_held_out_and_its_errors(tmp_path):
     path = tmp_path/"folds.tsv"; folds = leave_one_out(ids_of(4), list("XXYY")); write_folds(folds, path, names=["X", "Y"])
-    table = pd.read_csv(path, sep="\t"); assert list(table.held_out) == list("XXYY") and list(table.fold) == [1, 1, 2, 2] and lists(read_folds(path)) == lists(folds)
+    table = pd.read_csv(path, sep="\t"); assert list(table.held_out) == list("XXYY") and list(table.fold) == [1, 1, 2, 2]
+    assert lists(read_folds(path)) == lists(folds)
     for text, message in (("a\n", "is no list of folds"), ("sample_id\trepeat\tfold\na\t1\tx\n", "Line 2"), ("sample_id\trepeat\tfold\na\t1\n", "Line 2"),
                           ("sample_id\trepeat\tfold\na\t1\t\n", "Line 2"), ("sample_id\trepeat\tfold\na\t1\t1\na\t1\t2\n", "two folds of one repeat")):
         path.write_text(text)

@@ -218,7 +218,7 @@ def test_written_evaluation_gives_the_same_scores(study, tmp_path):
     folder = tmp_path/"a"/"b"; t = pd.read_csv(folder/"predictions.tsv", sep="\t", dtype={"sample_id": str, "group": str})
     assert list(t.sample_id) == list(e.ids) and list(t.group) == list(e.groups) and (t["true"] - e.truth).abs().max() < 1e-9
     for o in e.predictions: assert (t[o] - t["true"]).abs().mean() == pytest.approx(e.scores[o]["mae"][0], abs=1e-4)
-    split = pd.read_csv(folder/"split.tsv", sep="\t", dtype=str); assert list(split.fold.astype(int)) == list(e.fold)
+    assert list(t.fold) == list(e.fold) and set(t.repeat) == {1}
     scores = pd.read_csv(folder/"scores.tsv", sep="\t").set_index(["method", "score"])
     assert scores.loc[("aam", "mae"), "value"] == pytest.approx(e.scores["aam"]["mae"][0]) and np.isnan(scores.loc[("aam", "rmse"), "low"])
     with open(folder/"evaluation.json") as f: told = json.load(f, parse_constant=lambda o: pytest.fail(f"{o} is not JSON"))

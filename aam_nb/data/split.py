@@ -19,9 +19,9 @@ from ..types import Split, strings
 
 # %% auto #0
 __all__ = ['PARTS', 'strata', 'labels', 'split_groups', 'split_independent', 'kfold', 'repeated', 'fold_numbers', 'leave_one_out',
-           'nested', 'read_given', 'split_given', 'folds_given', 'split_for', 'folds_for', 'subject_like',
-           'write_split', 'read_split', 'write_folds', 'read_folds', 'draw_parts', 'plot_split', 'fold_parts',
-           'plot_folds']
+           'nested', 'check_folds', 'read_given', 'split_given', 'folds_given', 'split_for', 'folds_for',
+           'subject_like', 'write_split', 'read_split', 'write_folds', 'read_folds', 'draw_parts', 'plot_split',
+           'fold_parts', 'plot_folds']
 
 # %% ../../nbs/14_data_split.ipynb #f086b336
 def strata(
@@ -258,6 +258,22 @@ def nested(
         try: out.append(kfold(train, inner, None if groups is None else groups[rows], None if values is None else strata(values[rows], task), seed))
         except AamError as e: raise AamError(f"The training part of fold {k} cannot be cut into {inner} inner folds (run.inner). {e}") from e
     return out
+
+# %% ../../nbs/14_data_split.ipynb #1f5fbca1
+def check_folds(
+    folds,       # (train ids, test ids) of each fold
+    ids,         # Sample ids, distinct
+    groups=None, # The group of each sample
+)->None:
+    "Raises `AamError` for an empty part, an unknown sample, and a sample or a group on both sides of a fold."
+    ids = strings(list(ids)); names = ids if groups is None else _known_groups(ids, groups); of = dict(zip(ids, names, strict=True))
+    if not len(folds): raise AamError("There is no fold with a sample to test.")
+    for k, parts in enumerate(folds, 1):
+        if not all(map(len, parts)): raise AamError(f"Fold {k} has {len(parts[0])} samples to train and {len(parts[1])} to test; wanted some of both.")
+        lost = [o for part in parts for o in part if o not in of]
+        if lost: raise AamError(f"{len(lost)} samples of fold {k} are not among the {len(of)} samples (first: {few(lost)}).")
+        both = sorted(set.intersection(*({of[o] for o in part} for part in parts)))
+        if both: raise AamError(f"{len(both)} {'samples' if groups is None else 'groups'} stand on both sides of fold {k} (first: {few(both)}).")
 
 # %% ../../nbs/14_data_split.ipynb #6b654a86
 PARTS = ("train", "valid", "test")
