@@ -102,7 +102,7 @@ class Joined:
             out[(here, *map(slice, got.shape[1:]))] = got
         return out
 
-# %% ../../nbs/19_data_batch.ipynb #7918ce3c
+# %% ../../nbs/19_data_batch.ipynb #0108acb8
 class Corpus(Store):
     "Stores side by side. Rows of samples and of ASVs go on from one store to the next."
     def __init__(self,
@@ -145,6 +145,11 @@ def _studies(store:Store)->tuple[tuple[Store,...],np.ndarray,np.ndarray]: # Stor
     if isinstance(store, Corpus): return store.stores, store.first_sample, store.first_asv
     return (store,), np.array([0, len(store)]), np.array([0, len(store.tokens)])
 
+def _branches(study:Store)->Tree|None: # Its tips are bytes, as they are mapped
+    "The tree without its names as text, of which a process that makes batches has no need."
+    if study.tip is None: return None
+    return Tree(tips=_bytes(study, "tree_tips"), **{k: _bytes(study, f"tree_{k}") for k in ("start", "stop", "length")})
+
 # %% ../../nbs/19_data_batch.ipynb #0e926044
 class Signs:
     "The vectors of signs that name a store's ASVs, made when they are first asked for."
@@ -163,7 +168,7 @@ class Signs:
 
     def __reduce__(self): return Signs, (self.store, self.width) # Another process makes its own
 
-# %% ../../nbs/19_data_batch.ipynb #e2470f7e
+# %% ../../nbs/19_data_batch.ipynb #b4d49bb6
 def _lists(samples:list[Sample])->tuple[np.ndarray,...]: # rows [u]; asv [n], counts [n], offsets [b+1]
     "The distinct ASVs of some samples, and the samples as ragged lists of them."
     rows, asv = np.unique(np.concatenate([o.asv for o in samples]), return_inverse=True)
@@ -177,7 +182,7 @@ def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, 
     for k in np.unique(study):
         if stores[k].tip is None: continue
         here = np.flatnonzero(study == k); own = slice(*np.searchsorted(rows, asvs[k:k+2]))
-        out[np.ix_(here, here)] = unifrac(drawn[here][:, own], stores[k].tree, stores[k].tip[rows[own] - asvs[k]], metric, alpha)
+        out[np.ix_(here, here)] = unifrac(drawn[here][:, own], _branches(stores[k]), stores[k].tip[rows[own] - asvs[k]], metric, alpha)
     return out
 
 def collate(
@@ -258,7 +263,7 @@ def _vary(batch:Batch, keys:np.ndarray, config:AugmentConfig|None, *key)->Batch:
     batch = replace(batch, tokens=torch.from_numpy(augment_tokens(batch.tokens.numpy(), keys, config, *key)))
     return _hide_names(batch, keys, config.identity_dropout, *key)
 
-# %% ../../nbs/19_data_batch.ipynb #a6639d32
+# %% ../../nbs/19_data_batch.ipynb #43da81c3
 def _by_study(store:Store, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
     "Which samples are of which study, in the order of their ids."
     study = np.searchsorted(_studies(store)[1][1:-1], rows, side="right")
@@ -335,7 +340,7 @@ class SampleBatches:
         "Mix reads, where that is asked for, and say with whom."
         if not self.mixes: return samples, {}
         store, study = self.dataset.store, _studies(self.dataset.store)[0][self.study(step)[0]]
-        along = SimpleNamespace(tip=None if study.tip is None else store.tip, tree=study.tree) # Rows of the corpus, tips of the study
+        along = SimpleNamespace(tip=None if study.tip is None else store.tip, tree=_branches(study)) # Rows of the corpus, tips of the study
         samples, partner, share = mix_samples(samples, self.augment, self.seed, step, along)
         return samples, dict(partner=partner, share=share)
 
@@ -389,14 +394,14 @@ def asvs_in(
     for i in range(0, len(rows), 1024): seen[store.asv[ragged(store.indptr, rows[i:i+1024])[0]]] = True
     return np.flatnonzero(seen)
 
-# %% ../../nbs/19_data_batch.ipynb #12efef4a
+# %% ../../nbs/19_data_batch.ipynb #0e10bddb
 def _paths(store:Store, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
     "Path lengths between ASVs; NaN between studies, and for an ASV without a tip."
     if store.tip is None: return None
     stores, _, first = _studies(store); out = np.full((len(rows),)*2, np.nan, dtype=np.float32)
     edges = np.searchsorted(rows, first)
     for o, base, own in zip(stores, first, map(slice, edges, edges[1:]), strict=False):
-        if own.start < own.stop and o.tip is not None: out[own, own] = path_lengths(o.tree, o.tip[rows[own] - base])
+        if own.start < own.stop and o.tip is not None: out[own, own] = path_lengths(_branches(o), o.tip[rows[own] - base])
     return torch.from_numpy(out)
 
 def _asv_batch(store:Store, rows:np.ndarray, part:slice, augment:AugmentConfig|None, hide:tuple[int,float,int], key:int, *view)->AsvBatch:
