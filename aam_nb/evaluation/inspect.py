@@ -78,7 +78,8 @@ def _coarsest(metadata, suspects):
     "The suspect that would hold most samples together: the one with the fewest values."
     return min(suspects, key=lambda o: metadata[o[0]].nunique())[0]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #0cb6448a
+# %% ../../nbs/57_evaluation_inspect.ipynb #51f86696
+def _so_do(names): return f" So {'does' if len(names) == 1 else 'do'} {few(names)}." if names else ""
 _APART = "A score is too good when samples of one value train and others of it are scored."
 
 def _groups(m, suspects, groups, sides):
@@ -91,7 +92,7 @@ def _groups(m, suspects, groups, sides):
     if not suspects: return []
     first = _coarsest(m, suspects); rest = [o for o, _ in suspects if o != first]; why = dict(suspects)[first]
     text = f"The samples seem to belong together: '{first}' looks like subjects, households or repeats ({why}).{_series(m, first)} {_APART}"
-    return [Finding(severity="leak", kind="groups", text=text + (f" So do {few(rest)}." if rest else ""),
+    return [Finding(severity="leak", kind="groups", text=text + _so_do(rest),
                     todo=f"Group by it: --groups {first}. If each of its values is really a sample of its own, say --independent.")]
 
 def _spanning(metadata, suspects, groups):
@@ -224,33 +225,31 @@ def _alike_text(study, suspects, pairs, where, severity):
             "Keep one of each, or give both one value in the column that you group by.")
     return [Finding(severity=severity, kind="alike", text=text, todo=todo)]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #3c9d3649
-def _guesses(level, fold, y):
-    "For each level and fold, the guess from the other folds; the guess without levels; sums and counts of the cells. `y` is [n, c]."
-    levels, folds = level.max() + 1, fold.max() + 1; n = len(level)
-    cell = sparse.csr_matrix((np.ones(n), (level*folds + fold, np.arange(n))), shape=(levels*folds, n))
-    sums, size = (cell @ y).reshape(levels, folds, -1), np.asarray(cell.sum(axis=1)).reshape(levels, folds, 1)
-    plain = (sums.sum((0, 1)) - sums.sum(0))/(n - size.sum(0))                      # [folds, c]
+# %% ../../nbs/57_evaluation_inspect.ipynb #bf4bebe1
+def _guesses(level, fold, y, k):
+    "For each level and fold, the guess from the other folds; the guess without levels; sums and counts. `y` is numbers (k 1) or k classes."
+    shape = level.max() + 1, fold.max() + 1; cell, cells = level*shape[1] + fold, shape[0]*shape[1]
+    size = np.bincount(cell, minlength=cells).reshape(*shape, 1)
+    sums = (np.bincount(cell, y, cells) if k == 1 else np.bincount(cell*k + y, minlength=cells*k)).reshape(*shape, k)
+    plain = (sums.sum((0, 1)) - sums.sum(0))/(size.sum() - size.sum(0))             # [folds, k]
     guess = (sums.sum(1, keepdims=True) - sums + plain)/(size.sum(1, keepdims=True) - size + 1)
-    return guess, plain[None], sums, size
+    return guess, plain, sums, size
 
-def _gain(level, fold, y):
-    "The share of the plain guess's squared error that the levels take away. `y` is [n, targets, c]."
-    guess, plain, sums, size = _guesses(level, fold, y.reshape(len(y), -1))
-    error = lambda g: ((size*g*g - 2*g*sums).sum((0, 1)) + (y*y).sum(0).ravel()).reshape(y.shape[1:]).sum(1)
-    return 1 - error(guess)/error(np.broadcast_to(plain, guess.shape))
+def _gain(level, fold, y, k):
+    "The share of the plain guess's squared error that the levels take away."
+    guess, plain, sums, size = _guesses(level, fold, y, k); square = y @ y if k == 1 else len(y)
+    error = lambda g: (size*g*g - 2*g*sums).sum() + square
+    return 1 - error(guess)/error(plain)
 
-def _exchanged(group, draws, rng):
-    "int64 [draws, n]: whose target each sample gets when whole groups are exchanged and shuffled inside."
+def _exchanges(group, draws, rng):
+    "Whose target each sample gets when whole groups are exchanged and shuffled inside, int64 [n], again and again."
     size = np.bincount(group); start = size.cumsum() - size; rank = np.empty(len(group), dtype=np.int64)
     rank[np.argsort(group, kind="stable")] = np.arange(len(group)) - np.repeat(start, size)
-    out = np.empty((draws, len(group)), dtype=np.int64)
-    for o in out:
+    for _ in range(draws):
         other = rng.permutation(len(size))[group]                                   # the group that this sample's target comes from
-        o[:] = np.lexsort((rng.random(len(group)), group))[start[other] + rank % size[other]]
-    return out
+        yield np.lexsort((rng.random(len(group)), group))[start[other] + rank % size[other]]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #fe0c3814
+# %% ../../nbs/57_evaluation_inspect.ipynb #a5275608
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
     "How well something that is not biology predicts the target."
@@ -259,7 +258,7 @@ class Shortcut:
     samples:int   # With target and value
     measure:str   # "AUC" or "rank correlation"
     value:float   # Out of fold; .5 and 0 are guessing; nan where it cannot be told
-    chance:float = float("nan") # That chance does as well for any of the candidates, 1/1000 or more; nan where the value is below the limit
+    chance:float = float("nan") # That chance does as well for any of the candidates, 1/2000 or more; nan where the value is below the limit
 
     @property
     def limit(self)->float:
@@ -268,8 +267,8 @@ class Shortcut:
 
     @property
     def fires(self)->bool:
-        "Over the limit, and chance does as well once in a hundred times or less."
-        return self.value > self.limit and self.chance <= .01
+        "Over the limit, and chance does as well once in two hundred times or less."
+        return self.value > self.limit and self.chance <= .005
 
 def shortcuts(
     tried:dict,        # Values of each candidate by name, one a sample, of any type; a missing one is a value too
@@ -277,37 +276,37 @@ def shortcuts(
     task:str,          # "regression" or "classification"
     groups=None,       # One a sample; None where samples are independent
     seed:int=42,
-    draws:int=999,     # Exchanges, made for candidates over the limit
-)->list[Shortcut]:     # One for each candidate that varies; none where there is too little to test
+    draws:int=1999,    # Exchanges, made for candidates over the limit
+)->list[Shortcut]:     # One for each candidate that varies; none for fewer than 20 samples or 5 groups
     "Predict a target from each candidate alone, out of fold, and compare with exchanged targets."
     have = ~np.isnan(y); y = y[have]; group = np.arange(len(y)) if groups is None else _numbered(_filled(groups)[have])
-    folds = min(5, group.max(initial=-1) + 1)
-    if folds < 2 or len(np.unique(y)) < 2: return []
+    if len(y) < 20 or group.max() < 4 or len(np.unique(y)) < 2: return []
     levels = {k: _numbered(_numbered(v)[have] + 1) for k, v in tried.items()} # + 1: a missing value is one too
-    fold, hot = _folds(group, strata(y, task), folds, seed), _hot(y, task)
-    found = [Shortcut(name=k, levels=int(v.max()) + 1, samples=len(y), measure="rank correlation" if task == "regression" else "AUC",
-                      value=_value(v, fold, hot)) for k, v in levels.items() if v.max() > 0]
-    if not any(o.value > o.limit for o in found): return found
-    order = _exchanged(group, draws, keyed_rng(seed, "shortcuts"))
-    return [replace(o, chance=min(1., len(found)*_chance(levels[o.name], fold, hot, order))) if o.value > o.limit else o for o in found]
+    fold, (y, k) = _folds(group, strata(y, task), 5, seed), _ranked(y, task)
+    found = [Shortcut(name=o, levels=int(v.max()) + 1, samples=len(y), measure="rank correlation" if k == 1 else "AUC", value=_value(v, fold, y, k))
+             for o, v in levels.items() if v.max() > 0]
+    over = [o for o in found if o.value > o.limit]
+    chance = _chances([levels[o.name] for o in over], fold, y, k, _exchanges(group, draws, keyed_rng(seed, "shortcuts"))) if over else []
+    known = {o.name: replace(o, chance=min(1., len(found)*p)) for o, p in zip(over, chance, strict=True)}
+    return [known.get(o.name, o) for o in found]
 
-def _hot(y, task):
-    "What is guessed, float64 [n, c]: ranks around 0, where ties share their mean, or a column for each class."
+def _ranked(y, task):
+    "Ranks around 0, where ties share their mean, and 1; or class numbers from 0, and how many classes."
     which, many = np.unique(y, return_inverse=True, return_counts=True)[1:]
-    return np.eye(len(many))[which] if task != "regression" else (many.cumsum() - (many - 1)/2)[which][:, None] - (len(y) + 1)/2
+    return (which, len(many)) if task != "regression" else ((many.cumsum() - (many - 1)/2)[which] - (len(y) + 1)/2, 1)
 
-def _value(level, fold, hot):
+def _value(level, fold, y, k):
     "AUC or rank correlation of the guesses."
-    guess, rows = _guesses(level, fold, hot)[0][level, fold], np.arange(len(level))
-    if hot.shape[1] == 1: return rank_correlation(guess[:, 0], hot[:, 0])
-    aucs = [o for y, g in zip(hot.T, guess.T, strict=True) if (o := fold_auc(y > 0, g, fold)(rows)) == o]
+    guess, rows = _guesses(level, fold, y, k)[0][level, fold], np.arange(len(level))
+    if k == 1: return rank_correlation(guess[:, 0], y)
+    aucs = [o for c in range(k) if (o := fold_auc(y == c, guess[:, c], fold)(rows)) == o]
     return float(np.mean(aucs)) if aucs else float("nan")
 
-def _chance(level, fold, hot, order):
-    "The share of exchanged targets, the true one among them, that are guessed as well."
-    own, better, step = _gain(level, fold, hot[:, None])[0], 1, max(1, 2**21//hot.size)
-    for a in range(0, len(order), step): better += (_gain(level, fold, hot[order[a:a+step]].transpose(1, 0, 2)) >= own - 1e-12).sum()
-    return float(better/(len(order) + 1))
+def _chances(levels, fold, y, k, orders):
+    "For each candidate the share of exchanged targets, the true one among them, that it guesses as well."
+    own = np.array([_gain(v, fold, y, k) for v in levels]); better = [own >= own]
+    better += [np.array([_gain(v, fold, y[o], k) for v in levels]) >= own - 1e-12 for o in orders]
+    return np.mean(better, axis=0)
 
 def _filled(groups):
     "Groups as text; a sample without one is a group of its own."
@@ -321,17 +320,19 @@ def _folds(group, stratum, folds, seed):
     for k, (_, test) in enumerate(kfold(ids, folds, own, stratum, seed)): out[[int(o) for o in test]] = k
     return out
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #e0e42be2
-_LAB = re.compile(r"(?<![a-z])(run|plate|lane|batch|pool|library|extraction|sequenc(er|ing)|instrument|platform|machine|cent(er|re)|flow_?cell|"
-                  r"kit|lot|operator)|(cent(er|re)|plate|batch|platform|runid|lane)(?![a-z])", re.IGNORECASE)
+# %% ../../nbs/57_evaluation_inspect.ipynb #18d5b01a
+_LAB = re.compile(r"(?<![a-z])(run|plate|lane|batch|pool|kit|lot|library)[ ._-]?(id|name|no|nr|number|date|prefix|code|lane|center|centre)?\d*$"
+                  r"|sequencer|sequencing|instrument|platform|flow_?cell|cent(er|re)([ ._-]name)?$|[dr]na_?extraction|extraction_(robot|date|person)",
+                  re.IGNORECASE)
 
 def _lab(metadata, *but):
     "Columns that say how a sample was processed, by name; of those that say the same, the first."
     if metadata is None: return {}
     names = [o for o in metadata.columns if _LAB.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(o))) and o not in but]
-    found = {o: _numbered(metadata[o]) for o in names}
-    good = {o: v for o, v in found.items() if 1 <= v.max(initial=-1) < (v >= 0).sum()/5}
-    return {o: metadata[o] for o in {v.tobytes(): o for o, v in reversed(good.items())}.values()}
+    found, first = {o: _numbered(metadata[o]) for o in names}, {}
+    for o, v in found.items():
+        if 1 <= v.max(initial=-1) < (v >= 0).sum()/5: first.setdefault(v.tobytes(), o)
+    return {o: metadata[o] for o in first.values()}
 
 def _depth_bins(study):
     "Ten bins of depth with nearly equal numbers of samples, fewer in small studies; NaN for samples without reads."
@@ -340,7 +341,7 @@ def _depth_bins(study):
     out[have] = np.searchsorted(np.unique(np.quantile(reads[have], np.arange(1, bins)/bins)), reads[have], side="left") if have.any() else 0
     return out
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #140e0b69
+# %% ../../nbs/57_evaluation_inspect.ipynb #ea77eadb
 @dataclass(frozen=True, kw_only=True)
 class Target:
     "The target, as the checks need it."
@@ -376,7 +377,7 @@ def _lab_text(target, found):
     "Columns of the laboratory as shortcuts, the strongest first, in words."
     first, *rest = sorted(found, key=lambda o: -o.value)
     text = f"'{first.name}' alone, with {first.levels:,} values, predicts '{target.name}' ({_said_of(first)})."
-    return Finding(severity="leak", kind="lab", text=text + (f" So do {few(o.name for o in rest)}." if rest else ""),
+    return Finding(severity="leak", kind="lab", text=text + _so_do([o.name for o in rest]),
                    todo=f"Score each of its values by a model that has not seen it: data.leave_out={first.name}.")
 
 def _shortcut_texts(study, target, found):
@@ -384,7 +385,7 @@ def _shortcut_texts(study, target, found):
     lab = [o for o in found if o.fires and o.name != "depth"]
     return [_depth_text(study, target, o) for o in found if o.fires and o.name == "depth"] + ([_lab_text(target, lab)] if lab else [])
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #1c1af3e9
+# %% ../../nbs/57_evaluation_inspect.ipynb #992781b7
 def _constant(target, guard):
     "Groups that have one value of the target, and classes that few groups have."
     if target is None: return []
@@ -395,9 +396,9 @@ def _constant(target, guard):
         out.append(Finding(severity="warning" if len(size) < 30 else "note", kind="constant", text=f"'{target.name}' never varies within a group: in all "
                    f"{one:,} groups of two samples or more it has one value. The study holds {len(size):,} independent observations, not {len(y):,}.",
                    todo="Read the intervals, which draw whole groups, and not the number of samples."))
-    lone = {c: n for k, c in enumerate(target.classes) if (n := int((pair[1] == k).sum())) < 5}
+    lone = [c for k, c in enumerate(target.classes) if (pair[1] == k).sum() < 3]
     if lone: out.append(Finding(severity="warning", kind="target", todo="Join such classes with others, or leave them out with --where.",
-                                text=f"{len(lone):,} classes of '{target.name}' occur in fewer than five groups (first: {few(lone)})."))
+                                text=f"Of '{target.name}', {few(lone)} {'occurs' if len(lone) == 1 else 'occur'} in fewer than three groups."))
     return out
 
 def _pretrained(study, keys, sides):
@@ -407,7 +408,7 @@ def _pretrained(study, keys, sides):
     seen = scored & np.isin(sequence_keys(study.ids), keys)
     return [Finding(severity="leak", kind="pretrained", text=f"{seen.sum():,} of {scored.sum():,} samples that would be scored are among those that the "
                     f"bundle was pretrained on (first: {few(study.ids[seen])}).",
-                    todo="Leave them out of the test part, or pretrain without them; run.transductive=true scores them all the same and says so.")] if seen.any() else []
+                    todo="Leave them out of the test part, or pretrain without them; run.transductive=true scores them all the same.")] if seen.any() else []
 
 # %% ../../nbs/57_evaluation_inspect.ipynb #9e5e627c
 _CONTROL = re.compile(r"(?<![a-z])(blanks?|ntc|mock|zymo\w*|no[ ._\-]?template|water[ ._\-]?control|(neg(ative)?|extraction|pcr|reagent|kit|positive|pos)"
@@ -457,7 +458,7 @@ def _off_tree(study):
     per = np.asarray(study.table.counts.sum(axis=0, dtype=np.int64)).ravel()
     return per[study.tip < 0].sum()/max(1, per.sum())
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #a38c2406
+# %% ../../nbs/57_evaluation_inspect.ipynb #16382181
 def _known_column(study, name, what):
     "Raise `AamError` for a column that is not there."
     if not name: return
@@ -473,7 +474,7 @@ def _checks(study, target, groups, split, folds, pretrained, task, seed, most, l
     found += _groups(m, suspects, groups, sides) if suspects or groups else [] if groups or sides else _id_series(study.ids)
     twins, pairs, chi = _alike(study, suspects, groups, sides, most)
     tried = {"depth": _depth_bins(study), **(_lab(m, target, groups) if lab else {})} if goal else {}
-    short = shortcuts(tried, goal.y, goal.task, guard, seed) if goal else []
+    short = shortcuts(tried, goal.y, goal.task, guard, seed, draws=int(np.clip(2e7//len(study.ids), 399, 1999))) if goal else []
     found += [*twins, *_pretrained(study, pretrained, sides), *_shortcut_texts(study, goal, short), *_constant(goal, guard)]
     found += [*_controls(study), *_table_checks(study)]
     found.sort(key=lambda o: SEVERITIES.index(o.severity))
@@ -616,7 +617,7 @@ def plot_target(study:Study, target, key:str="target")->Picture:
     return picture(key, draw, (7.4, 2.6 if not target.classes else .9 + .3*min(18, len(target.classes))), f"Reads of a sample against {target.name}.",
                    "Each point is a sample" + (", each dark bar the median of a class." if target.classes else "."))
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #0bc0dab2
+# %% ../../nbs/57_evaluation_inspect.ipynb #5ede5552
 def _said(findings):
     "Findings as a list, with what to do below each."
     item = lambda o: f'<strong class="tag">{esc(o.severity)}</strong> {esc(o.text)}<br><span class="small">{esc(o.todo)}</span>'
@@ -635,7 +636,7 @@ def _shortcut_table(x):
     rows = [("", [f"<strong>{esc(o.name)}</strong>" if o.fires else esc(o.name), f"{o.levels:,}", f"{o.samples:,}", show(o.value, .1), show(o.chance, .1)])
             for o in x.shortcuts]
     return _table("Each alone, predicting the target out of fold", ["what", "values", "samples", x.shortcuts[0].measure, "chance"], rows,
-                  note=f"Bold where it gives the target away: over {x.shortcuts[0].limit}, and chance at most .01. Chance is the share of targets "
+                  note=f"Bold where it gives the target away: over {x.shortcuts[0].limit}, and chance at most .005. Chance is the share of targets "
                   "exchanged between groups that are predicted as well, times the number of candidates; it is asked for values over the limit.") if rows else ""
 
 def _pair_table(x, most=20):
