@@ -1,4 +1,4 @@
-"UniFrac and Faith PD against scikit-bio, and against the formula where scikit-bio has none."
+"Distances and Faith PD against scikit-bio and SciPy, and against the formula where these have none."
 import inspect
 import tracemalloc
 
@@ -11,7 +11,7 @@ from scipy import sparse
 
 from aam_nb.config import LossConfig
 from aam_nb.core import AamError
-from aam_nb.data.distances import METRICS, faith_pd, unifrac, unifrac_blocks
+from aam_nb.data.distances import COUNT_METRICS, METRICS, TREE_METRICS, count_distances, faith_pd, sample_distances, unifrac, unifrac_blocks
 from aam_nb.data.tree import branch_abundance, parse_newick, read_tree, shear
 
 seeds, sizes = st.integers(0, 2**32), st.integers(2, 30)
@@ -145,3 +145,71 @@ def test_real_samples_as_scikit_bio(data_dir):
         np.testing.assert_allclose(unifrac(counts, tree, tip, metric), want, atol=1e-9)
     ready = np.loadtxt(data_dir/"tiny_ecam60"/"unweighted_unifrac.tsv", skiprows=1, usecols=range(1, 61))
     np.testing.assert_allclose(unifrac(counts, tree, tip), ready, atol=1e-6)
+
+
+# Without a tree.
+
+def by_scipy(metric, counts):
+    from scipy.spatial.distance import cdist
+    from skbio.stats.composition import clr, rclr
+    counts = counts.astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if metric == "jaccard": return np.nan_to_num(cdist(counts > 0, counts > 0, "jaccard"))
+        if metric == "braycurtis": p = np.nan_to_num(counts/counts.sum(1, keepdims=True)); return np.nan_to_num(cdist(p, p, "braycurtis"))
+        logs = clr(counts + 1) if metric == "aitchison" else np.nan_to_num(rclr(counts, validate=False))
+    return cdist(logs, logs)
+
+
+@given(seeds, sizes)
+@pytest.mark.parametrize("metric", COUNT_METRICS)
+def test_counts_as_scikit_bio_and_scipy(metric, seed, n):
+    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); ours = count_distances(sparse.csr_matrix(counts), metric)
+    np.testing.assert_allclose(ours, by_scipy(metric, counts), atol=1e-6)
+    np.testing.assert_array_equal(ours, ours.T); assert (np.diag(ours) == 0).all()
+    if metric in ("braycurtis", "jaccard"): assert ours.max() <= 1
+
+
+@pytest.mark.parametrize("metric", ["braycurtis", "jaccard"])
+def test_counts_as_scikit_bio_has_them(metric):
+    "Its own call, on samples of one depth."
+    from skbio.diversity import beta_diversity
+    counts = np.random.default_rng(0).multinomial(200, np.random.default_rng(1).dirichlet(np.full(40, .2)), 8)
+    want = beta_diversity(metric, counts > 0 if metric == "jaccard" else counts, validate=False).data
+    np.testing.assert_allclose(count_distances(counts, metric), want, atol=1e-9)
+
+
+@given(seeds, sizes, st.sampled_from(COUNT_METRICS))
+def test_nothing_but_the_reads_count(seed, n, metric):
+    "Not the order of ASVs, columns that the batch lacks, who else is in the batch, or stored zeros; for shares and logarithms not the depth."
+    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); want = count_distances(counts, metric, asvs=n + 3)
+    padded = np.pad(counts[:, rng.permutation(n)], ((0, 0), (0, 3)))
+    np.testing.assert_allclose(count_distances(padded, metric), want, atol=1e-6)
+    np.testing.assert_allclose(count_distances(counts[1:4], metric, asvs=n + 3), want[1:4, 1:4], atol=1e-6)
+    stored = sparse.csr_matrix(np.ones_like(counts)); stored.data = counts.ravel().copy(); before = stored.copy()
+    np.testing.assert_allclose(count_distances(stored, metric, asvs=n + 3), want, atol=1e-6)
+    assert (stored.data == before.data).all() and stored.nnz == before.nnz # What was given is left as it was
+    if metric != "aitchison": np.testing.assert_allclose(count_distances(counts*[[1], [2], [3], [5], [1], [9]], metric), want, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric, to_other", [("braycurtis", 1), ("jaccard", 1), ("aitchison", np.log(4)*np.sqrt(2/3)), ("robust_aitchison", 0)])
+def test_a_sample_without_reads(metric, to_other):
+    counts = np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]); out = count_distances(counts, metric)
+    np.testing.assert_allclose(out, [[0, to_other, to_other], [to_other, 0, 0], [to_other, 0, 0]], atol=1e-9)
+    assert count_distances(counts[:0], metric).shape == (0, 0)
+
+
+def test_one_call_for_all():
+    rng = np.random.default_rng(0); tree = parse_newick(random_newick(rng, 12)); counts = sparse.csr_matrix(random_counts(rng, 5, 12)); tip = np.arange(12)
+    for o in METRICS: assert (sample_distances(counts, o, tree, tip, .3) == unifrac(counts, tree, tip, o, .3)).all()
+    for o in COUNT_METRICS: assert (sample_distances(counts, o, asvs=20) == count_distances(counts, o, 20)).all()
+    pd = faith_pd(counts, tree, tip); np.testing.assert_allclose(sample_distances(counts, "faith_pd", tree, tip), abs(pd[:, None] - pd))
+    for o in TREE_METRICS:
+        with pytest.raises(AamError, match=f"'{o}' needs a tree"): sample_distances(counts, o)
+    with pytest.raises(AamError, match="Did you mean 'braycurtis'"): sample_distances(counts, "bray_curtis")
+    with pytest.raises(AamError, match="Did you mean 'jaccard'"): count_distances(counts, "jacard")
+
+
+def test_real_reads_as_scikit_bio(data_dir):
+    from biom import load_table
+    counts = load_table(str(data_dir/"tiny_ecam60"/"table.biom")).matrix_data.T.tocsr()
+    for o in COUNT_METRICS: np.testing.assert_allclose(count_distances(counts, o), by_scipy(o, counts.toarray()), atol=1e-6)

@@ -1,4 +1,4 @@
-"""UniFrac and Faith PD from reads and a tree, for a batch in milliseconds and for a table in blocks; or distances made elsewhere
+"""UniFrac and Faith PD from reads and a tree, Bray-Curtis, Jaccard and Aitchison from reads alone, or distances made elsewhere
 
 Docs: https://aam-nb.github.io/aam_nb/data_distances.html.md"""
 
@@ -23,14 +23,17 @@ from .tree import branch_abundance, keep_tips
 from ..types import Tree, strings
 
 # %% auto #0
-__all__ = ['METRICS', 'unifrac', 'unifrac_blocks', 'faith_pd', 'Distances', 'read_distances']
+__all__ = ['METRICS', 'COUNT_METRICS', 'TREE_METRICS', 'unifrac', 'unifrac_blocks', 'faith_pd', 'count_distances',
+           'sample_distances', 'Distances', 'read_distances']
 
-# %% ../../nbs/13_data_distances.ipynb #5c6dfc75
+# %% ../../nbs/13_data_distances.ipynb #c1779798
 METRICS = ("unweighted", "weighted", "weighted_normalized", "generalized")
+
+def _no_metric(metric:str, known): raise AamError(f"There is no metric '{metric}'.{nearest(metric, known)} The metrics are {', '.join(known)}.")
 
 def _check(metric:str, alpha:float):
     "Refuse a metric that does not exist, or an alpha that has no meaning."
-    if metric not in METRICS: raise AamError(f"There is no metric '{metric}'.{nearest(metric, METRICS)} The metrics are {', '.join(METRICS)}.")
+    if metric not in METRICS: _no_metric(metric, METRICS)
     if not 0 <= alpha <= 1: raise AamError(f"alpha is {alpha}; generalized UniFrac takes 0 to 1.")
 
 def _distance(metric:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
@@ -131,6 +134,57 @@ def faith_pd(
         cut, at = _cut(tree, tip, part)
         out.append(_sides(part, cut, at, "unweighted") @ cut.length)
     return np.concatenate([np.zeros(0), *out])
+
+# %% ../../nbs/13_data_distances.ipynb #7dd3ce83
+COUNT_METRICS = ("braycurtis", "jaccard", "aitchison", "robust_aitchison")
+
+def _star(counts, metric:str)->np.ndarray: # float64 [b, b]
+    "Bray-Curtis or Jaccard, as UniFrac on a star."
+    x, length = counts.toarray().astype(float), np.ones(counts.shape[1])
+    if metric == "jaccard": x = (x > 0).astype(float); return _distance("unweighted", *_presence(x, x, length))
+    reads = x.sum(1, keepdims=True); x /= reads + (reads == 0)
+    return _distance("weighted_normalized", *_shares(x, x, length, 1., True))
+
+# %% ../../nbs/13_data_distances.ipynb #a80bf6e7
+def _aitchison(counts, metric:str, asvs:int)->np.ndarray: # float64 [b, b]
+    "Euclidean distance between centred logarithms."
+    log = counts.astype(float); own = np.diff(log.indptr)
+    log.data = np.log1p(log.data) if metric == "aitchison" else np.log(log.data)
+    if metric == "robust_aitchison": log.data -= np.repeat(np.asarray(log.sum(1)).ravel()/np.maximum(own, 1), own)
+    dot = (log @ log.T).toarray(); square = np.add.outer(dot.diagonal(), dot.diagonal()) - 2*dot
+    if metric == "aitchison": mean = np.asarray(log.sum(1)).ravel()/asvs; square -= asvs*np.subtract.outer(mean, mean)**2
+    return np.sqrt(np.maximum(square, 0))
+
+def count_distances(
+    counts,        # Reads, sparse [b, asvs]
+    metric:str="braycurtis", # One of `COUNT_METRICS`
+    asvs:int|None=None, # ASVs of the table, for "aitchison"; the columns of `counts` if None
+)->np.ndarray:     # float64 [b, b], symmetric, 0 on the diagonal
+    "Distances between all samples of a batch from reads alone. Raises `AamError` for a metric that does not exist."
+    if metric not in COUNT_METRICS: _no_metric(metric, COUNT_METRICS)
+    counts = sparse.csr_matrix(counts).copy(); counts.eliminate_zeros()
+    out = _star(counts, metric) if metric in ("braycurtis", "jaccard") else _aitchison(counts, metric, asvs or counts.shape[1])
+    out = np.triu(out, 1)
+    return out + out.T
+
+# %% ../../nbs/13_data_distances.ipynb #9c2f1cd1
+TREE_METRICS = (*METRICS, "faith_pd")
+
+def sample_distances(
+    counts,                   # Reads, sparse [b, asvs]
+    metric:str="unweighted",  # One of `TREE_METRICS` or `COUNT_METRICS`
+    tree:Tree|None=None,      # Sheared to the table, for `TREE_METRICS`
+    tip:np.ndarray|None=None, # int32 [asvs], tip of each ASV
+    alpha:float=.5,           # For "generalized" only
+    asvs:int|None=None,       # ASVs of the table, for "aitchison"; the columns of `counts` if None
+)->np.ndarray:                # float64 [b, b], symmetric, 0 on the diagonal
+    "Distances between the samples of a batch. Raises `AamError` for a metric that does not exist or lacks its tree."
+    if metric in COUNT_METRICS: return count_distances(counts, metric, asvs)
+    if metric not in TREE_METRICS: _no_metric(metric, (*TREE_METRICS, *COUNT_METRICS))
+    if tree is None: raise AamError(f"The metric '{metric}' needs a tree. Give one, or choose one of {', '.join(COUNT_METRICS)}.")
+    if metric != "faith_pd": return unifrac(counts, tree, tip, metric, alpha)
+    diversity = faith_pd(counts, tree, tip)
+    return np.abs(np.subtract.outer(diversity, diversity))
 
 # %% ../../nbs/13_data_distances.ipynb #896b106a
 _TOLERANCE = 1e-6 # What rounding may do to a 0 or a 1

@@ -44,9 +44,9 @@ class NucleotideHead(nn.Module):
         "Guess the bases behind the states [m, d] of masked patches."
         return self.base(states).view(-1, self.patch, 4)
 
-# %% ../../nbs/23_model_heads.ipynb #8da6d169
-BOUNDED = ("unweighted", "weighted_normalized", "generalized", "precomputed") # Metrics that lie between 0 and 1
-UNBOUNDED = ("weighted", "precomputed_unbounded")
+# %% ../../nbs/23_model_heads.ipynb #05cfe424
+BOUNDED = ("unweighted", "weighted_normalized", "generalized", "braycurtis", "jaccard", "precomputed") # Metrics that lie between 0 and 1
+UNBOUNDED = ("weighted", "aitchison", "robust_aitchison", "faith_pd", "precomputed_unbounded")
 
 def bounded(metric:str)->bool: # True where the metric lies between 0 and 1
     "Which link a metric needs. Raises `AamError` for a metric that does not exist."
