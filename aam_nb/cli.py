@@ -1,4 +1,4 @@
-"""`aam demo | pretrain | train | evaluate | predict`
+"""`aam demo | inspect | pretrain | train | evaluate | predict | embed`
 
 Docs: https://aam-nb.github.io/aam_nb/cli.html.md"""
 
@@ -16,7 +16,8 @@ from .train import (DepthFlag, DeviceFlag, GroupsFlag, IndependentFlag, Metadata
                           SequencesFlag, TableFlag, TargetFlag, ThreadsFlag, TreeFlag, WhereFlag, Words, described, shown, train)
 
 # %% auto #0
-__all__ = ['app', 'pretrain', 'evaluate', 'predict', 'demo', 'main']
+__all__ = ['app', 'BundleFlag', 'ToReadFlag', 'SamplesFlag', 'ReplaceFlag', 'inspect', 'pretrain', 'evaluate', 'predict', 'embed',
+           'demo', 'main']
 
 # %% ../nbs/91_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -28,6 +29,15 @@ def _version(value:bool):
 
 @app.callback()
 def _app(version:Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]=False): pass
+
+# %% ../nbs/91_cli.ipynb #e96748d6
+@app.command("inspect")
+def inspect(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tree:TreeFlag="", sequences:SequencesFlag="", target:TargetFlag="",
+            groups:GroupsFlag="", where:WhereFlag="", seed:SeedFlag=None, out:OutFlag="", overwrite:OverwriteFlag=False):
+    "Look at a study before any training: what is in it, and what could make a score too good. With --out, a page with pictures."
+    flags = dict(locals()); config = described(flags.pop("words"), flags)
+    from aam_nb.run import inspect_run
+    shown(inspect_run, config)
 
 # %% ../nbs/91_cli.ipynb #5a5d0375
 @app.command("pretrain")
@@ -48,18 +58,30 @@ def evaluate(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tre
     from aam_nb.run import evaluate_run
     shown(evaluate_run, config)
 
-# %% ../nbs/91_cli.ipynb #68df7871
+# %% ../nbs/91_cli.ipynb #2407a9e1
+BundleFlag = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
+ToReadFlag = Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv, or a store folder.")]
+SamplesFlag = Annotated[str, typer.Option("--samples", help="Text file with one sample id a line; all samples if not given.", show_default=False)]
+ReplaceFlag = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
+
 @app.command("predict")
-def predict(bundle:Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")],
-            table:Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv.")],
-            out:Annotated[str, typer.Option("--out", help="TSV to write.")],
-            sequences:SequencesFlag="",
-            samples:Annotated[str, typer.Option("--samples", help="Text file with one sample id a line; all samples if not given.", show_default=False)]="",
-            overwrite:Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]=False):
+def predict(bundle:BundleFlag, table:ToReadFlag, out:Annotated[str, typer.Option("--out", help="TSV to write.")],
+            sequences:SequencesFlag="", samples:SamplesFlag="", overwrite:ReplaceFlag=False):
     "Score the samples of a new table: original units or labels, the share of unseen reads, and why a sample could not be scored."
     def work(_):
         from aam_nb.run import predict_run
         predict_run(bundle, table, out, sequences=sequences or None, samples=samples or None, overwrite=overwrite)
+    shown(work, described([], {}))
+
+@app.command("embed")
+def embed(bundle:BundleFlag, table:ToReadFlag, out:Annotated[str, typer.Option("--out", help="File to write: .npz, or else TSV.")],
+          sequences:SequencesFlag="", samples:SamplesFlag="",
+          level:Annotated[str, typer.Option("--level", help="sample: one vector a sample; asv: one for each of their ASVs.")]="sample",
+          overwrite:ReplaceFlag=False):
+    "Write the vectors that the model computes for samples or for ASVs."
+    def work(_):
+        from aam_nb.run import embed_run
+        embed_run(bundle, table, out, sequences=sequences or None, samples=samples or None, level=level, overwrite=overwrite)
     shown(work, described([], {}))
 
 # %% ../nbs/91_cli.ipynb #460929bd
