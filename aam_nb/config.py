@@ -15,8 +15,9 @@ from typing import Any, get_type_hints
 from .core import AamError, nearest
 
 # %% auto #0
-__all__ = ['recipes', 'between', 'one_of', 'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig', 'OptimConfig',
-           'RunConfig', 'Config', 'config_from', 'parse_override', 'find_recipe', 'load_config', 'to_toml']
+__all__ = ['metrics', 'recipes', 'between', 'one_of', 'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig',
+           'OptimConfig', 'RunConfig', 'Config', 'config_from', 'parse_override', 'find_recipe', 'load_config',
+           'to_toml']
 
 # %% ../nbs/01_config.ipynb #a49330fd
 def between(default, low, high):
@@ -105,7 +106,10 @@ class ModelConfig(Section):
     head_width:int = between(64, 4, 4096)   # Hidden width of the target head
     head_dropout:float = between(.3, 0., .9) # Dropout before the target head
 
-# %% ../nbs/01_config.ipynb #7fb34bb4
+# %% ../nbs/01_config.ipynb #4ddeb3fa
+metrics = ("unweighted", "weighted", "weighted_normalized", "generalized", "faith_pd", "braycurtis", "jaccard", "aitchison",
+           "robust_aitchison", "precomputed")
+
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
     "What each objective weighs, and how it is measured."
@@ -115,8 +119,7 @@ class LossConfig(Section):
     mask:float = between(.15, .01, .9)      # Share of the patches that is masked
     span:int = between(1, 1, 64)            # Patches that are masked in one piece, on average
     distance:float = between(0., 0., 1e3)   # Weight of distances between samples beside the target
-    metric:str = one_of("unweighted", "unweighted", "weighted", "weighted_normalized", "generalized",
-                        "precomputed")      # UniFrac between samples, or the distances that data.distances names
+    metric:str = one_of("unweighted", *metrics) # Distance between samples: a UniFrac, one of counts, or those of data.distances
     alpha:float = between(.5, 0., 1.)       # Generalized UniFrac's weight of abundant branches
     regression:str = one_of("mse", "mse", "huber") # Loss of a standardised number
     smoothing:float = between(.05, 0., .5)  # Label smoothing of classes
@@ -157,7 +160,7 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #26a089cb
+# %% ../nbs/01_config.ipynb #2c44f2a9
 def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False, chunk=256)
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
 
@@ -173,6 +176,22 @@ class Config:
     optim:OptimConfig = field(default_factory=OptimConfig)
     run:RunConfig = field(default_factory=RunConfig)
 
+    @property
+    def bases_vary(self)->bool:
+        "Whether the bases of ASVs differ from one look to the next."
+        a = self.augment
+        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+
+    @property
+    def encoder_trains(self)->bool:
+        "Whether a stage trains the ASV encoder."
+        return self.pretrain_asv.steps > 0 or any(o.steps > 0 and not o.freeze for o in (self.pretrain_sample, self.optim))
+
+    @property
+    def distance(self)->str|None:
+        "The distance between samples that a stage learns, or None."
+        return self.loss.metric if self.loss.distance > 0 or self.pretrain_sample.steps > 0 else None
+
     def __post_init__(self):
         m, d = self.model, self.data
         found = [m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
@@ -181,6 +200,12 @@ class Config:
                  m.identity % 8 and f"model.identity is {m.identity}; wanted a multiple of 8",
                  d.groups and d.independent and "data.groups and data.independent are both given; choose one",
                  d.valid + d.test > .8 and f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most",
+                 d.corpus and d.table and "data.corpus and data.table are both given; choose one",
+                 d.split and d.leave_out and "data.split and data.leave_out are both given; choose one",
+                 self.loss.metric == "precomputed" and not d.distances and "loss.metric is 'precomputed'; wanted data.distances, the file that has them",
+                 d.distances and self.loss.metric != "precomputed" and f"data.distances is given; wanted loss.metric = 'precomputed', found '{self.loss.metric}'",
+                 self.bases_vary and not self.encoder_trains and
+                     "augment varies bases (substitution, indel, window or reverse), but no stage trains the ASV encoder, so nothing would read them",
                  self.run.resume and self.run.overwrite and "run.resume and run.overwrite are both given; choose one"]
         if any(found): raise AamError("\n".join(o for o in found if o))
 
