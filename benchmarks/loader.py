@@ -1,4 +1,5 @@
-"""How many samples a second the loader makes, alone: the infants of ecam_infant, batches of 32, one process.
+"""How many samples a second the loader makes, alone: the infants of ecam_infant, batches of 32, one process; then the same beside
+ibd_crohns_2538 in a corpus.
 
     python benchmarks/loader.py            # reads AAM_DATA, default ../shared/data; under a minute
 """
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from aam_nb.config import AugmentConfig
-from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, loader
+from aam_nb.data.batch import AsvBatches, Corpus, SampleBatches, SampleDataset, loader
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.store import build_store
 from aam_nb.data.table import read_table
@@ -31,16 +32,21 @@ def rates(source, repeats):
     return clock, work
 
 
+def stored(name, where=""):
+    "A real study, in memory."
+    data = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")/name
+    return build_store(make_study(read_table(data/"table.biom"), read_metadata(data/"metadata.tsv"), read_tree(data/"tree.nwk"),
+                                  missing="drop", where=where))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=32); parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(); torch.set_num_threads(1)
-    data = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")/"ecam_infant"
-    study = make_study(read_table(data/"table.biom"), read_metadata(data/"metadata.tsv"), read_tree(data/"tree.nwk"),
-                       missing="drop", where="is_infant == 1")
-    store = build_store(study); samples = SampleDataset(store, target=np.zeros(len(store)))
-    print(f"{store}, batches of {args.batch}, {args.steps} steps, best of {args.repeats}; processor time in brackets")
+    store = stored("ecam_infant", "is_infant == 1"); samples = SampleDataset(store, target=np.zeros(len(store)))
+    corpus = Corpus([store, stored("ibd_crohns_2538")]); beside = SampleDataset(corpus)
+    print(f"{store}\n{corpus}\nBatches of {args.batch}, {args.steps} steps, best of {args.repeats}; processor time in brackets")
     common = dict(batch=args.batch, steps=args.steps, seed=0); augment = AugmentConfig()
     for name, source in (
         ("as stored", SampleBatches(samples, **common)),
@@ -48,6 +54,9 @@ def main():
         ("augmented, identity", SampleBatches(samples, augment=augment, identity=64, **common)),
         ("the same, masked view", SampleBatches(samples, augment=augment, identity=64, mask=.15, patch=6, **common)),
         ("the same, unweighted UniFrac", SampleBatches(samples, augment=augment, identity=64, metric="unweighted", **common)),
+        ("the same, rank 0 of 2", SampleBatches(samples, augment=augment, identity=64, metric="unweighted", world=2, **common)),
+        ("corpus: augmented, identity", SampleBatches(beside, augment=augment, identity=64, **common)),
+        ("the same, unweighted UniFrac", SampleBatches(beside, augment=augment, identity=64, metric="unweighted", **common)),
     ):
         clock, work = rates(source, args.repeats)
         aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""
