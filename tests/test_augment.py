@@ -9,9 +9,9 @@ from scipy import sparse
 from aam_nb.config import AugmentConfig
 from aam_nb.core import AamError, keyed_rng
 from aam_nb.data import augment
-from aam_nb.data.augment import (AsvDraws, augment_sample, augment_tokens, drop_asvs, false_for, insert_and_delete, jitter_counts,
-                                 mask_patches, mix_pair, mix_samples, rarefy, rarefy_counts, redraw, reverse_complement, reverse_some,
-                                 shuffle_asvs, shuffle_windows, substitute, whole_reads)
+from aam_nb.data.augment import (AsvDraws, augment_sample, augment_samples, augment_tokens, drop_asvs, false_for, insert_and_delete,
+                                 jitter_counts, mask_patches, mix_pair, mix_samples, rarefy, rarefy_counts, read_share, redraw,
+                                 reverse_complement, reverse_some, shuffle_windows, substitute, whole_reads)
 from aam_nb.data.simulate import simulate
 from aam_nb.data.store import build_store
 from aam_nb.data.tokens import MASK, PAD, detokenize, sequence_keys, tokenize
@@ -91,20 +91,22 @@ def test_depths_that_leave_nothing_are_refused():
 # Views of a sample
 
 def drawn(step, n, *args): return np.array([step(*args, keyed_rng("test", i)) for i in range(n)])
+def same(a, b): return a.asv.tolist() == b.asv.tolist() and a.counts.tolist() == b.counts.tolist()
+def one_by_one(config, n, one): return [augment_sample(one, config, 7, i) for i in range(n)]
 
-def test_redraw_takes_the_chance_and_the_depths_it_is_given():
-    counts = sample(depth=50_000).counts; config = AugmentConfig(rarefy=.7, rarefy_low=.3, rarefy_cap=20_000)
-    views = [redraw(counts, config, keyed_rng("test", i)) for i in range(1500)]
-    depths = np.array([o.sum() for o in views if o is not counts])
+def test_views_take_the_chance_and_the_depths_they_are_given():
+    one = sample(depth=50_000); config = AugmentConfig(rarefy=.7, rarefy_low=.3, rarefy_cap=20_000, asv_dropout=0.)
+    views = one_by_one(config, 1500, one); depths = np.array([o.counts.sum() for o in views]); depths = depths[depths < 50_000]
     assert abs(len(depths)/1500 - .7) < .05
     assert 5700 < depths.min() < 6300 and 19_000 < depths.max() < 20_500 # Each read decides by itself: give or take a hundred
     share = np.log(depths/20_000)/np.log(.3) # Uniform from 0 to 1 when the share is log-uniform
     assert abs(share.mean() - .5) < .03 and abs(share.var() - 1/12) < .01
-    for o in views: assert (o >= 0).all() and (o <= counts).all()
+    assert read_share(10_000, config, 1.) == .3 and read_share(10_000, config, 0.) == 1 and read_share(80_000, config, 0.) == .25
 
 def test_a_view_of_a_given_depth_is_a_draw_without_replacement():
-    counts = np.array([12, 6, 2, 0]); config = AugmentConfig(rarefy=1., rarefy_low=.5)
-    views = drawn(redraw, 12_000, counts, config)
+    counts = np.array([12, 6, 2, 0]); views = drawn(redraw, 12_000, counts, .6)
+    assert abs(views.mean(0) - .6*counts).max() < .1 and np.allclose(views.var(0), .24*counts, rtol=.1)
+    assert drawn(redraw, 50, counts, 1e-9).sum(1).tolist() == [1]*50 and drawn(redraw, 5, counts*0, .5).sum() == 0
     for depth in (10, 14):
         given = views[views.sum(1) == depth]; p = counts/20; var = depth*p*(1 - p)*(20 - depth)/19
         assert len(given) > 500
@@ -129,11 +131,15 @@ def test_jitter_is_scikit_bio_drawing_with_replacement():
     assert np.isclose((ours > 0).sum(1).mean(), (theirs > 0).sum(1).mean(), atol=.06)
 
 def test_dropout_leaves_out_the_share_and_never_all():
-    counts = np.ones(200, np.int32)*7; kept = (drawn(drop_asvs, 400, counts, .1) > 0).sum(1)
-    assert abs(np.mean(kept) - 180) < 1 and abs(np.var(kept) - 18) < 5
-    lone = drawn(drop_asvs, 200, np.array([3, 0, 5, 0, 9]), .99999) # One of those that were there, whichever
-    assert ((lone > 0).sum(1) == 1).all() and set(lone.max(1)) == {3, 5, 9}
-    assert (drop_asvs(counts, 0., keyed_rng()) == counts).all()
+    one = sample(200); config = AugmentConfig(rarefy=0., asv_dropout=.1); views = one_by_one(config, 600, one)
+    kept = np.array([len(o.asv) for o in views])
+    assert abs(kept.mean() - 180) < 1 and abs(kept.var() - 18) < 5
+    often = np.bincount(np.concatenate([o.asv for o in views])//3, minlength=200)/600
+    assert abs(often - .9).max() < .06 and all((o.counts == one.counts[o.asv//3]).all() for o in views)
+    lone = sample(1); assert all(same(o, lone) for o in one_by_one(AugmentConfig(rarefy=0., asv_dropout=.9), 40, lone))
+    counts, of = np.array([3, 0, 5, 0, 9, 1]), np.array([0, 0, 0, 1, 2, 2])
+    assert drop_asvs(counts, of, .5, np.array([.4, .9, .1, .2, .6, .3])).tolist() == [3, 0, 5, 0, 9, 0] # The first would have lost all
+    assert drop_asvs(counts, of, 0., np.zeros(6)).tolist() == counts.tolist()
 
 steps = st.builds(AugmentConfig, rarefy=st.sampled_from([0., .5, 1.]), rarefy_low=st.sampled_from([.01, .5]), rarefy_cap=st.sampled_from([1, 50, 20_000]),
                   asv_dropout=st.sampled_from([0., .1, .9]), jitter=st.sampled_from(["none", "multinomial", "dirichlet"]), shuffle=st.booleans())
@@ -149,26 +155,35 @@ def test_any_view_is_a_sample_of_the_same_asvs(counts, config, seed):
     if config.jitter == "none": assert all(c <= counts[a//2] for a, c in zip(view.asv, view.counts, strict=True))
 
 def test_a_view_follows_its_key_alone():
-    same = lambda a, b: a.asv.tolist() == b.asv.tolist() and a.counts.tolist() == b.counts.tolist()
     for config in (AugmentConfig(), AugmentConfig(jitter="dirichlet", shuffle=True)):
         one = augment_sample(sample(), config, 1, 2)
         np.random.seed(0); augment_sample(sample(id="S2"), config, 1, 2)
         assert same(one, augment_sample(sample(), config, 1, 2))
         for other in ((2, 2, "S1"), (1, 3, "S1"), (1, 2, "S2")):
             assert not same(one, augment_sample(sample(id=other[2]), config, *other[:2]))
-    off = AugmentConfig(rarefy=0., asv_dropout=0.); plain = sample()
-    assert augment_sample(plain, off, 1, 2) is plain
+    assert same(augment_sample(sample(), AugmentConfig(rarefy=0., asv_dropout=0.), 1, 2), sample())
+
+def test_company_and_order_change_no_view():
+    batch = [sample(n, id=f"S{n}", seed=n) for n in (40, 3, 1, 17, 60)]
+    batch.insert(2, replace(batch[0], asv=batch[0].asv[:0], counts=batch[0].counts[:0], id="S0"))
+    epochs = [3, 3, 4, 4, 3, 4]; order = [4, 0, 2, 5]
+    for config in (AugmentConfig(), AugmentConfig(jitter="multinomial", asv_dropout=.5, shuffle=True)):
+        whole = augment_samples(batch, config, 7, epochs)
+        some = augment_samples([batch[i] for i in order], config, 7, [epochs[i] for i in order])
+        assert all(same(a, whole[i]) for a, i in zip(some, order, strict=True))
+        assert all(same(augment_sample(a, config, 7, e), o) for a, e, o in zip(batch, epochs, whole, strict=True))
 
 def test_the_generators_of_views_are_uniform_and_independent():
-    draws = np.array([np.random.Generator(np.random.PCG64(augment._Words(7, "augment", 0, f"S{i}"))).random(20) for i in range(4000)])
-    assert abs(draws.mean() - .5) < .004 and abs(draws.var() - 1/12) < .001 and len(np.unique(draws)) == draws.size
-    assert abs(np.corrcoef(draws[1:].ravel(), draws[:-1].ravel())[0, 1]) < .015
+    ones = [sample(1, 1, f"S{i}") for i in range(4000)]; words = augment._words(ones, 7, [0]*4000)
+    draws = np.array([np.random.Generator(np.random.PCG64(augment._Begin(o[:4]))).random(20) for o in words])
+    for o in (draws, augment._uniform(words), augment._draws(words[:, 6:7], np.arange(20)), augment._draws(words[:, 7:], np.arange(20))):
+        assert abs(o.mean() - .5) < .005 and abs(o.var() - 1/12) < .0015 and len(np.unique(o)) == o.size
+        assert abs(np.corrcoef(o[1:].ravel(), o[:-1].ravel())[0, 1]) < .018 and abs(np.corrcoef(o[:, 1:].ravel(), o[:, :-1].ravel())[0, 1]) < .018
 
 def test_a_shuffled_sample_holds_the_same_reads_in_any_order():
-    one = sample(4); orders = [tuple(shuffle_asvs(one, keyed_rng("test", i)).asv) for i in range(2400)]
-    turned = shuffle_asvs(one, keyed_rng("test"))
-    assert sorted(zip(turned.asv, turned.counts, strict=True)) == sorted(zip(one.asv, one.counts, strict=True))
-    often = np.unique(orders, axis=0, return_counts=True)[1]
+    config = AugmentConfig(rarefy=0., asv_dropout=0., shuffle=True); one = sample(4); views = one_by_one(config, 2400, one)
+    for o in views[:20]: assert sorted(zip(o.asv, o.counts, strict=True)) == sorted(zip(one.asv, one.counts, strict=True))
+    often = np.unique([o.asv for o in views], axis=0, return_counts=True)[1]
     assert len(often) == 24 and abs(often - 100).max() < 45
 
 # Draws by sequence

@@ -21,9 +21,9 @@ from .tree import keep_tips
 from ..types import Sample, Table, Tree
 
 # %% auto #0
-__all__ = ['rarefy_counts', 'rarefy', 'redraw', 'jitter_counts', 'drop_asvs', 'shuffle_asvs', 'augment_sample', 'AsvDraws',
-           'mask_patches', 'substitute', 'insert_and_delete', 'shuffle_windows', 'reverse_complement', 'reverse_some',
-           'augment_tokens', 'mix_pair', 'whole_reads', 'mix_samples', 'false_for']
+__all__ = ['rarefy_counts', 'rarefy', 'redraw', 'read_share', 'jitter_counts', 'drop_asvs', 'AsvDraws', 'augment_samples',
+           'augment_sample', 'mask_patches', 'substitute', 'insert_and_delete', 'shuffle_windows', 'reverse_complement',
+           'reverse_some', 'augment_tokens', 'mix_pair', 'whole_reads', 'mix_samples', 'false_for']
 
 # %% ../../nbs/18_data_augment.ipynb #a9b83ec0
 def rarefy_counts(
@@ -62,16 +62,23 @@ def rarefy(
     note = f"{len(lost):,} of {len(depths):,} samples have fewer than {depth:,} reads and were left out ({few(lost)})"
     return replace(out, counts=counts, notes=(*table.notes, note) if len(lost) else table.notes)
 
-# %% ../../nbs/18_data_augment.ipynb #78377855
+# %% ../../nbs/18_data_augment.ipynb #3aa5c295
 def redraw(
-    counts:np.ndarray,      # int [n], reads of each ASV
-    config:AugmentConfig,   # rarefy, rarefy_low, rarefy_cap
+    counts:np.ndarray, # int [n], reads of each ASV
+    share:float,       # Chance that a read stays, 0 to 1
     rng:np.random.Generator, # Where the draw comes from
-)->np.ndarray:              # int [n]; at least one read stays, if there was one
-    "With the chance `config.rarefy`, draw the reads of a sample anew, to a shallower depth."
-    if rng.random() >= config.rarefy or not (total := int(counts.sum(dtype=np.int64))): return counts
-    drawn = rng.binomial(counts, config.rarefy_low**rng.random()*min(1., config.rarefy_cap/total))
-    return drawn if np.count_nonzero(drawn) else rarefy_counts(counts, 1, rng)
+)->np.ndarray:         # int [n]; at least one read stays, if there was one
+    "Let each read of a sample stay with the chance `share`."
+    drawn = rng.binomial(counts, share)
+    return drawn if np.count_nonzero(drawn) else rarefy_counts(counts, min(1, counts.sum()), rng)
+
+def read_share(
+    depth:int,            # Reads of the sample
+    config:AugmentConfig, # rarefy_low, rarefy_cap
+    draw:float,           # From 0 up to 1
+)->float:                 # Above 0, up to 1
+    "The chance that a read stays: log-uniform in `draw`, and less for a sample deeper than `rarefy_cap`."
+    return config.rarefy_low**draw*min(1., config.rarefy_cap/max(1, depth))
 
 # %% ../../nbs/18_data_augment.ipynb #a378c7bc
 def jitter_counts(
@@ -86,54 +93,31 @@ def jitter_counts(
     if kind == "dirichlet": shares[there] = rng.dirichlet(counts[there])
     return rng.multinomial(total, shares)
 
-# %% ../../nbs/18_data_augment.ipynb #c5c1daca
+# %% ../../nbs/18_data_augment.ipynb #0a26f8a3
 def drop_asvs(
-    counts:np.ndarray, # int [n], reads of each ASV
-    share:float,       # Chance that an ASV is left out, below 1
-    rng:np.random.Generator, # Where the draw comes from
-)->np.ndarray:         # int [n]; at least one ASV stays, if there was one
+    counts:np.ndarray, # int [n], reads
+    of:np.ndarray,     # int [n], the number of the sample that they are of
+    share:float,       # Chance that an ASV is left out of a sample, below 1
+    draw:np.ndarray,   # float [n], from 0 up to 1
+)->np.ndarray:         # int [n], 0 for what is left out
     "Leave out each ASV of a sample with the chance `share`."
-    draw = rng.random(len(counts)); kept = counts*(draw >= share)
-    return kept if np.count_nonzero(kept) else counts*(draw == draw.max(where=counts > 0, initial=-1.))
+    kept = np.where(draw < share, 0, counts)
+    return np.where(np.bincount(of, weights=kept)[of] > 0, kept, counts)
 
-# %% ../../nbs/18_data_augment.ipynb #a2d05b74
-def shuffle_asvs(
-    sample:Sample, # Any sample
-    rng:np.random.Generator, # Where the draw comes from
-)->Sample:         # The same reads of the same ASVs
-    "Put the ASVs of a sample in another order."
-    order = rng.permutation(len(sample.asv))
-    return replace(sample, asv=sample.asv[order], counts=sample.counts[order])
-
-# %% ../../nbs/18_data_augment.ipynb #3f58a7de
-class _Words(ISeedSequence):
-    "The words of a hash, as they are, in the place of numpy's `SeedSequence`."
-    def __init__(self, *key): self.hash = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=32).digest()
-
-    def generate_state(self, n_words, dtype=np.uint32): return np.frombuffer(self.hash, dtype=dtype, count=n_words)
-
-def augment_sample(
-    sample:Sample,        # As the store holds it
-    config:AugmentConfig, # rarefy, jitter, asv_dropout and shuffle, in this order
-    seed:int,             # Of the run
-    epoch:int,            # Which pass over the samples this is
-)->Sample:                # Without the ASVs that the view has no reads of
-    "The view of a sample in one epoch."
-    rng = np.random.Generator(np.random.PCG64(_Words(seed, "augment", epoch, sample.id)))
-    counts = redraw(sample.counts, config, rng)
-    if config.jitter != "none": counts = jitter_counts(counts, config.jitter, rng)
-    if config.asv_dropout: counts = drop_asvs(counts, config.asv_dropout, rng)
-    if counts is not sample.counts:
-        seen, = counts.nonzero()
-        sample = Sample(asv=sample.asv[seen], counts=counts[seen].astype(np.int32, copy=False), target=sample.target, index=sample.index, id=sample.id)
-    return shuffle_asvs(sample, rng) if config.shuffle else sample
-
-# %% ../../nbs/18_data_augment.ipynb #219e5594
+# %% ../../nbs/18_data_augment.ipynb #a4fb8a7e
 def _mix(x:np.ndarray)->np.ndarray: # uint64, the same shape
     "SplitMix64's finaliser: every bit of the input moves half of the bits of the output."
     x = (x ^ (x >> np.uint64(30)))*np.uint64(0xbf58476d1ce4e5b9)
     x = (x ^ (x >> np.uint64(27)))*np.uint64(0x94d049bb133111eb)
     return x ^ (x >> np.uint64(31))
+
+def _uniform(words:np.ndarray)->np.ndarray: # float64, the same shape, from 0 up to 1
+    "Numbers between 0 and 1 from random bits, as a numpy generator makes them."
+    return (words >> np.uint64(11))*2.**-53
+
+def _draws(key:np.ndarray, place:np.ndarray)->np.ndarray: # float64, of the shape that both have together
+    "The uniform draw of each key (uint64) at a place (int, counted from 0)."
+    return _uniform(_mix(key + (place + 1).astype(np.uint64)*np.uint64(0x9e3779b97f4a7c15)))
 
 class AsvDraws:
     "Uniform draws, one row for each ASV, that depend on key, sequence and column alone."
@@ -145,8 +129,54 @@ class AsvDraws:
 
     def random(self, shape:tuple[int,int])->np.ndarray: # float64 [u, columns], from 0 up to 1
         "Numbers between 0 and 1, as a numpy generator gives them."
-        columns = np.arange(1, shape[1] + 1, dtype=np.uint64)*np.uint64(0x9e3779b97f4a7c15)
-        return (_mix(self.rows[:, None] + columns) >> np.uint64(11))*2.**-53
+        return _draws(self.rows[:, None], np.arange(shape[1]))
+
+# %% ../../nbs/18_data_augment.ipynb #78f0b8b7
+class _Begin(ISeedSequence):
+    "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
+    def __init__(self, words): self.words = words
+
+    def generate_state(self, n_words, dtype=np.uint32): return self.words
+
+def _words(samples, seed, epochs)->np.ndarray: # uint64 [b, 8]
+    "Random bits that belong to each view."
+    keys = ("\x1f".join(map(str, (seed, "augment", e, o.id))).encode() for o, e in zip(samples, epochs, strict=True))
+    return np.frombuffer(b"".join(hashlib.blake2b(o).digest() for o in keys), dtype="<u8").reshape(-1, 8)
+
+def _reads(counts, thin, config, words)->np.ndarray: # int [n]
+    "The reads of one view, before any ASV is left out."
+    if not thin and config.jitter == "none" or not len(counts): return counts
+    rng = np.random.Generator(np.random.PCG64(_Begin(words[:4])))
+    if thin: counts = redraw(counts, read_share(int(counts.sum(dtype=np.int64)), config, float(_uniform(words[5]))), rng)
+    return counts if config.jitter == "none" else jitter_counts(counts, config.jitter, rng)
+
+def augment_samples(
+    samples:list[Sample], # As the store holds them
+    config:AugmentConfig, # rarefy, jitter, asv_dropout and shuffle, in this order
+    seed:int,             # Of the run
+    epochs:list[int],     # Which pass over the samples each is seen in
+)->list[Sample]:          # Without the ASVs that a view has no reads of
+    "The views of some samples, each in its epoch."
+    words = _words(samples, seed, epochs); thin = _uniform(words[:, 4]) < config.rarefy
+    counts = np.concatenate([_reads(o.counts, t, config, w) for o, t, w in zip(samples, thin.tolist(), words, strict=True)])
+    lengths = [len(o.asv) for o in samples]; of = np.repeat(np.arange(len(samples)), lengths)
+    place = np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if config.asv_dropout: counts = drop_asvs(counts, of, config.asv_dropout, _draws(words[of, 6], place))
+    seen = np.flatnonzero(counts)
+    if config.shuffle: seen = seen[np.lexsort((_draws(words[of, 7], place)[seen], of[seen]))]
+    asv, counts = np.concatenate([o.asv for o in samples])[seen], counts[seen].astype(np.int32, copy=False)
+    cut = np.searchsorted(of[seen], np.arange(len(samples) + 1)).tolist()
+    return [Sample(asv=asv[i:j], counts=counts[i:j], target=o.target, index=o.index, id=o.id)
+            for o, i, j in zip(samples, cut, cut[1:], strict=False)]
+
+def augment_sample(
+    sample:Sample,        # As the store holds it
+    config:AugmentConfig, # rarefy, jitter, asv_dropout and shuffle, in this order
+    seed:int,             # Of the run
+    epoch:int,            # Which pass over the samples this is
+)->Sample:                # Without the ASVs that the view has no reads of
+    "The view of one sample in one epoch."
+    return augment_samples([sample], config, seed, [epoch])[0]
 
 # %% ../../nbs/18_data_augment.ipynb #11272d7c
 def mask_patches(
