@@ -27,8 +27,9 @@ from ..training.metrics import rank_correlation
 from ..types import Split, Study, strings
 
 # %% auto #0
-__all__ = ['SEVERITIES', 'ALIKE', 'CELLS', 'Finding', 'alike', 'Shortcut', 'shortcuts', 'Target', 'quick_checks', 'Inspection',
-           'inspect_study', 'plot_table', 'plot_shortcuts', 'plot_target', 'inspection_html', 'write_inspection']
+__all__ = ['SEVERITIES', 'ALIKE', 'CELLS', 'PAIRS_AT_ONCE', 'Finding', 'alike', 'Shortcut', 'shortcuts', 'Target', 'quick_checks',
+           'Inspection', 'inspect_study', 'plot_table', 'plot_shortcuts', 'plot_target', 'inspection_html',
+           'write_inspection']
 
 # %% ../../nbs/57_evaluation_inspect.ipynb #609c5d8c
 SEVERITIES = ("leak", "warning", "note")
@@ -43,10 +44,14 @@ class Finding:
 
     def __str__(self): return f"{self.severity.upper()} ({self.kind}): {self.text}\n  -> {self.todo}"
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #e92a0f2a
+# %% ../../nbs/57_evaluation_inspect.ipynb #8871b503
 def _sides(study, split, folds):
     "(bool [samples] that train, bool [samples] that are scored) of each part or fold. Raises `AamError` for ids that are not there."
-    def mask(ids): out = np.zeros(len(study.ids), dtype=bool); out[study.positions(ids)] = True; return out
+    at = {o: i for i, o in enumerate(study.ids)}
+    def mask(ids):
+        if any(o not in at for o in ids): study.positions(ids) # says which
+        out = np.zeros(len(at), dtype=bool); out[[at[o] for o in ids]] = True
+        return out
     pairs = [] if split is None else [(np.concatenate([split.train, split.valid]), split.test), (split.train, split.valid)]
     return [(mask(a), mask(b)) for a, b in [*pairs, *(folds or [])] if len(a) and len(b)]
 
@@ -130,9 +135,10 @@ def _id_series(ids):
                     f"their id with another ({len(first):,} beginnings, first: {few(first)}).",
                     todo="If a beginning is a subject, a family or a plate, bring it as a column of the metadata and group by it.")]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #15376061
+# %% ../../nbs/57_evaluation_inspect.ipynb #f6e518f5
 ALIKE = 2. # chi-squared of two samples, per degree of freedom, at most
 CELLS = 8  # ASVs with 10 reads or more in the two, at least
+PAIRS_AT_ONCE = 2**22 # What bounds the memory: 16 MB each for the products and the bounds
 
 def _chi(counts, i, j):
     "Chi-squared per degree of freedom of pairs of rows, the same over well-read ASVs, and how many of those there are."
@@ -154,7 +160,7 @@ def _maybe(root, reads, asvs, rows):
     keep = rows[i] < j
     return rows[i][keep], j[keep]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #d7bc6a7d
+# %% ../../nbs/57_evaluation_inspect.ipynb #a41a208c
 def alike(
     table, # `Table`
 )->tuple[np.ndarray,np.ndarray]: # Pairs of rows, int64 [pairs, 2], the first below the second; chi-squared per degree of freedom [pairs]
@@ -162,7 +168,7 @@ def alike(
     asvs = np.diff(table.counts.indptr); rich = np.flatnonzero(asvs >= CELLS) # poorer samples can never be called alike
     counts = table.counts[rich]; reads, asvs = table.depths[rich].astype(np.float64), asvs[rich]
     root = counts.astype(np.float32); root.data = np.sqrt(root.data/np.repeat(reads, asvs)).astype(np.float32)
-    step, found = max(1, min(256, 2**24//max(1, len(rich)))), []
+    step, found = max(1, PAIRS_AT_ONCE//max(1, len(rich))), []
     for a in range(0, len(rich), step):
         i, j = _maybe(root, reads, asvs, np.arange(a, min(a + step, len(rich))))
         for b in range(0, len(i), 4096):
@@ -249,7 +255,7 @@ def _exchanges(group, draws, rng):
         other = rng.permutation(len(size))[group]                                   # the group that this sample's target comes from
         yield np.lexsort((rng.random(len(group)), group))[start[other] + rank % size[other]]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #a5275608
+# %% ../../nbs/57_evaluation_inspect.ipynb #3afd1618
 @dataclass(frozen=True, kw_only=True)
 class Shortcut:
     "How well something that is not biology predicts the target."
@@ -258,7 +264,7 @@ class Shortcut:
     samples:int   # With target and value
     measure:str   # "AUC" or "rank correlation"
     value:float   # Out of fold; .5 and 0 are guessing; nan where it cannot be told
-    chance:float = float("nan") # That chance does as well for any of the candidates, 1/2000 or more; nan where the value is below the limit
+    chance:float = float("nan") # Share of exchanges that do as well, the true target among them; nan where the value is below the limit
 
     @property
     def limit(self)->float:
@@ -267,8 +273,8 @@ class Shortcut:
 
     @property
     def fires(self)->bool:
-        "Over the limit, and chance does as well once in two hundred times or less."
-        return self.value > self.limit and self.chance <= .005
+        "Over the limit, and no more than one exchange in a thousand does as well."
+        return self.value > self.limit and self.chance <= .001
 
 def shortcuts(
     tried:dict,        # Values of each candidate by name, one a sample, of any type; a missing one is a value too
@@ -287,7 +293,7 @@ def shortcuts(
              for o, v in levels.items() if v.max() > 0]
     over = [o for o in found if o.value > o.limit]
     chance = _chances([levels[o.name] for o in over], fold, y, k, _exchanges(group, draws, keyed_rng(seed, "shortcuts"))) if over else []
-    known = {o.name: replace(o, chance=min(1., len(found)*p)) for o, p in zip(over, chance, strict=True)}
+    known = {o.name: replace(o, chance=float(p)) for o, p in zip(over, chance, strict=True)}
     return [known.get(o.name, o) for o in found]
 
 def _ranked(y, task):
@@ -458,7 +464,7 @@ def _off_tree(study):
     per = np.asarray(study.table.counts.sum(axis=0, dtype=np.int64)).ravel()
     return per[study.tip < 0].sum()/max(1, per.sum())
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #16382181
+# %% ../../nbs/57_evaluation_inspect.ipynb #3c89113d
 def _known_column(study, name, what):
     "Raise `AamError` for a column that is not there."
     if not name: return
@@ -474,7 +480,7 @@ def _checks(study, target, groups, split, folds, pretrained, task, seed, most, l
     found += _groups(m, suspects, groups, sides) if suspects or groups else [] if groups or sides else _id_series(study.ids)
     twins, pairs, chi = _alike(study, suspects, groups, sides, most)
     tried = {"depth": _depth_bins(study), **(_lab(m, target, groups) if lab else {})} if goal else {}
-    short = shortcuts(tried, goal.y, goal.task, guard, seed, draws=int(np.clip(2e7//len(study.ids), 399, 1999))) if goal else []
+    short = shortcuts(tried, goal.y, goal.task, guard, seed, draws=int(np.clip(2e7//len(study.ids), 999, 1999))) if goal else []
     found += [*twins, *_pretrained(study, pretrained, sides), *_shortcut_texts(study, goal, short), *_constant(goal, guard)]
     found += [*_controls(study), *_table_checks(study)]
     found.sort(key=lambda o: SEVERITIES.index(o.severity))
@@ -617,7 +623,7 @@ def plot_target(study:Study, target, key:str="target")->Picture:
     return picture(key, draw, (7.4, 2.6 if not target.classes else .9 + .3*min(18, len(target.classes))), f"Reads of a sample against {target.name}.",
                    "Each point is a sample" + (", each dark bar the median of a class." if target.classes else "."))
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #5ede5552
+# %% ../../nbs/57_evaluation_inspect.ipynb #07969d8d
 def _said(findings):
     "Findings as a list, with what to do below each."
     item = lambda o: f'<strong class="tag">{esc(o.severity)}</strong> {esc(o.text)}<br><span class="small">{esc(o.todo)}</span>'
@@ -633,20 +639,22 @@ def _suspect_table(x):
 
 def _shortcut_table(x):
     "What was tried as a shortcut."
-    rows = [("", [f"<strong>{esc(o.name)}</strong>" if o.fires else esc(o.name), f"{o.levels:,}", f"{o.samples:,}", show(o.value, .1), show(o.chance, .1)])
+    rows = [("", [f"<strong>{esc(o.name)}</strong>" if o.fires else esc(o.name), f"{o.levels:,}", f"{o.samples:,}", show(o.value, .1), show(o.chance, .01)])
             for o in x.shortcuts]
     return _table("Each alone, predicting the target out of fold", ["what", "values", "samples", x.shortcuts[0].measure, "chance"], rows,
-                  note=f"Bold where it gives the target away: over {x.shortcuts[0].limit}, and chance at most .005. Chance is the share of targets "
-                  "exchanged between groups that are predicted as well, times the number of candidates; it is asked for values over the limit.") if rows else ""
+                  note=f"Bold where it gives the target away: over {x.shortcuts[0].limit}, and chance at most .001. Chance is the share of targets "
+                  "exchanged between groups that are predicted as well; it is asked for values over the limit.") if rows else ""
 
 def _pair_table(x, most=20):
     "The first of the alike pairs."
-    ids = x.study.ids; name = x.groups or (_explains(x.study.metadata, x.pairs) or ("",))[0] if len(x.pairs) else ""
-    value = lambda *rows: [esc(x.study.metadata[name].iloc[o]) for o in rows] if name else []
+    if not len(x.pairs): return ""
+    m, ids = x.study.metadata, x.study.ids
+    name = x.groups or (_explains(m, x.pairs) or ("",))[0] or (_coarsest(m, x.suspects) if x.suspects else "")
+    value = lambda *rows: [esc(m[name].iloc[o]) for o in rows] if name else []
     rows = [("", [esc(ids[i]), esc(ids[j]), f"{x.chi[k]:.2f}", *value(i, j)]) for k, (i, j) in enumerate(x.pairs[:most])]
     head = ["sample", "other sample", "chi-squared", *([name, "of the other"] if name else [])]
     return _table("Samples as alike as two draws of one", head, rows, note=f"{len(rows):,} of {len(x.pairs):,} pairs; all are in alike.tsv. "
-                  "Chi-squared is per degree of freedom: two draws of one community have about 1, a copy 0.") if rows else ""
+                  "Chi-squared is per degree of freedom: two draws of one community have about 1, a copy 0.")
 
 # %% ../../nbs/57_evaluation_inspect.ipynb #e1fec6cf
 def inspection_html(
