@@ -141,7 +141,7 @@ def show(
     size = abs(size or x); places = int(np.clip(2 - np.floor(np.log10(size)), 0, 6)) if size else 3
     return f"{x:{'+' if sign else ''},.{places}f}".replace("-", "\u2212")
 
-# %% ../../nbs/51_evaluation_validate.ipynb #531a4054
+# %% ../../nbs/51_evaluation_validate.ipynb #138a064e
 Score = tuple[float, float, float] # value, low and high end of its 95 % interval
 
 def times_tested(
@@ -185,6 +185,12 @@ class Evaluation:
         return len(set(self.ids))
 
     @property
+    def fold_text(self)->str: # "5 folds", "10 folds in 2 repeats"
+        "How many folds there are, in words."
+        n, repeats = self.fold.max(), self.repeat.max()
+        return f"{n} fold{'s' if n > 1 else ''}" + (f" in {repeats} repeats" if repeats > 1 else "")
+
+    @property
     def main(self)->str:
         "The score that decides who is better: the task's, or the accuracy where there is no AUC."
         found = MAIN[self.task]; value = self.scores["forest"][found][0] if "forest" in self.scores else 0.
@@ -210,8 +216,7 @@ class Evaluation:
         lines = [f"{self.title(k):20}" + "  ".join(f"{m} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for m, v in s.items() if v[1] == v[1])
                  for k, s in self.scores.items()]
         at = f", {self.depth:,} reads each" if self.depth else ""
-        folds = f"{len(set(self.fold))} folds" + (f" in {r} repeats" if (r := self.repeat.max()) > 1 else "")
-        return "\n".join([f"{self.target}: {self.samples} samples, {folds}{at}", *lines])
+        return "\n".join([f"{self.target}: {self.samples} samples, {self.fold_text}{at}", *lines])
 
 # %% ../../nbs/51_evaluation_validate.ipynb #38f33f7c
 def average(
