@@ -16,8 +16,11 @@ from skbio import DistanceMatrix
 
 from aam_nb.config import Config, LossConfig, ModelConfig
 from aam_nb.core import AamError
+from aam_nb.data.batch import PlainBatches, SampleBatches, SampleDataset, loader
 from aam_nb.data.distances import COUNT_METRICS, TREE_METRICS, Distances, read_distances, sample_distances
-from aam_nb.data.tree import parse_newick
+from aam_nb.data.store import build_store
+from aam_nb.data.table import read_table
+from aam_nb.data.tree import make_study, parse_newick, read_tree
 from aam_nb.model.aam import AamModel, calibrate
 from aam_nb.model.heads import BOUNDED, UNBOUNDED, bounded
 from aam_nb.training.bundle import Bundle, load_bundle, save_bundle
@@ -213,12 +216,24 @@ def seeds(tmp_path_factory):
 def test_damage_is_refused_or_harmless(seeds, tmp_path_factory, kind, hits, end):
     data, ids = seeds; out = bytearray(data[kind]); full = [i for i, o in enumerate(out) if o]
     for where, value, anywhere in hits: out[int(where*len(out)) if anywhere else full[int(where*len(full))]] = value
-    folder = tmp_path_factory.getbasetemp(); path = folder/f"damaged.{kind}"; path.write_bytes(out[:int(end*len(out))])
+    folder = tmp_path_factory.getbasetemp(); path = folder/f"damaged.{kind}"
+    path.unlink(missing_ok=True); path.write_bytes(out[:int(end*len(out))]) # A new file, or HDF5 would remember the old one
     path.with_suffix(".ids.txt").write_text("\n".join(ids), encoding="utf-8")
     try: found = read_distances(path); rows = found.rows(np.arange(len(found))); assert found.bounded in (True, False)
     except AamError as e: assert "damaged" in str(e); return
     assert np.isfinite(rows).all() and (rows >= 0).all() and (np.diag(rows) == 0).all() and len(set(found.ids)) == len(found)
     assert isinstance(found, Distances)
+
+
+def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
+    "The file of `tiny_ecam60` holds unweighted UniFrac of the reads as they come: so do batches that compute it."
+    folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk")); store = build_store(study)
+    given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids); data = SampleDataset(store)
+    made, computed = PlainBatches(data, 32, metric="precomputed", distances=given), PlainBatches(data, 32, metric="unweighted")
+    for i in range(len(made)): torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
+    train = SampleBatches(data, 16, 4, 0, metric="precomputed", distances=given)
+    for a, b in zip(loader(train), loader(train, workers=2), strict=True):
+        assert torch.equal(a.distance, b.distance) and torch.equal(a.distance, torch.from_numpy(given.rows(a.index.numpy())))
 
 
 # What the model does with them.

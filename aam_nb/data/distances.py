@@ -225,7 +225,7 @@ def _from_text(data, path)->tuple[list[str],Callable]: # `data`: bytes, or a map
         except ValueError as e: _unsound(path, f"a number in the row of '{ids[i]}' cannot be read ({e})")
     return ids, take
 
-# %% ../../nbs/13_data_distances.ipynb #fecb79e6
+# %% ../../nbs/13_data_distances.ipynb #3e17d905
 def _hdf5_matrix(f, ids, path): # An HDF5 dataset
     "The matrix of an open file, checked before it is read."
     import h5py
@@ -250,8 +250,9 @@ def _from_hdf5(path)->tuple[list[str],Callable]:
             return ids, lambda i, at: whole[i, at]
     held = {}
     def take(i, at):
-        if os.getpid() not in held: held.clear(); held[os.getpid()] = h5py.File(path, "r") # A fork must not share its parent's
-        return held[os.getpid()][name][i][at]
+        if os.getpid() not in held: # A fork must not share its parent's
+            held.clear(); held[os.getpid()] = h5py.File(path, "r", rdcc_nbytes=2**28, rdcc_nslots=10_007)[name]
+        return held[os.getpid()][i][at]
     return ids, take
 
 def _mapped(path):
