@@ -1,0 +1,189 @@
+"""What augmentation costs beside a training step, and which of its steps help.
+
+    python benchmarks/augment.py cost    # half a minute; processor time, so a busy machine disturbs it little
+    python benchmarks/augment.py study   # ecam_infant and hmp_v35_bodysite; the time is in benchmarks/results/augment.md
+
+Cost: recipe small on frozen embeddings, ecam_infant, everything in one run. A training step is a batch made, its gradients, and the
+optimizer; augmentation at the defaults is the views of its samples, the hidden names and the draws of mixup. Every other step is timed
+on the same samples, and those of the bases on the ASVs of a pretraining batch, beside a step of that stage.
+
+Study: a fifth of the groups is set aside and not looked at; the rest makes three inner folds by group. The ASV encoder is pretrained once
+on the samples of the three folds and frozen; each arm then fits the target on two folds and is scored on the third at its last step, with
+two seeds. An arm differs from the defaults in one choice. `again` is the defaults with other seeds: what chance alone does. Steps on bases
+act in pretraining, so each of these arms has an encoder of its own. Both stages are shorter than in the recipe small (200 and 240 steps).
+"""
+import argparse
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from dedup import ecam
+
+from aam_nb.config import AugmentConfig, DataConfig, RunConfig, load_config
+from aam_nb.core import keyed_rng
+from aam_nb.data.augment import AsvDraws, augment_samples, augment_tokens, mask_patches, mix_samples
+from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, asvs_in
+from aam_nb.data.split import kfold, strata
+from aam_nb.data.store import build_store
+from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.run import Bench, asv_stage, keep, load_study, target_stage, training_codec, with_target
+from aam_nb.training.loop import AsvObjective, SampleObjective, fit, mixup_pairs
+from aam_nb.training.parallel import make_accelerator
+
+DATA = Path(os.environ.get("AAM_DATA", Path(__file__).resolve().parent.parent.parent/"shared"/"data"))
+OFF = AugmentConfig(rarefy=0., asv_dropout=0., identity_dropout=0., mixup=0.)
+
+
+# Cost
+
+def took(f, over, repeats=3):
+    "Processor milliseconds of `f(number, item)` for each item of a list, the least of a few repeats."
+    least = np.inf
+    for _ in range(repeats):
+        begun = time.process_time()
+        for j, o in enumerate(over): f(j, o)
+        least = min(least, time.process_time() - begun)
+    return least/len(over)*1e3
+
+
+def views(config): return lambda j, samples: augment_samples(samples, config, 0, [j]*len(samples))
+def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store)
+def bases(config): return lambda j, asvs: augment_tokens(*asvs, config, 0, j)
+def masks(span): return lambda j, asvs: mask_patches(asvs[0], 6, .15, AsvDraws(asvs[1], j), span)
+def names(j, keys): return AsvDraws(keys, 0, j, "identity").random((len(keys), 1)) < .1
+
+
+def target_cost(cfg, store, age, accelerator, steps=100):
+    "Print what the steps on samples cost."
+    optim, dataset = replace(cfg.optim, steps=steps), SampleDataset(store, None, age.astype(np.float32))
+    model = AamModel(cfg.model, store.tokens.shape[1], "regression").freeze_encoder()
+    table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
+    objective = SampleObjective(model, cfg.loss, "regression", table=table, mixup=cfg.augment.mixup)
+    source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
+    fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
+    step = took(lambda *_: fit(objective, source, optim, accelerator), [0])/steps
+    batches = [[dataset[i] for _, i in source.places(j)] for j in range(steps)]
+    parts = dict(views=took(views(cfg.augment), batches), names=took(names, [store.keys[o.rows.numpy()] for o in source]),
+                 mixup=took(lambda j, _: mixup_pairs(j, optim.batch, cfg.augment.mixup), batches))
+    print(f"target stage, batch {optim.batch}: {step:.2f} ms a step; of these augmentation at the defaults {sum(parts.values()):.2f} ms "
+          f"({', '.join(f'{k} {v:.2f}' for k, v in parts.items())}): {sum(parts.values())/step:.1%}", flush=True)
+    nothing = took(views(OFF), batches)
+    for change in (dict(rarefy=.7), dict(asv_dropout=.1), dict(jitter="multinomial"), dict(jitter="dirichlet"), dict(shuffle=True)):
+        print(f"  {change}: {took(views(replace(OFF, **change)), batches) - nothing:.2f} ms")
+    for mix in ("reads", "aitchison", "cutmix", "phylomix"):
+        print(f"  mix {mix}: {took(mixes(AugmentConfig(mix=mix), store), batches[:10]):.2f} ms", flush=True)
+
+
+def asv_cost(cfg, store, accelerator, steps=8):
+    "Print what the steps on bases cost."
+    optim, model = replace(cfg.pretrain_asv, steps=steps), AamModel(cfg.model, store.tokens.shape[1])
+    source = AsvBatches(store, None, optim.batch, steps, seed=0, patch=cfg.model.patch, mask=cfg.loss.mask)
+    fit(AsvObjective(model, cfg.loss), source, replace(optim, steps=1), accelerator)
+    step = took(lambda *_: fit(AsvObjective(model, cfg.loss), source, optim, accelerator), [0], 1)/steps
+    asvs = [(o.tokens.numpy(), store.keys[o.rows.numpy()]) for o in source]
+    print(f"ASV stage, batch {optim.batch}: {step:.1f} ms a step")
+    arms = [(o, bases(replace(OFF, **o))) for o in (dict(substitution=.01), dict(indel=.01), dict(window=6), dict(reverse=.5))]
+    for what, f in [*arms, ("masks, span 1", masks(1)), ("masks, span 3", masks(3))]:
+        print(f"  {what}: {(ms := took(f, asvs)):.2f} ms, {ms/step:.1%}")
+
+
+def cost():
+    cfg, accelerator = load_config("small"), make_accelerator(RunConfig(device="cpu"))
+    store, age = ecam(DATA); print(store)
+    target_cost(cfg, store, age, accelerator); asv_cost(cfg, store, accelerator)
+
+
+# Study
+
+STUDIES = dict(ecam_infant=dict(target="month_of_life", groups="host_subject_id", where="is_infant == 1"),
+               hmp_v35_bodysite=dict(target="HMPbodysubsite", groups="hostsubjectid"))
+ARMS = {"again": {}, "all off": dict(rarefy=0., asv_dropout=0., identity_dropout=0., mixup=0.), "rarefy=0": dict(rarefy=0.),
+        "asv_dropout=0": dict(asv_dropout=0.), "identity_dropout=0": dict(identity_dropout=0.), "mixup=0": dict(mixup=0.),
+        "jitter=dirichlet": dict(jitter="dirichlet"),
+        **{f"mix={o}": dict(mix=o) for o in ("reads", "aitchison", "cutmix", "phylomix")}}
+BASES = {"substitution=.01, indel=.002": (dict(substitution=.01, indel=.002), 1), "reverse=.5": (dict(reverse=.5), 1), "span=3": ({}, 3)}
+STEPS = dict(asvs=200, target=240)
+
+
+def most(study, groups, n=1250):
+    "Whole groups, drawn until there are `n` samples: what the machine has time for."
+    values = study.metadata[groups].astype(str).to_numpy(); kept = np.zeros(len(values), dtype=bool)
+    for o in keyed_rng("study", "groups").permutation(np.unique(values)):
+        if kept.sum() < n: kept |= values == o
+    return keep(study, kept)
+
+
+class Part:
+    "The inner folds of one study, and fits on them."
+    def __init__(self, name):
+        how = STUDIES[name]; folder = DATA/name
+        data = DataConfig(table=str(folder/"table.biom"), metadata=str(folder/"metadata.tsv"), tree=str(folder/"tree.nwk"), **how)
+        study = most(with_target(load_study(data), data), data.groups)
+        self.store, self.values = build_store(study), study.metadata[data.target]
+        self.task = "regression" if self.values.dtype.kind in "fi" else "classification"
+        groups, stratum = study.metadata[data.groups].astype(str).to_numpy(), strata(self.values, self.task)
+        self.train = np.sort(study.positions(kfold(study.ids, 5, groups, stratum, seed=42)[0][0]))
+        inner = kfold(study.ids[self.train], 3, groups[self.train], stratum[self.train], seed=43)
+        self.folds = [tuple(study.positions(o) for o in fold) for fold in inner]
+        self.accelerator = make_accelerator(RunConfig(device="cpu"))
+        print(f"{name}: {self.store}; {len(self.train)} samples of {len(np.unique(groups[self.train]))} groups in three inner folds", flush=True)
+
+    def bench(self, seed, augment=None):
+        config = load_config("small", (f"run.seed={seed}", f"pretrain_asv.steps={STEPS['asvs']}", f"optim.steps={STEPS['target']}"))
+        return Bench(config=replace(config, augment=replace(config.augment, **augment or {})), store=self.store, accelerator=self.accelerator)
+
+    def encoder(self, augment=None, span=1):
+        "An ASV encoder of the three folds' samples, and the vectors that it gives."
+        bench = self.bench(42); optim = bench.config.pretrain_asv
+        model, objective, _ = asv_stage(bench, self.train)
+        rows, cfg = asvs_in(self.store, self.train), bench.config
+        source = AsvBatches(self.store, rows, optim.batch, optim.steps, seed=42, patch=cfg.model.patch, mask=cfg.loss.mask, span=span,
+                            augment=replace(cfg.augment, **augment or {}))
+        bench.fit(objective, source, optim, "pretrain_asv")
+        model.encoder.calibrate(torch.from_numpy(self.store.tokens[rows]))
+        return model, embed_chunks(model, torch.from_numpy(np.array(self.store.tokens)), 256)
+
+    def score(self, start, table, augment=None, seeds=(1, 2)):
+        "One score for each seed and fold: mean absolute error, or error rate."
+        out = []
+        for seed in seeds:
+            bench = self.bench(seed, augment)
+            for i, (train, test) in enumerate(self.folds):
+                codec = training_codec(self.values, train, self.task)
+                made, objective, source = target_stage(bench, start, codec, self.values, train, key=("fold", i), table=table)
+                bench.fit(objective, source, bench.config.optim, "target")
+                said, true = made.predict(self.store, test), self.values.iloc[test]
+                if self.task == "regression": out.append(np.abs(said - true.to_numpy(float)).mean())
+                else: out.append((said.argmax(1) != codec.encode(self.values)[test, 0]).mean())
+        return np.array(out)
+
+
+def line(name, scores, base=None):
+    "An arm as a row of the table: mean, mean difference, its standard error over pairs of seed and fold, and how many pairs are better."
+    if base is None: return f"| {name} | {scores.mean():.3f} | | | |"
+    d = scores - base; se = d.std(ddof=1)/np.sqrt(len(d))
+    return f"| {name} | {scores.mean():.3f} | {d.mean():+.3f} | {se:.3f} | {(d < 0).sum()} of {len(d)} |"
+
+
+def study(names):
+    for name in names:
+        begun, part = time.process_time(), Part(name)
+        print("| arm | error | difference | its standard error | better in |\n|---|---|---|---|---|", flush=True)
+        start = part.encoder(); base = part.score(*start); print(line("defaults", base), flush=True)
+        for arm, change in ARMS.items():
+            print(line(arm, part.score(*start, change, seeds=(3, 4) if arm == "again" else (1, 2)), base), flush=True)
+        for arm, (change, span) in BASES.items(): print(line(arm, part.score(*part.encoder(change, span)), base), flush=True)
+        print(f"{(time.process_time() - begun)/60:.1f} minutes of one core", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cost", "study")); parser.add_argument("studies", nargs="*", default=list(STUDIES), help="which of them")
+    args = parser.parse_args(); torch.set_num_threads(1); torch.manual_seed(0)
+    cost() if args.what == "cost" else study(args.studies)
+
+
+if __name__ == "__main__": main()
