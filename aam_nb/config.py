@@ -160,7 +160,7 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #2c44f2a9
+# %% ../nbs/01_config.ipynb #8883ed42
 def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False, chunk=256)
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
 
@@ -203,7 +203,7 @@ class Config:
                  d.corpus and d.table and "data.corpus and data.table are both given; choose one",
                  d.split and d.leave_out and "data.split and data.leave_out are both given; choose one",
                  self.loss.metric == "precomputed" and not d.distances and "loss.metric is 'precomputed'; wanted data.distances, the file that has them",
-                 d.distances and self.loss.metric != "precomputed" and f"data.distances is given; wanted loss.metric = 'precomputed', found '{self.loss.metric}'",
+                 d.distances and self.loss.metric != "precomputed" and f"data.distances is given, and loss.metric is {self.loss.metric!r}; wanted precomputed",
                  self.bases_vary and not self.encoder_trains and
                      "augment varies bases (substitution, indel, window or reverse), but no stage trains the ASV encoder, so nothing would read them",
                  self.run.resume and self.run.overwrite and "run.resume and run.overwrite are both given; choose one"]

@@ -49,10 +49,11 @@ __all__ = ['load_study', 'column', 'keep', 'with_target', 'to_depth', 'group_val
            'score_lines', 'fit_fold', 'evaluate_prepared', 'evaluate_run', 'at_common_depth', 'as_store', 'read_ids',
            'predict_run', 'embed_run', 'demo_run']
 
-# %% ../nbs/80_run.ipynb #826e2fd6
+# %% ../nbs/80_run.ipynb #b51fe016
 def load_study(data:DataConfig)->Study:
     "Read the table and whatever else is named, and join them."
-    if not data.table and not data.corpus: raise AamError("No count table is given. Pass --table study.biom (or .qza, .tsv), or set data.table.")
+    if data.corpus: raise AamError("data.corpus names studies for aam pretrain. Name one table or store here, with --table.")
+    if not data.table: raise AamError("No count table is given. Pass --table study.biom (or .qza, .tsv), or set data.table.")
     metadata, tree = read_metadata(data.metadata) if data.metadata else None, read_tree(data.tree) if data.tree else None
     if not Path(data.table).is_dir():
         return make_study(read_table(data.table, sequences=data.sequences or None), metadata, tree, missing=data.missing, where=data.where)

@@ -20,13 +20,13 @@ __all__ = ['Words', 'TableFlag', 'MetadataFlag', 'TreeFlag', 'SequencesFlag', 'T
            'WhereFlag', 'DepthFlag', 'SeedFlag', 'ThreadsFlag', 'DeviceFlag', 'OutFlag', 'ResumeFlag', 'OverwriteFlag',
            'config_from_flags', 'shown', 'described', 'train', 'main']
 
-# %% ../nbs/90_train.ipynb #e89f5b3d
+# %% ../nbs/90_train.ipynb #302346a8
 Words = Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE] [SECTION.KEY=VALUE]...", show_default=False,
     help="A recipe (a TOML file, or small, aam, demo) and single choices, e.g. optim.steps=200.")]
 
 def _flag(*names, help): return typer.Option(*names, help=help, show_default=False)
 
-TableFlag = Annotated[str, _flag("--table", help="Count table: .biom, .qza or .tsv.")]
+TableFlag = Annotated[str, _flag("--table", help="Count table: .biom, .qza or .tsv, or a store folder.")]
 MetadataFlag = Annotated[str, _flag("--metadata", help="Sample metadata, TSV.")]
 TreeFlag = Annotated[str, _flag("--tree", help="Newick tree of the ASVs, .nwk or .qza.")]
 SequencesFlag = Annotated[str, _flag("--sequences", help="Representative sequences (.fasta or .qza), when feature ids are not sequences.")]

@@ -58,7 +58,7 @@ class Tree:
 
     def __repr__(self): return f"Tree({len(self.tips):,} tips, {len(self.length):,} branches)"
 
-# %% ../nbs/02_types.ipynb #95ce1f0a
+# %% ../nbs/02_types.ipynb #5b4d6026
 @dataclass(frozen=True, kw_only=True)
 class Study:
     "Table, metadata and tree of the same samples, in the same order."
@@ -67,6 +67,7 @@ class Study:
     tree:Tree|None = None             # Sheared to the table's ASVs
     tip:np.ndarray|None = None        # int32 [asvs], the ASV's tip in `tree`, -1 where it has none
     notes:tuple[str,...] = ()         # What was lost on the way, and why
+    store:object|None = None          # The `Store` that this is all of, where it was read from one
 
     @property
     def ids(self)->np.ndarray: # Object array of str [samples]

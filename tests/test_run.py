@@ -11,7 +11,8 @@ from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.data.table import read_table, write_table
-from aam_nb.run import evaluate_run, predict_run, pretrain_run, train_run
+from aam_nb.data.store import Cache
+from aam_nb.run import cache_run, evaluate_run, predict_run, pretrain_run, train_run
 from aam_nb.training.bundle import load_bundle
 from aam_nb.training.predict import predict_table
 from aam_nb.types import Table
@@ -215,3 +216,58 @@ def test_order_of_the_table_changes_no_weight(files, tmp_path):
     runs = [train_run(config(files, tmp_path/name, data=data), say=quiet) for name, data in (("a", {}), ("b", {"table": str(tmp_path/"b.biom")}))]
     a, b = (load_bundle(o).model.state_dict() for o in runs)
     for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-4, atol=1e-5, msg=k)
+
+
+def test_a_store_folder_trains_like_its_files(files, tmp_path):
+    "The same weights and scores from files and from the store that was cached from them; nothing is stored again."
+    cfg = config(files, tmp_path/"files"); train_run(cfg, say=quiet)
+    store = cache_run(replace(cfg, run=replace(cfg.run, out=str(tmp_path/"store"))), say=quiet)
+    train_run(config(files, tmp_path/"mapped", data=dict(table=str(store), metadata="", tree="")), say=quiet)
+    a, b = (load_bundle(tmp_path/o/"bundle").model.state_dict() for o in ("files", "mapped"))
+    for k in a: assert torch.equal(a[k], b[k]), k
+    assert (tmp_path/"files/scores.json").read_text() == (tmp_path/"mapped/scores.json").read_text()
+    assert (tmp_path/"files/store").is_dir() and not (tmp_path/"mapped/store").exists()
+    told = [predict_run(tmp_path/"mapped/bundle", o, tmp_path/f"{i}.tsv", say=quiet).rows for i, o in enumerate((store, files/"table.biom"))]
+    np.testing.assert_allclose(told[0].prediction, told[1].prediction.loc[told[0].index], rtol=1e-5)
+
+
+def test_samples_of_a_store_can_be_chosen_later(files, tmp_path):
+    cfg = config(files, tmp_path/"run"); store = cache_run(replace(cfg, run=replace(cfg.run, out=str(tmp_path/"store"))), say=quiet)
+    for name, more in (("a", {}), ("b", dict(table=str(store), metadata="", tree=""))):
+        train_run(config(files, tmp_path/name, data={"where": "site == gut", **more}), say=quiet)
+    assert (tmp_path/"a/scores.json").read_text() == (tmp_path/"b/scores.json").read_text() and (tmp_path/"b/store").is_dir()
+
+
+def test_embeddings_are_kept_and_used_again(files, tmp_path):
+    shared = dict(cache=str(tmp_path/"kept")); evaluate_run(config(files, tmp_path/"a", run=shared), say=quiet)
+    kept = {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()}
+    assert len(kept) == 3 and all(o.startswith("embeddings-") for o in kept) # one a fold, for all its inner models
+    evaluate_run(config(files, tmp_path/"b", run=shared), say=quiet)
+    assert {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()} == kept
+    assert (tmp_path/"a/predictions.tsv").read_text() == (tmp_path/"b/predictions.tsv").read_text()
+
+
+def test_studies_pretrain_side_by_side(files, tmp_path):
+    other = tmp_path/"other"; write_study(simulate(samples=24, asvs=30, groups=6, length=32, seed=9), other)
+    stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet)) for i, o in enumerate((files, other))]
+    given = dict(table="", metadata="", tree="", target="", groups="", temperature=2.)
+    def side_by_side(*folders, **more): return {**given, "corpus": ", ".join(folders), **more}
+    with pytest.raises(AamError, match="same content"): pretrain_run(config(files, tmp_path/"no", data=side_by_side(stores[0], stores[0])), say=quiet)
+    heard = []; how = dict(data=side_by_side(*stores), pretrain_sample=dict(steps=4, batch=6))
+    bundle = load_bundle(pretrain_run(config(files, tmp_path/"run", **how), say=heard.append))
+    assert bundle.model.bases == 40 and "Corpus(2 studies" in heard[0]
+    assert bundle.taught_by([o for p in (files, other) for o in read_table(p/"table.biom").sample_ids]).all()
+    with pytest.raises(AamError, match="aam pretrain"): train_run(config(files, tmp_path/"t", data=side_by_side(*stores, target="age")), say=quiet)
+
+
+def test_given_distances_teach(files, tmp_path):
+    "A matrix made elsewhere is the objective of stage 2; augmentation that would make it false is refused with all reasons at once."
+    table = read_table(files/"table.biom"); x = table.counts.toarray().astype(float)
+    far = np.abs(x[:, None] - x[None]).sum(-1)/1e3; np.fill_diagonal(far, 0)
+    pd.DataFrame(far, index=table.sample_ids, columns=table.sample_ids).to_csv(tmp_path/"d.tsv", sep="\t")
+    how = dict(data=dict(distances=str(tmp_path/"d.tsv")), loss=dict(metric="precomputed"), pretrain_sample=dict(steps=4, batch=8))
+    with pytest.raises(AamError, match="augment.rarefy.*\n.*augment.asv_dropout"): train_run(config(files, tmp_path/"no", **how), say=quiet)
+    assert not (tmp_path/"no").exists()
+    bundle = train_run(config(files, tmp_path/"run", augment=dict(rarefy=0., asv_dropout=0.), **how), say=quiet)
+    assert load_bundle(bundle).model.metric == "precomputed_unbounded" and far.max() > 1
+    log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True); assert log[log.stage == "pretrain_sample"].distance.gt(0).all()
