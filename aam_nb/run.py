@@ -761,7 +761,7 @@ def predict_run(
     if unseen > .5: say(f"warning: half of the samples have over {unseen:.0%} of their reads in sequences that the bundle was not trained on.")
     return found
 
-# %% ../nbs/80_run.ipynb #44dba52c
+# %% ../nbs/80_run.ipynb #de747399
 def embed_run(
     bundle:str|Path,        # Bundle folder
     table:str|Path,         # Table, or store folder
@@ -775,8 +775,8 @@ def embed_run(
     "Write one vector for each sample asked for, or for each of their ASVs."
     out = _free(out, overwrite); model = load_bundle(bundle)
     found = embed_store(model, as_store(table, sequences), read_ids(samples), level); found.write(out)
-    lost = (found.note != "").sum()
-    say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers in {out}{f'; {lost:,} samples could not be read, see the column note' if lost else ''}.")
+    lost = (found.note != "").sum(); why = f"; {lost:,} samples could not be read, see the column note" if lost else ""
+    say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers in {out}{why}.")
     return found
 
 # %% ../nbs/80_run.ipynb #1239b3ea

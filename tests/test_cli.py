@@ -51,6 +51,33 @@ def test_train_and_predict(files, tmp_path):
     assert [o.split("\t")[0] for o in lines] == ["sample_id", *load_ids(files)[3:6]]
 
 
+def test_embed_writes_vectors(files, tmp_path):
+    assert aam("train", *TINY, *flags(files, tmp_path/"run")).exit_code == 0
+    common = ["--bundle", tmp_path/"run/bundle", "--table", files/"table.biom"]
+    done = aam("embed", *common, "--out", tmp_path/"e.npz", "--level", "asv"); assert done.exit_code == 0, done.output
+    with np.load(tmp_path/"e.npz", allow_pickle=False) as f: assert f["vectors"].shape == (len(f["names"]), 16) and set(f["names"][0]) <= set("ACGT")
+    assert aam("embed", *common, "--out", tmp_path/"e.tsv").exit_code == 0
+    assert [o.split("\t")[0] for o in (tmp_path/"e.tsv").read_text().splitlines()[1:]] == load_ids(files)
+    again = aam("embed", *common, "--out", tmp_path/"e.tsv"); assert again.exit_code == 2 and "--overwrite" in again.stderr
+
+
+def test_inspect_says_what_it_finds_and_needs_no_target(files, tmp_path):
+    words = [str(o) for o in flags(files, tmp_path/"look", target=None, groups=None)]
+    done = aam("inspect", *words); assert done.exit_code == 0, done.output
+    assert "'subject'" in done.output and (tmp_path/"look/inspect.html").is_file() and (tmp_path/"look/findings.tsv").is_file()
+    wrong = aam("inspect", *flags(files, tmp_path/"no", target="agee")); assert wrong.exit_code == 2 and "'age'" in wrong.stderr and not (tmp_path/"no").exists()
+
+
+def test_cache_stores_shows_and_clears(files, tmp_path):
+    source = [str(o) for o in flags(files, tmp_path/"store", target=None, groups=None)]
+    done = aam("cache", "store", *source); assert done.exit_code == 0 and "Store(40 samples" in done.output, done.output
+    run = aam("train", *TINY, *flags(files, tmp_path/"run", table=tmp_path/"store", metadata=None, tree=None)); assert run.exit_code == 0, run.output
+    shown = aam("cache", "show", tmp_path/"run").output; assert "embeddings-" in shown and "Cache(1 entry" in shown
+    assert "0.0 MB are free" in aam("cache", "clear", tmp_path/"run", "--older-than", 1).output and any((tmp_path/"run/cache").iterdir())
+    assert aam("cache", "clear", tmp_path/"run").exit_code == 0 and "Cache(0 entries" in aam("cache", "show", tmp_path/"run").output
+    none = aam("cache", "store", "--table", files/"table.biom"); assert none.exit_code == 2 and "--out" in none.stderr
+
+
 def load_ids(files):
     from aam_nb.data.table import read_table
     return list(read_table(files/"table.biom").sample_ids)
