@@ -293,3 +293,12 @@ def test_a_store_says_what_it_was_made_with(files, tmp_path):
     store = build(files[0], tmp_path/"store"); told = json.loads((tmp_path/"store"/"manifest.json").read_text())
     assert told["version"] == 2 and set(told["made_with"]) == {"aam_nb", "numpy"} and told["digest"] == store.digest
     assert newick(store.tree) == newick(files[1].tree) and (store.study().metadata == files[1].metadata).all(axis=None)
+
+
+def test_without_locks_each_builder_has_files_of_its_own(files, tmp_path, monkeypatch):
+    import fcntl
+    def no_locks(*_): raise OSError("no locks here")
+    monkeypatch.setattr(fcntl, "flock", no_locks); seen = []
+    def look(*_): seen.extend(o.name for o in tmp_path.iterdir())
+    assert build(files[0], tmp_path/"store", progress=look).digest == files[1].digest
+    assert f".store.{os.getpid()}" in seen and ".store.building" not in seen and [o.name for o in tmp_path.iterdir()] == ["store"]

@@ -304,12 +304,12 @@ def _reopen(folder:str, wanted:str)->Store: # In a worker process; the parent ha
         raise AamError(f"The store {folder} was built anew, from other data, while it was in use. Start again.")
     return store
 
-# %% ../../nbs/17_data_store.ipynb #bdc9ed0d
+# %% ../../nbs/17_data_store.ipynb #e68731e9
 def _lock(folder:Path)->Path: return folder.with_name(f".{folder.name}.lock")
 def _work(folder:Path)->Path: return folder.with_name(f".{folder.name}.building") # What `cache_biom` has done so far
 
 @contextmanager
-def _alone(folder:Path):
+def _alone(folder:Path)->Iterator[bool]: # False where the file system has no locks
     "Hold the place of `folder` against other builders, who wait; sweep what killed ones left."
     import fcntl
     lock = _lock(folder); held = False
@@ -326,7 +326,7 @@ def _alone(folder:Path):
         left = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.(part|old)")
         for o in folder.parent.iterdir():
             if held and left.fullmatch(o.name): shutil.rmtree(o, ignore_errors=True)
-        yield
+        yield held
     finally: lock.unlink(missing_ok=True); f.close()
 
 # %% ../../nbs/17_data_store.ipynb #1c30bfb9
@@ -475,7 +475,7 @@ def _finish(source:TableSlices, keep:np.ndarray, order:np.ndarray, work:Path, me
     if tip is not None: notes += off_tree(ids, depths, on_tree)
     _write_manifest(part, _manifest(parts, notes, made_from=key))
 
-# %% ../../nbs/17_data_store.ipynb #421c709b
+# %% ../../nbs/17_data_store.ipynb #5c748be1
 def _file_digest(path:str|Path|None)->str|None:
     "A digest of a file's content. Raises `AamError` where there is none."
     if path is None: return None
@@ -485,7 +485,7 @@ def _file_digest(path:str|Path|None)->str|None:
 
 def _inputs(table, sequences, metadata, tree, missing, where)->str:
     "The digest of all that a store is made from."
-    return digest(_VERSION, _file_digest(table), str(table), _file_digest(sequences), missing, where,
+    return digest(_VERSION, _file_digest(table), _file_digest(sequences), missing, where,
                   None if metadata is None else _to_tsv(metadata),
                   None if tree is None else [_bytes(tree.tips), tree.start, tree.stop, tree.length])
 
@@ -511,7 +511,8 @@ def cache_biom(
     if not by_slices(table): return build_store(make_study(read_table(table, sequences), metadata, tree, missing, where), folder)
     key = _inputs(table, sequences, metadata, tree, missing, where); work = _work(folder)
     if not work.exists() and not _lock(folder).exists() and (store := _made_from(folder, key)): return store
-    with _alone(folder):
+    with _alone(folder) as held:
+        if not held: work = work.with_suffix(f".{os.getpid()}") # Without locks, another builder could write to the same files
         if store := _made_from(folder, key): # Another process was faster, or was killed when it had all but done
             shutil.rmtree(work, ignore_errors=True); return store
         try:
