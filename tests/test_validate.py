@@ -238,3 +238,73 @@ def test_average_and_show():
     p = dict(aam=np.array([[.2, .8]]), forest=np.array([[.6, .4]]), depth=np.array([[1., 0]]))
     assert np.allclose(average(p, "aam")[0], [[.4, .6]]) and average(p, "")[1] == ("forest",)
     assert (show(2.8312), show(12345.6), show(-.0123), show(.5, .1), show(float("nan"))) == ("2.83", "12,346", "\u22120.0123", "0.500", "\u2013")
+
+
+def test_repeats_are_means_of_the_repeats(study):
+    "What the repeats give together is the mean of what each gives, and ids say which repeat a row is of."
+    from aam_nb.data.split import repeated
+    y, g = column(study, "age"), column(study, "subject"); folds = repeated(study.ids, 3, 3, g, seed=1)
+    both = evaluate(study, y, groups=g, folds=folds, fit_model=knows(study, "age", 2.))
+    parts = [evaluate(study, y, groups=g, folds=folds[i:i+3]) for i in (0, 3, 6)]
+    for m in ("mae", "r2", "rmse", "spearman"): # equal predictions may rank in two ways
+        assert both.scores["forest"][m][0] == pytest.approx(np.mean([o.scores["forest"][m][0] for o in parts]), abs=2e-3 if m == "spearman" else 1e-9)
+    assert both.samples == 80 and len(both.ids) == 240 and set(both.fold) == set(range(1, 10)) and both.fold_text == "9 folds in 3 repeats"
+    for r in (1, 2, 3): assert list(both.ids[both.repeat == r]) == list(study.ids)
+    first = both.first(); assert list(first.ids) == list(study.ids) and (first.fold <= 3).all()
+    assert np.allclose(first.predictions["forest"], parts[0].predictions["forest"]) and "drawn 3 times" in both.notes[0]
+    assert both.scores["aam"]["mae"] == (2., 2., 2.)
+
+
+def test_an_interval_draws_a_sample_with_all_its_repeats():
+    "Ten copies of the same predictions have the interval of one, with groups and without."
+    rng = np.random.default_rng(0); y = rng.normal(size=60); p = y + rng.normal(size=60)
+    ids = [f"S{i}" for i in range(60)]; group = np.repeat(np.arange(20), 3)
+    for g in (None, group):
+        one = score_all("regression", y, dict(forest=p), np.ones(60), g, ids=ids)[0]["forest"]["mae"]
+        tens = None if g is None else np.tile(g, 10)
+        ten = score_all("regression", np.tile(y, 10), dict(forest=np.tile(p, 10)), np.ones(600), tens, ids=ids*10)[0]["forest"]["mae"]
+        assert ten == pytest.approx(one)
+
+
+def test_left_out_values_and_parts(study):
+    from aam_nb.data.split import folds_given, leave_one_out
+    y, g = column(study, "age"), column(study, "subject"); clinic = "clinic " + g.str[-1].astype(int).mod(3).astype(str)
+    e = evaluate(study, y, groups=g, folds=leave_one_out(study.ids, clinic, g), names=sorted(set(clinic)))
+    assert [set(clinic[e.fold == k]) for k in (1, 2, 3)] == [{o} for o in e.names] and list(e.ids) == list(study.ids)
+    part = g.str[-1].astype(int).mod(3).map({0: "test", 1: "valid", 2: "train"}); e = evaluate(study, y, groups=g, folds=folds_given(study.ids, part, g))
+    assert set(e.ids) == set(part.index[part == "test"]) and set(e.fold) == {1} and f"{80 - e.samples} of 80 samples are in no test part" in e.notes[-1]
+
+
+def test_folds_lose_what_cannot_be_scored(study):
+    "A fold whose samples have no target goes, with its name."
+    from aam_nb.data.split import leave_one_out
+    y = column(study, "age").astype(float).copy(); site = column(study, "site"); y[(site == "gut").to_numpy()] = np.nan
+    e = evaluate(study, y, folds=leave_one_out(study.ids, site), names=sorted(set(site)))
+    assert e.names == ("mouth", "skin") and set(e.fold) == {1, 2} and set(site.loc[list(e.ids)]) == {"mouth", "skin"}
+
+
+def test_folds_that_leak_are_refused(study):
+    y, g, ids = column(study, "age"), column(study, "subject"), study.ids
+    with pytest.raises(AamError, match="groups stand on both sides of fold 2"):
+        evaluate(study, y, groups=g, folds=[(ids[g == "P00"], ids[g == "P01"]), (ids[:41], ids[41:])])
+    with pytest.raises(AamError, match="1 samples stand on both sides of fold 1"): evaluate(study, y, folds=[(ids[:41], ids[40:])])
+    with pytest.raises(AamError, match="0 samples to train"): evaluate(study, y, folds=[([], ids)])
+    with pytest.raises(AamError, match="no fold"): evaluate(study, y, folds=[])
+
+
+def test_one_class_a_fold_gives_no_verdict(study):
+    "Where the classes are even, the training majority is the other class: whatever guesses at random seems to have skill."
+    from aam_nb.data.split import leave_one_out
+    from aam_nb.evaluation.report import report_html
+    g = column(study, "subject"); state = pd.Series(np.where(g.str[-1].astype(int) % 2, "sick", "well"), index=g.index, name="state")
+    e = evaluate(study, state, groups=g, folds=leave_one_out(study.ids, g, g), names=sorted(set(g)))
+    assert np.isnan(e.scores["forest"]["auc"][0]) and any("No test part holds two classes" in o for o in e.warnings)
+    assert e.scores["trivial"]["accuracy"][0] == 0 and len(verdict(e)) == 1 and "No verdict" in verdict(e)[0]
+    page = report_html(e, "Sick or well", study); assert "held out" in page and "P00" in page and ">nan" not in page
+
+
+def test_report_of_repeats_counts_samples_once(study):
+    from aam_nb.data.split import repeated
+    from aam_nb.evaluation.report import report_html
+    g = column(study, "subject"); e = evaluate(study, column(study, "site"), groups=g, folds=repeated(study.ids, 3, 2, g))
+    page = report_html(e, "Sites", study); assert "from 80 samples, 24 groups, in 6 folds in 2 repeats" in page and ">2.3<" in page.replace("</th>", "<")

@@ -22,8 +22,8 @@ from ..training.metrics import bootstrap, class_metrics, rank_correlation, regre
 from ..types import Study, strings
 
 # %% auto #0
-__all__ = ['MAIN', 'NAMES', 'Score', 'fold_auc', 'DepthAlarm', 'target_values', 'depth_alarm', 'score_functions', 'show',
-           'times_tested', 'Evaluation', 'average', 'score_all', 'evaluate', 'difference', 'compare', 'verdict',
+__all__ = ['MAIN', 'NAMES', 'Score', 'NO_AUC', 'fold_auc', 'DepthAlarm', 'target_values', 'depth_alarm', 'score_functions',
+           'show', 'times_tested', 'Evaluation', 'average', 'score_all', 'evaluate', 'difference', 'compare', 'verdict',
            'write_evaluation']
 
 # %% ../../nbs/51_evaluation_validate.ipynb #029e3664
@@ -141,7 +141,7 @@ def show(
     size = abs(size or x); places = int(np.clip(2 - np.floor(np.log10(size)), 0, 6)) if size else 3
     return f"{x:{'+' if sign else ''},.{places}f}".replace("-", "\u2212")
 
-# %% ../../nbs/51_evaluation_validate.ipynb #138a064e
+# %% ../../nbs/51_evaluation_validate.ipynb #1a9a4d3c
 Score = tuple[float, float, float] # value, low and high end of its 95 % interval
 
 def times_tested(
@@ -190,12 +190,6 @@ class Evaluation:
         n, repeats = self.fold.max(), self.repeat.max()
         return f"{n} fold{'s' if n > 1 else ''}" + (f" in {repeats} repeats" if repeats > 1 else "")
 
-    @property
-    def main(self)->str:
-        "The score that decides who is better: the task's, or the accuracy where there is no AUC."
-        found = MAIN[self.task]; value = self.scores["forest"][found][0] if "forest" in self.scores else 0.
-        return "accuracy" if found == "auc" and value != value else found
-
     def first(self)->Evaluation:
         "The predictions of the first repeat alone, with the scores of all."
         at = self.repeat == 1
@@ -227,12 +221,16 @@ def average(
     members = tuple(o for o in (model, "forest", "clr", "branch") if o in predictions)
     return np.mean([predictions[o] for o in members], axis=0), members
 
-# %% ../../nbs/51_evaluation_validate.ipynb #a54d6a85
+# %% ../../nbs/51_evaluation_validate.ipynb #12430c46
+NO_AUC = ("No test part holds two classes, so there is no AUC, and accuracy misleads: the class that is held out is the rarer one in training. "
+          "Choose folds whose test parts hold more than one class.")
+
+def _one_class_each(e): return bool(e.classes) and all(len(set(e.truth[e.fold == k])) == 1 for k in set(e.fold))
+
 def _warnings(metadata, e):
     "What to know before believing a number; `e` holds one repeat."
     y, groups, out = e.truth, e.groups, [e.alarm.text] if e.alarm.fires else []
-    if e.main != MAIN[e.task]: out.append("No test part holds two classes, and the AUC compares within test parts, so there is none. "
-                                          "Larger test parts would give one.")
+    if _one_class_each(e): out.append(NO_AUC)
     if groups is None:
         found = subject_like(metadata) if metadata is not None else []
         if found: out.append(f"Samples were taken as independent, but the column '{found[0][0]}' looks like subjects ({found[0][1]}). "
@@ -392,7 +390,7 @@ def evaluate(
                        names=names)
     return replace(found, warnings=tuple(_warnings(study.metadata, found.first())))
 
-# %% ../../nbs/51_evaluation_validate.ipynb #bc8781a6
+# %% ../../nbs/51_evaluation_validate.ipynb #06ae7432
 def difference(
     evaluation:Evaluation,
     first:str,         # A method
@@ -401,22 +399,22 @@ def difference(
 )->Score:              # Main score of first minus that of second, with its 95 % interval over groups
     "How far two methods are apart."
     e = evaluation
-    f, g = (score_functions(e.task, e.truth, e.predictions[o], e.fold)[e.main] for o in (first, second))
+    f, g = (score_functions(e.task, e.truth, e.predictions[o], e.fold)[MAIN[e.task]] for o in (first, second))
     gap = lambda r: f(r) - g(r)
     return gap(np.arange(len(e.ids))), *bootstrap(gap, _drawn(e.ids, e.groups), n=draws, seed=e.seed)
 
-# %% ../../nbs/51_evaluation_validate.ipynb #c65fad2f
+# %% ../../nbs/51_evaluation_validate.ipynb #55e03c47
 def compare(
     evaluation:Evaluation,
     first:str,         # A method
     second:str,        # Another
 )->tuple[str,str]:     # "better", "worse" or "level"; and a sentence
     "Which of two methods is better, as far as the paired interval allows."
-    e = evaluation; m = e.main; a, b = e.scores[first][m][0], e.scores[second][m][0]
+    e = evaluation; m = MAIN[e.task]; a, b = e.scores[first][m][0], e.scores[second][m][0]
     gap, low, high = e.differences[first][m] if second == "forest" and first in e.differences else difference(e, first, second)
     sure = np.isfinite(low) and (low > 0 or high < 0); better = sure and (gap < 0) == (m == "mae")
     how = f"is {'better' if better else 'worse'} than" if sure else "cannot be told apart from"
-    size, fine = (b, b/10) if m == "mae" else (.1, .1) # a difference has one decimal more than an error
+    size, fine = (.1, .1) if m == "auc" else (b, b/10) # a difference has one decimal more than an error
     n = f"{e.samples} samples" if e.groups is None else f"{len(set(e.groups))} groups"
     text = (f"{e.title(first, True)} {how} {e.title(second, True)}: {NAMES[m]} {show(a, size)} against {show(b, size)}, difference {show(gap, fine, True)} "
             f"(95 % interval {show(low, fine, True)} to {show(high, fine, True)}, {n})")
@@ -427,11 +425,12 @@ def verdict(
 )->tuple[str,...]: # Sentences, the most important one first
     "Who wins, in words."
     e = evaluation; first = e.model or "average"
+    if _one_class_each(e): return (f"No verdict: {NO_AUC[0].lower()}{NO_AUC[1:]}",)
     out = [compare(e, first, "forest")[1]]
     if e.model: out.append(compare(e, "average", "forest")[1])
     if e.alarm.fires:
-        alone = show(e.scores["depth"][e.main][0], .1 if e.task == "classification" else 0.)
-        out.append(f"Depth alone reaches {NAMES[e.main]} {alone} here: these scores do not show that anything was learned from the community.")
+        alone = show(e.scores["depth"][MAIN[e.task]][0], .1 if e.task == "classification" else 0.)
+        out.append(f"Depth alone reaches {NAMES[MAIN[e.task]]} {alone} here: these scores do not show that anything was learned from the community.")
     skill, text = compare(e, first, "trivial")
     if skill != "better": out.append(f"No skill is shown: {text if first == e.model else text[0].lower() + text[1:]}")
     return tuple(out)
