@@ -62,7 +62,7 @@ def rarefy(
     note = f"{len(lost):,} of {len(depths):,} samples have fewer than {depth:,} reads and were left out ({few(lost)})"
     return replace(out, counts=counts, notes=(*table.notes, note) if len(lost) else table.notes)
 
-# %% ../../nbs/18_data_augment.ipynb #3aa5c295
+# %% ../../nbs/18_data_augment.ipynb #ae8638ee
 def redraw(
     counts:np.ndarray, # int [n], reads of each ASV
     share:float,       # Chance that a read stays, 0 to 1
@@ -73,12 +73,12 @@ def redraw(
     return drawn if np.count_nonzero(drawn) else rarefy_counts(counts, min(1, counts.sum()), rng)
 
 def read_share(
-    depth:int,            # Reads of the sample
+    depth:np.ndarray,     # [b], reads of each sample
     config:AugmentConfig, # rarefy_low, rarefy_cap
-    draw:float,           # From 0 up to 1
-)->float:                 # Above 0, up to 1
+    draw:np.ndarray,      # float [b], from 0 up to 1
+)->np.ndarray:            # float [b], above 0, up to 1
     "The chance that a read stays: log-uniform in `draw`, and less for a sample deeper than `rarefy_cap`."
-    return config.rarefy_low**draw*min(1., config.rarefy_cap/max(1, depth))
+    return config.rarefy_low**draw*np.minimum(1., config.rarefy_cap/np.maximum(1, depth))
 
 # %% ../../nbs/18_data_augment.ipynb #a378c7bc
 def jitter_counts(
@@ -131,7 +131,7 @@ class AsvDraws:
         "Numbers between 0 and 1, as a numpy generator gives them."
         return _draws(self.rows[:, None], np.arange(shape[1]))
 
-# %% ../../nbs/18_data_augment.ipynb #78f0b8b7
+# %% ../../nbs/18_data_augment.ipynb #a76acbc1
 class _Begin(ISeedSequence):
     "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
     def __init__(self, words): self.words = words
@@ -143,12 +143,12 @@ def _words(samples, seed, epochs)->np.ndarray: # uint64 [b, 8]
     keys = ("\x1f".join(map(str, (seed, "augment", e, o.id))).encode() for o, e in zip(samples, epochs, strict=True))
     return np.frombuffer(b"".join(hashlib.blake2b(o).digest() for o in keys), dtype="<u8").reshape(-1, 8)
 
-def _reads(counts, thin, config, words)->np.ndarray: # int [n]
+def _reads(counts, share, jitter, words)->np.ndarray: # int [n]
     "The reads of one view, before any ASV is left out."
-    if not thin and config.jitter == "none" or not len(counts): return counts
-    rng = np.random.Generator(np.random.PCG64(_Begin(words[:4])))
-    if thin: counts = redraw(counts, read_share(int(counts.sum(dtype=np.int64)), config, float(_uniform(words[5]))), rng)
-    return counts if config.jitter == "none" else jitter_counts(counts, config.jitter, rng)
+    if share == 1 and jitter == "none" or not len(counts): return counts
+    rng = np.random.Generator(np.random.PCG64(_Begin(words)))
+    if share < 1: counts = redraw(counts, share, rng)
+    return counts if jitter == "none" else jitter_counts(counts, jitter, rng)
 
 def augment_samples(
     samples:list[Sample], # As the store holds them
@@ -157,9 +157,10 @@ def augment_samples(
     epochs:list[int],     # Which pass over the samples each is seen in
 )->list[Sample]:          # Without the ASVs that a view has no reads of
     "The views of some samples, each in its epoch."
-    words = _words(samples, seed, epochs); thin = _uniform(words[:, 4]) < config.rarefy
-    counts = np.concatenate([_reads(o.counts, t, config, w) for o, t, w in zip(samples, thin.tolist(), words, strict=True)])
-    lengths = [len(o.asv) for o in samples]; of = np.repeat(np.arange(len(samples)), lengths)
+    words, lengths = _words(samples, seed, epochs), [len(o.asv) for o in samples]; of = np.repeat(np.arange(len(samples)), lengths)
+    depth = np.bincount(of, np.concatenate([o.counts for o in samples]), len(samples)); chance, draw = _uniform(words[:, 4:6].T)
+    share = np.where(chance < config.rarefy, read_share(depth, config, draw), 1.).tolist()
+    counts = np.concatenate([_reads(o.counts, p, config.jitter, w) for o, p, w in zip(samples, share, words[:, :4], strict=True)])
     place = np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     if config.asv_dropout: counts = drop_asvs(counts, of, config.asv_dropout, _draws(words[of, 6], place))
     seen = np.flatnonzero(counts)
