@@ -19,7 +19,7 @@ from aam_nb.data import store as store_page
 from aam_nb.data.batch import PlainBatches, SampleDataset
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.store import build_store, cache_biom, open_store
+from aam_nb.data.store import Cache, build_store, cache_biom, open_store
 from aam_nb.data.table import open_table, read_table, write_table
 from aam_nb.data.tree import make_study, newick, parse_newick, read_tree
 from aam_nb.types import Table, strings
@@ -211,6 +211,20 @@ def test_two_builders_by_slices_end_with_one_whole_store(files, server, tmp_path
     both = [server.start("build", files[0], tmp_path/"store") for _ in range(2)]
     assert [server.wait(o) for o in both] == [0, 0]
     assert open_store(tmp_path/"store", check=True).digest == files[1].digest and [o.name for o in tmp_path.iterdir()] == ["store"]
+
+
+def ask_cache(folder):
+    "A costly result that says so when it is made."
+    def make(): open(f"{folder}/made-{os.getpid()}", "w").close(); time.sleep(1); return np.arange(1000)
+    assert (Cache(f"{folder}/cache").array("numbers", dict(n=1000), make) == np.arange(1000)).all()
+
+
+def test_a_cached_result_is_made_by_one_process_and_survives_kills(server, tmp_path):
+    pid = server.start("ask_cache", tmp_path); time.sleep(.5); os.kill(pid, signal.SIGKILL); server.wait(pid)
+    for o in tmp_path.glob("made-*"): o.unlink()
+    three = [server.start("ask_cache", tmp_path) for _ in range(3)]
+    assert [server.wait(o) for o in three] == [0, 0, 0] and len(list(tmp_path.glob("made-*"))) == 1
+    ask_cache(tmp_path); assert len(list(tmp_path.glob("made-*"))) == 1 and len(list((tmp_path/"cache").iterdir())) == 1
 
 
 # Damage. The readers run in a process of their own, whose memory is bounded: a crash or a byte too many ends it, and the test sees that.

@@ -276,9 +276,12 @@ def test_clearing_takes_entries_only(tmp_path):
     old, new = cache.array("numbers", dict(a=1), lambda: np.arange(9)), cache.array("numbers", dict(a=2), lambda: np.arange(9))
     (tmp_path/"cache"/"notes-of-mine").mkdir(); (tmp_path/"cache"/"x-0123456789abcdef").write_text("mine")
     os.utime(next(o for o in cache.entries() if o.key["a"] == 1).folder/"manifest.json", (0, 0))
+    for name, age in ((".numbers-0123456789abcdef.7.part", 0), (".numbers-0123456789abcdef.8.part", 1)): # One made now, one long ago
+        (tmp_path/"cache"/name).mkdir(); os.utime(tmp_path/"cache"/name, (age*10**9,)*2 if age else None)
     assert cache.clear(older_than_days=1) > 0 and [o.key["a"] for o in cache.entries()] == [2] and old.sum() == 36 # Still mapped
     cache.array("numbers", dict(a=2), None); cache.clear()
-    assert sorted(o.name for o in (tmp_path/"cache").iterdir()) == ["notes-of-mine", "x-0123456789abcdef"] and new.sum() == 36
+    left = sorted(o.name for o in (tmp_path/"cache").iterdir())
+    assert left == [".numbers-0123456789abcdef.7.part", "notes-of-mine", "x-0123456789abcdef"] and new.sum() == 36
 
 def test_what_the_data_pages_keep(tmp_path, monkeypatch):
     study = made(); cache, store = Cache(tmp_path/"cache"), build_store(study)

@@ -526,8 +526,9 @@ def cache_biom(
         shutil.rmtree(work, ignore_errors=True)
         return open_store(folder, check=False)
 
-# %% ../../nbs/17_data_store.ipynb #bb0ebc6a
+# %% ../../nbs/17_data_store.ipynb #af12dfc5
 _ENTRY = re.compile(r"[a-z][a-z_]*-[0-9a-f]{16}")
+_LEFT = re.compile(rf"\.{_ENTRY.pattern}\.\d+\.(part|old)") # By a process that was killed, or is at work
 
 class Entry(NamedTuple):
     "What a cache holds under one key."
@@ -594,10 +595,12 @@ class Cache:
     def clear(self,
         older_than_days:float|None=None, # Only what was not used for so long; None for everything
     )->int: # Bytes that are free again
-        "Remove entries. What else is in the folder stays, and who has an entry mapped keeps it."
-        gone = [o for o in self.entries() if older_than_days is None or o.used < time.time() - older_than_days*86400]
-        for o in gone: shutil.rmtree(o.folder, ignore_errors=True)
-        return sum(o.size for o in gone)
+        "Remove entries, and what was left half-made over a day ago. All else in the folder stays, and who has an entry mapped keeps it."
+        now = time.time(); gone = [o for o in self.entries() if older_than_days is None or o.used < now - older_than_days*86400]
+        left = [o for o in self.folder.glob(".*") if _LEFT.fullmatch(o.name) and o.stat().st_mtime < now - 86400]
+        size = sum(o.size for o in gone) + sum(map(_bytes_in, left))
+        for o in (*(o.folder for o in gone), *left): shutil.rmtree(o, ignore_errors=True)
+        return size
 
     def __repr__(self):
         kept = self.entries()
