@@ -252,12 +252,29 @@ def test_studies_pretrain_side_by_side(files, tmp_path):
     stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet)) for i, o in enumerate((files, other))]
     given = dict(table="", metadata="", tree="", target="", groups="", temperature=2.)
     def side_by_side(*folders, **more): return {**given, "corpus": ", ".join(folders), **more}
-    with pytest.raises(AamError, match="same content"): pretrain_run(config(files, tmp_path/"no", data=side_by_side(stores[0], stores[0])), say=quiet)
+    with pytest.raises(AamError, match="one name"): pretrain_run(config(files, tmp_path/"no", data=side_by_side(stores[0], stores[0])), say=quiet)
     heard = []; how = dict(data=side_by_side(*stores), pretrain_sample=dict(steps=4, batch=6))
     bundle = load_bundle(pretrain_run(config(files, tmp_path/"run", **how), say=heard.append))
     assert bundle.model.bases == 40 and "Corpus(2 studies" in heard[0]
     assert bundle.taught_by([o for p in (files, other) for o in read_table(p/"table.biom").sample_ids]).all()
-    with pytest.raises(AamError, match="aam pretrain"): train_run(config(files, tmp_path/"t", data=side_by_side(*stores, target="age")), say=quiet)
+
+
+def test_a_target_is_learned_from_several_studies(files, tmp_path):
+    "Two halves of a study in two stores: the same samples as one table, each half with its own tree; a half can be left out."
+    metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#"); half = ", ".join(sorted(metadata.subject.unique())[:6])
+    where = {"a": f"subject in ({half})", "b": f"subject not in ({half})"}
+    stores = [str(cache_run(config(files, tmp_path/name, data=dict(where=o)), say=quiet)) for name, o in where.items()]
+    data = dict(table="", metadata="", tree="", corpus=",".join(stores)); heard = []
+    bundle = load_bundle(train_run(config(files, tmp_path/"run", data=data), say=heard.append))
+    assert "Corpus(2 studies, 48 samples" in heard[0]
+    told = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", index_col=0)
+    again = predict_table(bundle, read_table(files/"table.biom")).rows
+    np.testing.assert_allclose(again.prediction.loc[told.index], told.prediction, rtol=1e-5)
+    evaluate_run(config(files, tmp_path/"eval", data={**data, "leave_out": "study"}), say=quiet)
+    folds = pd.read_csv(tmp_path/"eval/folds.tsv", sep="\t", index_col=0)
+    first = metadata.subject.isin(half.split(", ")).loc[folds.index]
+    assert (folds.held_out == np.where(first, "a", "b")).all() and folds.groupby("fold").held_out.nunique().eq(1).all() and len(folds) == 48
+    with pytest.raises(AamError, match="of their own"): train_run(config(files, tmp_path/"no", data={**data, "tree": "x.nwk"}), say=quiet)
 
 
 def test_given_distances_teach(files, tmp_path):
