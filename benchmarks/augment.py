@@ -24,7 +24,7 @@ from dedup import ecam
 
 from aam_nb.config import AugmentConfig, DataConfig, RunConfig, load_config
 from aam_nb.core import keyed_rng
-from aam_nb.data.augment import AsvDraws, augment_samples, augment_tokens, mask_patches, mix_samples
+from aam_nb.data.augment import AsvDraws, augment_tokens, mask_patches, mix_samples
 from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, asvs_in
 from aam_nb.data.split import kfold, strata
 from aam_nb.data.store import build_store
@@ -39,8 +39,8 @@ OFF = AugmentConfig(rarefy=0., asv_dropout=0., identity_dropout=0., mixup=0.)
 
 # Cost
 
-def took(f, over, repeats=3):
-    "Processor milliseconds of `f(number, item)` for each item of a list, the least of a few repeats."
+def took(f, over, repeats=10):
+    "Processor milliseconds of `f(number, item)` for each item of a list, the least of some repeats."
     least = np.inf
     for _ in range(repeats):
         begun = time.process_time()
@@ -49,7 +49,6 @@ def took(f, over, repeats=3):
     return least/len(over)*1e3
 
 
-def views(config): return lambda j, samples: augment_samples(samples, config, 0, [j]*len(samples))
 def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store)
 def bases(config): return lambda j, asvs: augment_tokens(*asvs, config, 0, j)
 def masks(span): return lambda j, asvs: mask_patches(asvs[0], 6, .15, AsvDraws(asvs[1], j), span)
@@ -64,17 +63,21 @@ def target_cost(cfg, store, age, accelerator, steps=100):
     objective = SampleObjective(model, cfg.loss, "regression", table=table, mixup=cfg.augment.mixup)
     source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
-    step = took(lambda *_: fit(objective, source, optim, accelerator), [0])/steps
-    batches = [[dataset[i] for _, i in source.places(j)] for j in range(steps)]
-    parts = dict(views=took(views(cfg.augment), batches), names=took(names, [store.keys[o.rows.numpy()] for o in source]),
-                 mixup=took(lambda j, _: mixup_pairs(j, optim.batch, cfg.augment.mixup), batches))
+    step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps
+    places = [source.places(j) for j in range(steps)]
+    def views(augment): # The samples of a batch are fetched and varied, as in training
+        batches = SampleBatches(dataset, optim.batch, steps, seed=0, augment=augment)
+        return took(lambda _, o: batches.views(o), places)
+    plain = views(None)
+    parts = dict(views=views(cfg.augment) - plain, names=took(names, [store.keys[o.rows.numpy()] for o in source]),
+                 mixup=took(lambda j, _: mixup_pairs(j, optim.batch, cfg.augment.mixup), places))
     print(f"target stage, batch {optim.batch}: {step:.2f} ms a step; of these augmentation at the defaults {sum(parts.values()):.2f} ms "
           f"({', '.join(f'{k} {v:.2f}' for k, v in parts.items())}): {sum(parts.values())/step:.1%}", flush=True)
-    nothing = took(views(OFF), batches)
+    batches, nothing = SampleBatches(dataset, optim.batch, 10, seed=0), views(OFF)
     for change in (dict(rarefy=.7), dict(asv_dropout=.1), dict(jitter="multinomial"), dict(jitter="dirichlet"), dict(shuffle=True)):
-        print(f"  {change}: {took(views(replace(OFF, **change)), batches) - nothing:.2f} ms")
+        print(f"  {change}: {views(replace(OFF, **change)) - nothing:.2f} ms")
     for mix in ("reads", "aitchison", "cutmix", "phylomix"):
-        print(f"  mix {mix}: {took(mixes(AugmentConfig(mix=mix), store), batches[:10]):.2f} ms", flush=True)
+        print(f"  mix {mix}: {took(mixes(AugmentConfig(mix=mix), store), [batches.views(o) for o in places[:10]], 3):.2f} ms", flush=True)
 
 
 def asv_cost(cfg, store, accelerator, steps=8):
