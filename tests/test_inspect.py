@@ -196,7 +196,7 @@ def test_table_checks(study):
     counts = study.table.counts.toarray(); counts[[3, 9]] = 0; s = with_counts(study, counts)
     assert "2 of 120 samples have no reads" in text_of(quick_checks(s, "site", "subject"), "empty") and not inspect_study(s, "site", "subject").alarms
     seqs = study.table.sequences.copy(); seqs[1] = seqs[0][:80]; cut = replace(study, table=replace(study.table, sequences=seqs))
-    assert "1 ASVs are the beginning of a longer one (lengths 80 to 100" in text_of(quick_checks(cut, groups="subject"), "lengths")
+    assert "a longer ASV: 1 ASV, with lengths of 80 to 100 bases" in text_of(quick_checks(cut, groups="subject"), "lengths")
     tip = study.tip.copy(); tip[:100] = -1
     assert "of the reads are in ASVs that the tree does not have" in text_of(quick_checks(replace(study, tip=tip), groups="subject"), "tree")
 

@@ -31,7 +31,7 @@ __all__ = ['SEVERITIES', 'ALIKE', 'CELLS', 'PAIRS_AT_ONCE', 'Finding', 'alike', 
            'Inspection', 'inspect_study', 'plot_table', 'plot_shortcuts', 'plot_target', 'inspection_html',
            'write_inspection']
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #609c5d8c
+# %% ../../nbs/57_evaluation_inspect.ipynb #d2a57f47
 SEVERITIES = ("leak", "warning", "note")
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Finding:
     todo:str     # What to do about it
 
     def __str__(self): return f"{self.severity.upper()} ({self.kind}): {self.text}\n  -> {self.todo}"
+
+def _n(n, word): return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 # %% ../../nbs/57_evaluation_inspect.ipynb #8871b503
 def _sides(study, split, folds):
@@ -189,7 +191,7 @@ def _copies(table):
         if j < i: found.append((j, i))
     return np.array(found, dtype=np.int64).reshape(-1, 2), np.zeros(len(found))
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #d18a5aa4
+# %% ../../nbs/57_evaluation_inspect.ipynb #d6d7f691
 def _explains(metadata, pairs):
     "(column, pairs in which it is the same) of the column that tells alike pairs from others best, by the F score; None where none does."
     best = (.3, None, 0)
@@ -214,8 +216,8 @@ def _alike(study, suspects, groups, sides, most):
                                 f"draws of one: beyond {most:,} samples all pairs take long.", todo="inspect_study(..., most=...) compares more.")]
     if not len(pairs): return out, pairs, chi
     i, j = pairs.T; bad, where = np.ones(len(pairs), dtype=bool), ""
-    if sides: bad = np.any([(a[i] & b[j]) | (a[j] & b[i]) for a, b in sides], axis=0); where = " and stand on both sides of the split"
-    elif groups: own = _numbered(study.metadata[groups]); bad = own[i] != own[j]; where = f" and have different '{groups}'"
+    if sides: bad = np.any([(a[i] & b[j]) | (a[j] & b[i]) for a, b in sides], axis=0); where = " and on both sides of the split"
+    elif groups: own = _numbered(study.metadata[groups]); bad = own[i] != own[j]; where = f" and with different '{groups}'"
     out += [*_alike_text(study, suspects, pairs[bad], where, "leak"), *_alike_text(study, suspects, pairs[~bad], "", "note")]
     return out, pairs, chi
 
@@ -223,7 +225,7 @@ def _alike_text(study, suspects, pairs, where, severity):
     "The finding in words."
     if not len(pairs): return []
     i, j = pairs[0]; m = study.metadata; found = _explains(m, pairs); holds = _holds(m, suspects, pairs)
-    text = (f"{len(pairs):,} pairs of samples ({len(np.unique(pairs)):,} samples) are as alike as two draws of one sample{where} "
+    text = (f"As alike as two draws of one sample{where}: {_n(len(pairs), 'pair')} of samples, {len(np.unique(pairs)):,} samples in all "
             f"(first: '{study.ids[i]}' and '{study.ids[j]}').")
     if found: text += f" '{found[0]}' is the same in {found[1]:,} of them: these look like technical repeats."
     todo = ("They stay together, so they do not leak; but they count as one sample each, not as two." if severity == "note" else
@@ -433,7 +435,7 @@ def _controls(study):
     return [Finding(severity="warning", kind="controls", text=f"{every.sum():,} samples look like blanks or other controls, by {where} "
                     f"(first: {few(study.ids[every])}).", todo="Leave them out with --where; they are not samples of what the target is about.")]
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #a594fc3a
+# %% ../../nbs/57_evaluation_inspect.ipynb #cc4a0219
 def _beginnings(sequences):
     "How many sequences are the beginning of another, longer one."
     lengths = np.array([len(o) for o in sequences]); found = 0
@@ -451,7 +453,8 @@ def _table_checks(study):
     lengths = {len(o) for o in study.table.sequences}
     if 1 < len(lengths) <= 50 and (n := _beginnings(study.table.sequences)):
         out.append(Finding(severity="warning", kind="lengths", todo=f"Trim all reads to one length, {min(lengths)} bases here, before denoising.",
-                           text=f"{n:,} ASVs are the beginning of a longer one (lengths {min(lengths)} to {max(lengths)} bases): one organism has two names."))
+                           text=f"The beginning of a longer ASV: {_n(n, 'ASV')}, with lengths of {min(lengths)} to {max(lengths)} bases in the table. One "
+                           "organism has two names."))
     lost = _off_tree(study)
     if lost is not None and lost > .05:
         out.append(Finding(severity="warning", kind="tree", text=f"{lost:.0%} of the reads are in ASVs that the tree does not have.",
@@ -500,7 +503,7 @@ def quick_checks(
     "The leaks and doubts that are quick to find. Raises `AamError` for columns and ids that are not there."
     return list(_checks(study, target, groups, split, folds, pretrained, task, seed, most, lab=False).findings)
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #9998213b
+# %% ../../nbs/57_evaluation_inspect.ipynb #2a11d0c2
 def _span(x, unit=""):
     "Median and range of whole numbers as words."
     return f"median {np.median(x):,.0f}{unit}, {x.min():,.0f} to {x.max():,.0f}" if len(x) else "none"
@@ -525,7 +528,7 @@ def _facts(study, target, groups, pairs):
            "prevalence": f"{(many == 1).sum():,} ASVs occur in one sample only; {wide.sum():,} in a tenth of the samples or more, with "
                          f"{per[wide].sum()/max(1, per.sum()):.0%} of the reads",
            "length": f"{lengths.min()} bases" if len(set(lengths)) == 1 else _span(lengths, " bases"),
-           "alike samples": f"{len(pairs):,} pairs" if len(pairs) else "none",
+           "alike samples": _n(len(pairs), "pair") if len(pairs) else "none",
            "metadata": "none" if study.metadata is None else f"{len(study.metadata.columns):,} columns"}
     if target: out[f"target {target.name}"] = _target_fact(target)
     if groups:
@@ -535,7 +538,7 @@ def _facts(study, target, groups, pairs):
     out["tree"] = "none" if lost is None else f"{len(study.tree.tips):,} tips; {on:,} of {len(lengths):,} ASVs, with {1 - lost:.1%} of the reads"
     return out
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #6883218a
+# %% ../../nbs/57_evaluation_inspect.ipynb #d2744d92
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Inspection:
     "What a study holds, and what in it would make a score too good."
@@ -558,7 +561,7 @@ class Inspection:
     def verdict(self)->str: # One sentence
         "How many findings there are of each kind."
         n = {o: sum(f.severity == o for f in self.findings) for o in SEVERITIES}
-        said = [f"{v} {k}{'s' if v > 1 else ''}" for k, v in n.items() if v]
+        said = [_n(v, k) for k, v in n.items() if v]
         return f"{', '.join(said)}." if said else "Nothing was found that would make a score too good."
 
     def __str__(self):
@@ -582,7 +585,7 @@ def inspect_study(
     found = _checks(study, target, groups, split, folds, pretrained, task, seed, most, lab=True)
     return Inspection(study=study, groups=groups, facts=_facts(study, found.target, groups, found.pairs), **vars(found))
 
-# %% ../../nbs/57_evaluation_inspect.ipynb #2d18e1c7
+# %% ../../nbs/57_evaluation_inspect.ipynb #524fd93e
 def plot_table(study:Study, key:str="table")->Picture:
     "Reads and ASVs of the samples, and in how many samples an ASV occurs."
     reads, asvs = np.maximum(study.table.depths, 1), np.diff(study.table.counts.indptr)
@@ -591,8 +594,10 @@ def plot_table(study:Study, key:str="table")->Picture:
         a, b, c = fig.subplots(1, 3); low, high = np.log10(reads.min()), np.log10(reads.max())
         a.hist(reads, bins=np.logspace(low - .02, high + .02, 24), color=GREY); _log_reads(a, reads); a.set(ylabel="samples", title="Reads of a sample")
         b.hist(asvs, bins=24, color=GREY); b.set(xlabel="ASVs", ylabel="samples", title="ASVs of a sample")
-        rank = np.sort(many)[::-1]/len(study.ids); c.plot(np.arange(1, len(rank) + 1), rank*100, color=COLORS["model"])
-        c.set(xscale="log", yscale="log", xlabel="ASVs, commonest first", ylabel="% of the samples", title="Prevalence of an ASV")
+        rank = np.sort(many[many > 0])[::-1]/len(study.ids); c.plot(np.arange(1, len(rank) + 1), rank*100, color=COLORS["model"])
+        c.set(xlabel="ASVs, commonest first", ylabel="% of the samples", title="Prevalence of an ASV")
+        if len(rank): c.set(xscale="log", yscale="log")
+        for axis in (c.xaxis, c.yaxis): axis.set_major_formatter("{x:g}"); axis.set_minor_formatter("")
     alt = f"Reads of a sample: {_span(reads)}. ASVs of a sample: {_span(asvs)}. An ASV occurs in {_span(many)} samples."
     return picture(key, draw, (7.4, 2.4), alt, "Reads and prevalence have logarithmic axes.")
 
@@ -616,7 +621,7 @@ def plot_target(study:Study, target, key:str="target")->Picture:
     have = ~np.isnan(target.y); y, reads = target.y[have], np.maximum(study.table.depths[have], 1)
     e = SimpleNamespace(truth=y.astype(int), classes=target.classes)
     def draw(fig):
-        ax = fig.subplots(); _log_reads(ax, reads)
+        ax = fig.subplots()
         if target.classes: _strips(ax, reads, e, _largest(e, 18))
         else: ax.plot(reads, y, "o", color=COLORS["model"], **_points(len(y))); ax.set_ylabel(target.name)
         _log_reads(ax, reads)
