@@ -412,6 +412,13 @@ def test_real_split_by_subject_is_near_its_shares():
         assert abs(got - np.bincount(s)/len(m)).sum()/2 < .06
 
 
+def test_real_columns_are_left_out_where_subjects_lie_within_them_and_refused_where_not():
+    m = real_metadata("ecam_infant").query("is_infant == 1")
+    folds = leave_one_out(m.index, m.delivery, m.host_subject_id); assert [set(m.delivery[t]) for _, t in folds] == [{o} for o in sorted(set(m.delivery))]
+    with pytest.raises(AamError, match=r"\d+ of \d+ groups stand in more than one value that is left out .first: '"):
+        leave_one_out(m.index, m.month_of_life, m.host_subject_id)
+
+
 # files and pictures
 
 def test_split_round_trip_and_its_errors(tmp_path):
