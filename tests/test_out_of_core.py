@@ -316,3 +316,14 @@ def test_without_locks_each_builder_has_files_of_its_own(files, tmp_path, monkey
     def look(*_): seen.extend(o.name for o in tmp_path.iterdir())
     assert build(files[0], tmp_path/"store", progress=look).digest == files[1].digest
     assert f".store.{os.getpid()}" in seen and ".store.building" not in seen and [o.name for o in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("name", ["tiny_ecam60", "ibd_crohns_2538"])
+def test_real_studies_by_slices(data_dir, tmp_path, name):
+    folder = data_dir/name; about, tree = read_metadata(folder/"metadata.tsv"), read_tree(folder/"tree.nwk")
+    whole = build_store(make_study(read_table(folder/"table.biom"), about, tree, "drop"))
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(store_page, "_SLICE", 20_000)
+        store = cache_biom(folder/"table.biom", tmp_path/"store", about, tree, missing="drop")
+    assert store.digest == whole.digest and store.manifest["notes"] == whole.manifest["notes"]
+    pd.testing.assert_frame_equal(store.metadata, about.loc[store.sample_ids], check_names=False)
