@@ -92,9 +92,9 @@ def evaluate(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tre
     from aam_nb.run import evaluate_run
     shown(evaluate_run, config)
 
-# %% ../nbs/91_cli.ipynb #2407a9e1
+# %% ../nbs/91_cli.ipynb #a09f8d1c
 BundleFlag = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
-ToReadFlag = Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv, or a store folder.")]
+ToReadFlag = Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv, or store folders with commas between.")]
 SamplesFlag = Annotated[str, typer.Option("--samples", help="Text file with one sample id a line; all samples if not given.", show_default=False)]
 ReplaceFlag = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
 

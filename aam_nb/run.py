@@ -745,13 +745,15 @@ def at_common_depth(ready:Prepared, depth:int)->Prepared:
     return replace(ready, study=study, bench=replace(ready.bench, config=config, store=store, distances=distances),
                    values=study.metadata[config.data.target], groups=group_values(study, config.data))
 
-# %% ../nbs/80_run.ipynb #b650610f
+# %% ../nbs/80_run.ipynb #55f6734b
 def as_store(
-    table:str|Path,                # Table file, or a store folder, which is read batch by batch
+    table:str|Path,                # Table file, or a store folder, or several with commas between: stores are read batch by batch
     sequences:str|Path|None=None,  # Representative sequences, when ids are not sequences
 )->Store:
     "Samples to predict or embed."
-    return open_store(table) if Path(table).is_dir() else build_store(Study(table=read_table(table, sequences=sequences)))
+    if Path(table).is_dir(): return open_store(table)
+    if "," in str(table) and not Path(table).exists(): return Corpus([open_store(o.strip()) for o in str(table).split(",") if o.strip()])
+    return build_store(Study(table=read_table(table, sequences=sequences)))
 
 def read_ids(path:str|Path|None)->list[str]|None: # None for None
     "Sample ids from a text file with one a line. Raises `AamError` when it cannot be read."

@@ -9,6 +9,7 @@ import torch
 from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.augment import rarefy
+from aam_nb.data.batch import Corpus
 from aam_nb.data.metadata import TargetCodec
 from aam_nb.data.simulate import simulate
 from aam_nb.data.store import build_store
@@ -90,3 +91,14 @@ def test_an_untrained_level_is_not_embedded(bundle):
     with pytest.raises(AamError, match="has not been trained"): embed_store(bare, store)
     assert len(embed_store(bare, store, level="asv").names) == len(store.tokens)
     with pytest.raises(AamError, match="'sample' or 'asv'"): embed_store(bundle, store, level="asvs")
+
+
+def test_stores_side_by_side_predict_and_embed_like_each(bundle):
+    "A corpus gives the rows of its stores, one after the other."
+    parts = [build_store(Study(table=TABLE.samples(o))) for o in (np.arange(9), np.arange(9, 20))]; corpus = Corpus(parts)
+    told = predict_store(bundle, corpus).rows; wanted = pd.concat([predict_store(bundle, o).rows for o in parts])
+    assert told.index.tolist() == wanted.index.tolist()
+    for c in ("prediction", "unseen_reads"): np.testing.assert_allclose(told[c], wanted[c], rtol=1e-5, atol=1e-9)
+    one = build_store(Study(table=TABLE)); ids = ["S12", "S03"]
+    np.testing.assert_allclose(embed_store(bundle, corpus, ids).vectors, embed_store(bundle, one, ids).vectors, rtol=1e-4, atol=1e-5)
+    assert set(embed_store(bundle, corpus, ids, "asv").names) == set(embed_store(bundle, one, ids, "asv").names)

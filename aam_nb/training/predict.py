@@ -121,7 +121,7 @@ def decoded(
     frame.insert(0, "label", codec.labels(value))
     return frame
 
-# %% ../../nbs/39_training_predict.ipynb #30610165
+# %% ../../nbs/39_training_predict.ipynb #49ebde18
 def _reasons(depths:np.ndarray, depth:int)->list[str]: # One a sample, "" where it can be scored
     "Why each sample cannot be scored."
     wanted = max(depth, 1)
@@ -143,7 +143,7 @@ def _looked_at(bundle:Bundle, store:Store, ids, batch:int, take): # Ids, notes, 
     _check_lengths(bundle, store); depth = bundle.config.data.depth
     rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
     note = np.array(_reasons(store.depths[rows], depth), dtype=object); good = rows[note == ""]
-    known = bundle.knows(store.keys); flags = torch.from_numpy(known); found, unseen = [], []
+    known = bundle.knows(store.keys[:]); flags = torch.from_numpy(known); found, unseen = [], []
     embedding = embed_asvs(bundle.model, store.tokens, asvs_in(store, good))
     for b, out in sample_outputs(bundle.model, AtDepth(store, good, depth, bundle.config.run.seed), embedding, known, batch):
         found.append(take(out).float().cpu().numpy()); unseen.append(_unseen(b, flags.to(b.rows.device)))
