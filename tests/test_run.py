@@ -241,7 +241,7 @@ def test_samples_of_a_store_can_be_chosen_later(files, tmp_path):
 def test_embeddings_are_kept_and_used_again(files, tmp_path):
     shared = dict(cache=str(tmp_path/"kept")); evaluate_run(config(files, tmp_path/"a", run=shared), say=quiet)
     kept = {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()}
-    assert len(kept) == 3 and all(o.startswith("embeddings-") for o in kept) # one a fold, for all its inner models
+    assert sorted(o.rpartition("-")[0] for o in kept) == ["embeddings"]*3 + ["tree"] # embeddings once a fold, for all its inner models
     evaluate_run(config(files, tmp_path/"b", run=shared), say=quiet)
     assert {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()} == kept
     assert (tmp_path/"a/predictions.tsv").read_text() == (tmp_path/"b/predictions.tsv").read_text()
