@@ -46,7 +46,7 @@ class Section:
         found = [_problem(name, f.name, getattr(self, f.name), kinds[f.name], f.metadata) for f in fields(self)]
         if any(found): raise AamError("\n".join(o for o in found if o))
 
-# %% ../nbs/01_config.ipynb #c13ba485
+# %% ../nbs/01_config.ipynb #a4d1e30a
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
     "What is read, what is predicted, and who may not straddle a split."
@@ -68,7 +68,7 @@ class DataConfig(Section):
     test:float = between(.2, 0., .5)  # Share of the samples that is reported; 0 for none
     stratify:bool = True      # Keep the parts even in the target, as far as groups allow
     split:str = ""            # Metadata column or TSV file that names the part (train, valid, test) or the fold of each sample
-    leave_out:str = ""        # Metadata column (study, site, run): an evaluation leaves out one of its values at a time
+    leave_out:str = ""        # Metadata column (study, site, run): an evaluation leaves out one of its values at a time, a training keeps each in one part
 
 # %% ../nbs/01_config.ipynb #80c4f749
 @dataclass(frozen=True, kw_only=True)

@@ -453,7 +453,7 @@ def transductive_note(
     raise AamError(f"{what} (first: {few(np.asarray(ids)[seen])}), so their scores would be too good. Report other samples, leave out run.start "
                    "to pretrain within each training part, or set run.transductive=true to report them under that name.")
 
-# %% ../nbs/80_run.ipynb #48238b4a
+# %% ../nbs/80_run.ipynb #7901df25
 def check_teachers(config:Config, study:Study)->None:
     "Raise `AamError`, all at once, for distances that cannot be had here and for augmentation that would make them false."
     along = config.pretrain_asv.steps > 0 and config.loss.tree > 0 and (study.tree is not None or bool(config.data.corpus))
@@ -497,7 +497,7 @@ def prepare(
     distances = read_distances(config.data.distances).align(study.ids) if config.data.distances else None
     if target:
         groups = group_values(study, config.data); parts = divide(study, config, study.metadata[config.data.target], groups)
-        said = transductive_note(config, start, parts.test if isinstance(parts, Split) else study.ids)
+        said = transductive_note(config, start, parts.test if isinstance(parts, Split) else np.unique(np.concatenate([o for _, o in parts])))
         study = replace(study, notes=(*study.notes, *[said]*bool(said), *leak_notes(study, config, parts, start)))
     accelerator = make_accelerator(config.run); out = open_run(config)
     store = stored(study, config.data, out/"store")

@@ -65,7 +65,8 @@ def test_inspect_says_what_it_finds_and_needs_no_target(files, tmp_path):
     words = [str(o) for o in flags(files, tmp_path/"look", target=None, groups=None)]
     done = aam("inspect", *words); assert done.exit_code == 0, done.output
     assert "'subject'" in done.output and (tmp_path/"look/inspect.html").is_file() and (tmp_path/"look/findings.tsv").is_file()
-    wrong = aam("inspect", *flags(files, tmp_path/"no", target="agee")); assert wrong.exit_code == 2 and "'age'" in wrong.stderr and not (tmp_path/"no").exists()
+    wrong = aam("inspect", *flags(files, tmp_path/"no", target="agee"))
+    assert wrong.exit_code == 2 and "'age'" in wrong.stderr and not (tmp_path/"no").exists()
 
 
 def test_cache_stores_shows_and_clears(files, tmp_path):
