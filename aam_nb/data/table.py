@@ -22,7 +22,7 @@ from ..core import AamError, few, whole_file
 from ..types import Table, strings
 
 # %% auto #0
-__all__ = ['KINDS', 'LETTERS', 'sniff', 'reading', 'load', 'check_kind', 'decode', 'read_qza', 'write_table', 'fold',
+__all__ = ['KINDS', 'LETTERS', 'sniff', 'reading', 'load', 'check_kind', 'decode', 'read_qza', 'write_table', 'hdf5_ids', 'fold',
            'odd_letters', 'read_sequences', 'blank_samples', 'read_table', 'TableSlices', 'by_slices', 'open_table']
 
 # %% ../../nbs/10_data_table.ipynb #bfb5b269
@@ -216,7 +216,7 @@ def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
         out[first:first + size] = np.frombuffer(chunk, _REFERENCE)
     return out[:len(ids)]
 
-# %% ../../nbs/10_data_table.ipynb #ef784e74
+# %% ../../nbs/10_data_table.ipynb #1a2c6edb
 def _heap(data:bytes, at:int)->dict[int,tuple[int,int]]: # Where each numbered object begins and ends
     "The objects of the heap at an address. Raises `AamError` where there is no sound heap."
     end = at + int.from_bytes(data[at+8:at+16], "little"); out = {}
@@ -229,8 +229,12 @@ def _heap(data:bytes, at:int)->dict[int,tuple[int,int]]: # Where each numbered o
     if at > end: raise AamError("its ids run over their place")
     return out
 
-def _ids(f, name:str, data:bytes)->list: # Text; whole numbers where the file has those
-    "The ids of one axis."
+def hdf5_ids(
+    f,          # An open h5py file
+    name:str,   # Of a dataset of ids
+    data:bytes, # The bytes of the file, mapped or read
+)->list:        # Text; whole numbers where the file has those
+    "The ids of one axis. Raises `AamError` for text that runs out of its place, before h5py follows it there."
     import h5py
     ids = _dataset(f, name, "OSUiu", data); text = h5py.check_string_dtype(ids.dtype)
     if text is None or text.length is not None: # Numbers, or strings of one length, which need no heap
@@ -245,11 +249,11 @@ def _ids(f, name:str, data:bytes)->list: # Text; whole numbers where the file ha
         out.append(data[a:a+length].decode())
     return out
 
-# %% ../../nbs/10_data_table.ipynb #f45b1cbf
+# %% ../../nbs/10_data_table.ipynb #b176539a
 class _Biom:
     "The sample-by-sample half of an open BIOM 2.1 file."
     def __init__(self, f, data:bytes):
-        self.samples, self.features = _ids(f, "sample/ids", data), _ids(f, "observation/ids", data)
+        self.samples, self.features = hdf5_ids(f, "sample/ids", data), hdf5_ids(f, "observation/ids", data)
         part = {o: _dataset(f, f"sample/matrix/{o}", kinds, data) for o, kinds in (("data", "fiu"), ("indices", "iu"), ("indptr", "iu"))}
         self.data, self.indices, n = part["data"], part["indices"], len(self.samples)
         self.indptr = np.asarray(part["indptr"][:n + 2], np.int64) # One more than wanted, to see that there is none
