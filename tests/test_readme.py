@@ -43,8 +43,10 @@ def parsed(words):
     from aam_nb.cli import app
     group = typer.main.get_command(app)
     context = group.make_context("aam", words[:1], resilient_parsing=True)
-    name, command, _ = group.resolve_command(context, words)
-    return name, command.make_context(name, words[1:], parent=context)
+    name, command, rest = group.resolve_command(context, words)
+    while hasattr(command, "commands"): # A group of commands, as in `aam cache store`
+        context = command.make_context(name, rest[:1], parent=context, resilient_parsing=True); _, command, rest = command.resolve_command(context, rest)
+    return name, command.make_context(name, rest, parent=context)
 
 
 @pytest.mark.parametrize("words", [o for o in commands() if o[0] == "aam"], ids=lambda o: " ".join(o[:2]))
