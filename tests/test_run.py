@@ -1,5 +1,6 @@
 "From files to a bundle and back: what was trained is what predicts, and nothing depends on order, folder or company."
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -288,3 +289,12 @@ def test_given_distances_teach(files, tmp_path):
     bundle = train_run(config(files, tmp_path/"run", augment=dict(rarefy=0., asv_dropout=0.), **how), say=quiet)
     assert load_bundle(bundle).model.metric == "precomputed_unbounded" and far.max() > 1
     log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True); assert log[log.stage == "pretrain_sample"].distance.gt(0).all()
+
+
+def test_a_mix_that_cannot_be_made_is_refused_before_anything_is_written(files, tmp_path, monkeypatch):
+    mixed = dict(augment=dict(mix="phylomix"))
+    with pytest.raises(AamError, match="phylomix.*--tree"): train_run(config(files, tmp_path/"no", data=dict(tree=""), **mixed), say=quiet)
+    train_run(config(files, tmp_path/"yes", **mixed), say=quiet)
+    monkeypatch.setitem(sys.modules, "skbio", None) # as where the extra is not installed
+    with pytest.raises(AamError, match=r"aam_nb\[mix\]"): train_run(config(files, tmp_path/"no", **mixed), say=quiet)
+    assert not (tmp_path/"no").exists()
