@@ -453,7 +453,7 @@ def transductive_note(
     raise AamError(f"{what} (first: {few(np.asarray(ids)[seen])}), so their scores would be too good. Report other samples, leave out run.start "
                    "to pretrain within each training part, or set run.transductive=true to report them under that name.")
 
-# %% ../nbs/80_run.ipynb #6314818c
+# %% ../nbs/80_run.ipynb #d0c80fb6
 def check_teachers(config:Config, study:Study)->None:
     "Raise `AamError` for distances and mixes that cannot be had here, and for augmentation that would make distances false."
     along = config.pretrain_asv.steps > 0 and config.loss.tree > 0 and (study.tree is not None or bool(config.data.corpus))
@@ -476,6 +476,7 @@ class Prepared:
     values:pd.Series|None = None   # Targets, in study order
     groups:np.ndarray|None = None  # Groups, in study order; None where independent
     taught:np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64)) # int64, keys of the samples that taught the model to start from
+    leaks:tuple[str,...] = ()      # What the quick checks found, also among the study's notes
 
     def bundle(self, model:AamModel, rows:np.ndarray, codec:TargetCodec|None, about:dict, taught=None)->Path: # The folder
         "Keep a model: `rows` have taught its last stage, `taught` any stage (the same rows if None)."
@@ -491,7 +492,7 @@ def prepare(
     level:bool=True,  # Whether to go to the common depth here, where one is given
 )->Prepared:
     "Read and check everything, also that the samples can be divided; then make the run folder, its store and its log."
-    check_out(config); target = divide is not None
+    check_out(config); target = divide is not None; leaks = ()
     study = load_study(config.data, Cache(config.run.cache) if config.run.cache else None)
     if target: study = with_target(with_split(study, config.data), config.data); groups = group_values(study, config.data)
     if target: TargetCodec.fit(study.metadata[config.data.target], task=config.data.task)
@@ -502,7 +503,7 @@ def prepare(
     if target:
         groups = group_values(study, config.data); parts = divide(study, config, study.metadata[config.data.target], groups)
         said = transductive_note(config, start, parts.test if isinstance(parts, Split) else np.unique(np.concatenate([o for _, o in parts])))
-        study = replace(study, notes=(*study.notes, *[said]*bool(said), *leak_notes(study, config, parts, start)))
+        leaks = (*[said]*bool(said), *leak_notes(study, config, parts, start)); study = replace(study, notes=(*study.notes, *leaks))
     accelerator = make_accelerator(config.run); out = open_run(config)
     store = stored(study, config.data, out/"store")
     write_json(out/"data.json", dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes)))
@@ -512,7 +513,7 @@ def prepare(
     bench = Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume),
                   start=start and start.model.to(accelerator.device), distances=distances, cache=Cache(config.run.cache or out/"cache"))
     return Prepared(study=study, out=out, bench=bench, values=study.metadata[config.data.target] if target else None,
-                    groups=groups if target else None, taught=np.zeros(0, np.int64) if start is None else start.samples)
+                    groups=groups if target else None, leaks=leaks, taught=np.zeros(0, np.int64) if start is None else start.samples)
 
 # %% ../nbs/80_run.ipynb #462d1528
 def cache_run(
@@ -719,7 +720,7 @@ def evaluate_prepared(
     return evaluate(study, ready.values, config.data.task, ready.groups, folds, config.run.seed, fit_model,
                     depth=config.data.depth, threads=config.run.threads, say=say, names=held)
 
-# %% ../nbs/80_run.ipynb #93f91316
+# %% ../nbs/80_run.ipynb #3ba0a392
 def evaluate_run(
     config:Config,
     say=print,
@@ -737,11 +738,13 @@ def evaluate_run(
     say(f"{n} outer folds, {run.inner} models each. {once} The baselines come on top.")
     for depth in levels:
         folder = ready.out/f"depth_{depth}" if depth and alarm.fires else ready.out
-        found.append(evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say)); say(str(found[-1]))
+        one = evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say); say(str(one))
+        found.append(replace(one, warnings=(*ready.leaks, *one.warnings)))
         write_evaluation(found[-1], folder)
     ready.bench.log.close()
     history = [o for o in read_log(ready.out/"metrics.jsonl") if o["stage"].startswith(("fold 1 ", "fold 1.1 "))]
-    path = write_report(found, ready.out/"report.html", title=f"Predicting {config.data.target}", study=ready.study, history=history, notes=ready.study.notes)
+    path = write_report(found, ready.out/"report.html", title=f"Predicting {config.data.target}", study=ready.study, history=history,
+                        notes=[o for o in ready.study.notes if o not in ready.leaks]) # They stand among the warnings
     say(f"The report stands in {path}.")
     return path
 
