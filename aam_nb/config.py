@@ -15,9 +15,10 @@ from typing import Any, get_type_hints
 from .core import AamError, nearest
 
 # %% auto #0
-__all__ = ['metrics', 'recipes', 'between', 'one_of', 'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig',
-           'OptimConfig', 'RunConfig', 'Config', 'config_from', 'parse_override', 'find_recipe', 'load_config',
-           'to_toml']
+__all__ = ['SIZES', 'TRANSFORMS', 'REGRESSIONS', 'metrics', 'POOLS', 'recipes', 'between', 'one_of', 'names_in', 'per_column',
+           'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'TargetConfig', 'LossConfig', 'OptimConfig',
+           'RunConfig', 'bounds_of', 'levels_of', 'covariate_chains', 'Config', 'config_from', 'parse_override',
+           'find_recipe', 'load_config', 'to_toml']
 
 # %% ../nbs/01_config.ipynb #a49330fd
 def between(default, low, high):
@@ -28,7 +29,7 @@ def one_of(default, *choices):
     "A word with a default out of a few."
     return field(default=default, metadata=dict(choices=choices))
 
-# %% ../nbs/01_config.ipynb #21ca580c
+# %% ../nbs/01_config.ipynb #c0062c22
 def _problem(section, name, value, kind, meta):
     "What is wrong with one value, or None."
     if kind is float and isinstance(value, int) and not isinstance(value, bool): value = float(value)
@@ -39,6 +40,26 @@ def _problem(section, name, value, kind, meta):
     if "choices" in meta and value not in meta["choices"]:
         return f"{section}.{name} is '{value}'; wanted one of {', '.join(meta['choices'])}"
 
+def names_in(
+    text:str, # "age, diet"
+)->tuple[str,...]: # ("age", "diet")
+    "Names with commas between."
+    return tuple(o.strip() for o in text.split(",") if o.strip())
+
+def per_column(
+    text:str, # A value for all columns, and NAME=VALUE for single ones: "mse, ph=huber"
+    names:tuple[str,...], # The columns
+)->dict[str,str]: # The value of each column
+    "What a setting says of each column. Raises `AamError` for two values for all, none for some, or a column that is not there."
+    parts = [o.rpartition("=") for o in names_in(text)]
+    common = [v.strip() for _, eq, v in parts if not eq]; single = {k.strip(): v.strip() for k, eq, v in parts if eq}
+    strange = [k for k in single if k not in names]
+    if strange: raise AamError(f"'{text}' names the column '{strange[0]}', which is not among {', '.join(names) or 'no columns'}.{nearest(strange[0], names)}")
+    if len(common) > 1: raise AamError(f"'{text}' has {len(common)} values for all columns ({', '.join(common)}); wanted one, and NAME=VALUE for single columns.")
+    lost = [o for o in names if o not in single and not common]
+    if lost: raise AamError(f"'{text}' says nothing of the column '{lost[0]}'. Give a value for all columns, or {lost[0]}=VALUE.")
+    return {o: single.get(o) or common[0] for o in names}
+
 class Section:
     "A part of the configuration: checks its types and ranges when it is made, all at once."
     def __post_init__(self):
@@ -46,7 +67,7 @@ class Section:
         found = [_problem(name, f.name, getattr(self, f.name), kinds[f.name], f.metadata) for f in fields(self)]
         if any(found): raise AamError("\n".join(o for o in found if o))
 
-# %% ../nbs/01_config.ipynb #a4d1e30a
+# %% ../nbs/01_config.ipynb #9ffc5028
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Section):
     "What is read, what is predicted, and who may not straddle a split."
@@ -57,20 +78,23 @@ class DataConfig(Section):
     distances:str = ""        # Distances between samples made elsewhere (.h5, .qza, .tsv, .npy, .npz), for loss.metric = "precomputed"
     corpus:str = ""           # Store folders, with commas between, that pretrain side by side in place of one table
     temperature:float = between(1., 1., 100.) # Studies of a corpus are drawn in proportion to size^(1/temperature)
-    target:str = ""           # Metadata column to predict
-    task:str = one_of("auto", "auto", "regression", "classification") # auto: numbers are regressed, text is classified
+    target:str = ""           # Metadata column to predict, or several with commas between
+    task:str = "auto"         # regression or classification; auto: numbers are regressed, text is classified; NAME=... for single columns
+    covariates:str = ""       # Metadata columns that the model is told, with commas between; a nested place is country/state/city
     groups:str = ""           # Metadata column whose groups (subject, household...) never straddle a split
     independent:bool = False  # Say that the samples are independent, instead of naming groups
     where:str = ""            # Keep the samples for which this holds, e.g. "is_infant == 1"
     missing:str = one_of("error", "error", "drop") # Samples of the table without metadata: refuse, or leave out
     depth:int = between(0, 0, 10**9) # Rarefy every sample to this many reads; 0 takes them as they come
+    limit:int = between(0, 0, 10**6)  # Most ASVs of a sample that are read; 0 reads all
+    select:str = one_of("abundance", "abundance", "random") # Which ASVs are read above the limit: the most abundant, or others at each look
     valid:float = between(.2, .02, .5) # Share of the samples that picks the epoch
     test:float = between(.2, 0., .5)  # Share of the samples that is reported; 0 for none
     stratify:bool = True      # Keep the parts even in the target, as far as groups allow
     split:str = ""            # Metadata column or TSV file that names the part (train, valid, test) or the fold of each sample
     leave_out:str = ""        # Metadata column (study, site, run): an evaluation leaves out one of its values at a time, a training keeps each in one part
 
-# %% ../nbs/01_config.ipynb #80c4f749
+# %% ../nbs/01_config.ipynb #0de1396e
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Section):
     "What varies from one look at a sample to the next, in training only."
@@ -79,6 +103,7 @@ class AugmentConfig(Section):
     rarefy_cap:int = between(20_000, 1, 10**9) # Most reads a draw keeps
     asv_dropout:float = between(.1, 0., .9) # Chance that an ASV of a sample is left out
     identity_dropout:float = between(.1, 0., 1.) # Chance that a sequence's identity vector is hidden
+    covariate_dropout:float = between(.1, 0., .9) # Chance that a covariate of a sample is hidden
     mixup:float = between(.4, 0., 10.)      # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
     mix:str = one_of("pooled", "pooled", "reads", "aitchison", "cutmix", "phylomix") # What is mixed: the pooled vectors, or the reads
     jitter:str = one_of("none", "none", "multinomial", "dirichlet") # Reads drawn again from the sample's own shares
@@ -88,7 +113,7 @@ class AugmentConfig(Section):
     window:int = between(0, 0, 500)         # Bases are shuffled within windows of this many; 0 leaves them
     reverse:float = between(0., 0., 1.)     # Chance that an ASV is read as its reverse complement
 
-# %% ../nbs/01_config.ipynb #7ada5429
+# %% ../nbs/01_config.ipynb #7bc6ab15
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     "Sizes and kinds of the three levels: nucleotide, ASV, sample."
@@ -100,13 +125,52 @@ class ModelConfig(Section):
     readout:str = one_of("flat", "flat", "attention") # ASV summary: mean, maximum and flattened places, or attention pooling
     dropout:float = between(0., 0., .9)     # Dropout on residual branches of the transformers (never on attention weights)
     identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8; 0 for none
-    sample:str = one_of("pool", "pool", "attention") # Sample encoder: four order-free pools, or a set transformer
+    sample:str = one_of("pool", "pool", "attention", "both") # Sample encoder: order-free pools, a set transformer, or the sum of both
+    pools:str = "clade, presence, mean, attention" # Which of the four pools there are
+    abundance:str = one_of("log", "log", "clr", "presence") # How reads enter: log share, log ratio to the sample's geometric mean, or not at all
+    depth:bool = False                      # Tell the model the number of reads, which is a shortcut wherever depth and target go together
     sample_width:int = between(64, 8, 4096) # Width of the sample encoder
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
+    linear:str = one_of("none", "none", "asvs", "branches", "both") # A linear path on components of log abundance, of ASVs or of the tree's branches
+    components:int = between(32, 1, 512)    # Principal components of each linear path
+    fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join the summary
+    covariate_width:int = between(16, 4, 512) # Width of a covariate's token
+    latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver
+    latent_layers:int = between(2, 1, 16)   # Layers of the perceiver
+    scale_by:str = ""                       # Covariates whose categories scale and shift the outputs
+    head:str = one_of("residual", "linear", "mlp", "residual") # Target head: a linear map, a net with one hidden layer, or their sum
     head_width:int = between(64, 4, 4096)   # Hidden width of the target head
     head_dropout:float = between(.3, 0., .9) # Dropout before the target head
 
-# %% ../nbs/01_config.ipynb #4ddeb3fa
+# %% ../nbs/01_config.ipynb #b7d63eac
+SIZES = {
+    "tiny": dict(width=32, layers=1, heads=2, sample_width=32, sample_layers=1, head_width=32),
+    "small": dict(width=64, layers=2, heads=4, sample_width=64, sample_layers=2, head_width=64),
+    "base": dict(width=128, layers=4, heads=4, feedforward=4, sample_width=128, sample_layers=4, head_width=128),
+    "medium": dict(width=256, layers=6, heads=8, feedforward=4, sample_width=256, sample_layers=4, head_width=256),
+    "large": dict(width=768, layers=12, heads=12, feedforward=4, sample_width=768, sample_layers=6, head_width=768)}
+
+# %% ../nbs/01_config.ipynb #d3730a71
+TRANSFORMS = ("none", "minmax", "zscore", "log1p_minmax", "log1p_zscore", "zscore_by")
+REGRESSIONS = ("mse", "mae", "huber", "quantile", "asymmetric")
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig(Section):
+    "How the columns to predict are seen, and what an error costs."
+    transform:str = "zscore"                # none, minmax, zscore, log1p_minmax, log1p_zscore or zscore_by; NAME=... for single columns
+    by:str = ""                             # Metadata column whose categories have a mean and a spread of their own, for zscore_by
+    bounds:str = ""                         # Lowest and highest possible value, as 0: or 0:14; NAME=... for single columns
+    loss:str = "mse"                        # mse, mae, huber, quantile or asymmetric; NAME=... for single columns
+    quantiles:str = ".05, .5, .95"          # Levels of the quantile loss; .5 is the prediction
+    under:float = between(1., 0., 1e3)      # Asymmetric loss: cost of a unit too low
+    over:float = between(1., 0., 1e3)       # Asymmetric loss: cost of a unit too high
+    smoothing:float = between(.05, 0., .5)  # Label smoothing of classes
+    class_weights:str = "none"              # none, balanced, or CLASS=WEIGHT with commas between
+    weights:str = ""                        # Metadata column of sample weights, 0 or more
+    balance:str = ""                        # Metadata column whose categories weigh alike, or COLUMN:CATEGORY=WEIGHT with commas between
+    level:float = between(.9, .5, .99)      # Share of the true values that an interval shall hold
+
+# %% ../nbs/01_config.ipynb #5cf29ff9
 metrics = ("unweighted", "weighted", "weighted_normalized", "generalized", "faith_pd", "braycurtis", "jaccard", "aitchison",
            "robust_aitchison", "precomputed")
 
@@ -119,12 +183,12 @@ class LossConfig(Section):
     mask:float = between(.15, .01, .9)      # Share of the patches that is masked
     span:int = between(1, 1, 64)            # Patches that are masked in one piece, on average
     distance:float = between(0., 0., 1e3)   # Weight of distances between samples beside the target
-    metric:str = one_of("unweighted", *metrics) # Distance between samples: a UniFrac, one of counts, or those of data.distances
+    metric:str = "unweighted"               # Distances between samples, with commas between: UniFracs, those of counts, or those of data.distances
     alpha:float = between(.5, 0., 1.)       # Generalized UniFrac's weight of abundant branches
-    regression:str = one_of("mse", "mse", "huber") # Loss of a standardised number
-    smoothing:float = between(.05, 0., .5)  # Label smoothing of classes
+    counts:float = between(0., 0., 1e3)     # Weight of hidden abundances
+    hide:float = between(.3, .01, .9)       # Share of a sample's ASVs whose abundance is hidden
 
-# %% ../nbs/01_config.ipynb #facf202e
+# %% ../nbs/01_config.ipynb #152fd120
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Section):
     "One stage of training: how many steps, how large, how fast."
@@ -138,10 +202,12 @@ class OptimConfig(Section):
     every:int = between(20, 1, 10**8)       # Steps between validations
     patience:int = between(0, 0, 10**6)     # Validations without improvement before stopping; 0 never stops early
     freeze:bool = True                      # Keep the ASV encoder as it is and its embeddings cached
+    freeze_layers:int = between(0, 0, 64)   # First layers of the ASV encoder that stay as they are, where it trains
     encoder_lr:float = between(.1, 0., 10.) # Rate of the ASV encoder, where it trains beside others, as a multiple of lr
+    layer_decay:float = between(1., .1, 1.) # Rate of each of its layers as a multiple of the one above it
     chunk:int = between(64, 1, 10**6)       # ASVs the encoder takes at once, where it trains
 
-# %% ../nbs/01_config.ipynb #aa907ef6
+# %% ../nbs/01_config.ipynb #58372bd7
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Section):
     "Where the run goes, its seed, and the machine it uses."
@@ -156,11 +222,82 @@ class RunConfig(Section):
     cache:str = ""                          # Folder of costly results that runs share; empty for one in the run folder
     resume:bool = False                     # Go on where the run in `out` stopped
     overwrite:bool = False                  # Replace the run in `out`
+    watch:float = between(.1, 0., .5)       # Share of the samples on which `aam pretrain` measures and from which it does not learn
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
     repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #8883ed42
+# %% ../nbs/01_config.ipynb #24873b60
+POOLS = ("clade", "presence", "mean", "attention")
+
+def _metric_problems(c):
+    "What is wrong with the distances between samples."
+    named, given = names_in(c.loss.metric), c.data.distances
+    return [not named and "loss.metric is empty; wanted one or more of " + ", ".join(metrics),
+            *(f"loss.metric names '{o}'; wanted some of {', '.join(metrics)}" for o in named if o not in metrics),
+            len(set(named)) < len(named) and f"loss.metric names a distance twice ({c.loss.metric})",
+            "precomputed" in named and not given and "loss.metric names 'precomputed'; wanted data.distances, the file that has them",
+            given and "precomputed" not in named and f"data.distances is given, and loss.metric is {c.loss.metric!r}; wanted precomputed"]
+
+def _choice(c, setting, choices):
+    "What is wrong with the setting of single targets."
+    try: values = [c.of_target(o, setting) for o in c.targets or ("",)]
+    except AamError as e: return [str(e)]
+    where = "data" if setting == "task" else "target"
+    return [f"{where}.{setting} is '{o}'; wanted one of {', '.join(choices)}" for o in values if o not in choices]
+
+def bounds_of(
+    text:str, # "0:", ":1", "0:14" or ":"
+)->tuple[float|None,float|None]: # Lowest and highest value, None where there is none
+    "Read a range. Raises `AamError` where it cannot be read."
+    low, colon, high = text.partition(":")
+    try: low, high = (float(o) if o.strip() else None for o in (low, high))
+    except ValueError: colon = ""
+    if not colon or None not in (low, high) and not low < high: raise AamError(f"The bounds '{text}' cannot be read; wanted low:high, 0: or :1.")
+    return low, high
+
+def levels_of(
+    text:str, # ".05, .5, .95"
+)->tuple[float,...]: # Rising, between 0 and 1, with .5 among them
+    "Read quantile levels. Raises `AamError` where they cannot be used."
+    try: found = tuple(map(float, names_in(text)))
+    except ValueError: found = ()
+    if not found or list(found) != sorted(set(found)) or not 0 < found[0] <= found[-1] < 1 or .5 not in found:
+        raise AamError(f"The quantiles '{text}' cannot be used; wanted rising levels between 0 and 1, with .5 among them, as in .05, .5, .95.")
+    return found
+
+def _said(read, text):
+    "The problem of a text, in a list."
+    try: read(text); return []
+    except AamError as e: return [str(e)]
+
+def _target_problems(c):
+    "What is wrong with the targets."
+    t, names = c.target, c.targets; made = _choice(c, "transform", TRANSFORMS)
+    try: by = not made and any(c.of_target(o, "transform") == "zscore_by" for o in names or ("",))
+    except AamError: by = False
+    try: bounds = [p for o in names or ("",) for p in _said(bounds_of, c.of_target(o, "bounds"))]
+    except AamError as e: bounds = [str(e)]
+    return [*made, *_choice(c, "loss", REGRESSIONS), *_choice(c, "task", ("auto", "regression", "classification")), *bounds,
+            *_said(levels_of, t.quantiles), len(set(names)) < len(names) and f"data.target names a column twice ({c.data.target})",
+            by and not t.by and "target.transform is zscore_by; wanted target.by, the column whose categories it goes by",
+            t.by and not by and f"target.by is '{t.by}', and no target has the transform zscore_by",
+            t.under + t.over == 0 and "target.under and target.over are both 0; wanted one above 0"]
+
+def covariate_chains(
+    text:str, # "diet, country/state/city"
+)->tuple[tuple[str,...],...]: # (("diet",), ("country", "state", "city"))
+    "The columns of each covariate; a nested place from the whole to the part."
+    return tuple(tuple(p.strip() for p in o.split("/")) for o in names_in(text))
+
+def _covariate_problems(c):
+    "What is wrong with the covariates."
+    chains, m = covariate_chains(c.data.covariates), c.model; flat = [o for chain in chains for o in chain]
+    return [len(set(flat)) < len(flat) and f"data.covariates names a column twice ({c.data.covariates})",
+            *(f"data.covariates names '{o}', which is to be predicted" for o in flat if o in c.targets),
+            m.fusion != "concat" and not flat and f"model.fusion is '{m.fusion}', and data.covariates is empty",
+            *(f"model.scale_by names '{o}', which is not among data.covariates" for o in names_in(m.scale_by) if o not in flat)]
+
 def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False, chunk=256)
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
 
@@ -170,6 +307,7 @@ class Config:
     data:DataConfig = field(default_factory=DataConfig)
     augment:AugmentConfig = field(default_factory=AugmentConfig)
     model:ModelConfig = field(default_factory=ModelConfig)
+    target:TargetConfig = field(default_factory=TargetConfig)
     loss:LossConfig = field(default_factory=LossConfig)
     pretrain_asv:OptimConfig = field(default_factory=_asv_stage)
     pretrain_sample:OptimConfig = field(default_factory=_sample_stage)
@@ -188,32 +326,52 @@ class Config:
         return self.pretrain_asv.steps > 0 or any(o.steps > 0 and not o.freeze for o in (self.pretrain_sample, self.optim))
 
     @property
-    def distance(self)->str|None:
-        "The distance between samples that a stage learns, or None."
-        return self.loss.metric if self.loss.distance > 0 or self.pretrain_sample.steps > 0 else None
+    def distances(self)->tuple[str,...]:
+        "The distances between samples that a stage learns."
+        learned = self.loss.distance > 0 or self.pretrain_sample.steps > 0 and not self.loss.counts
+        return names_in(self.loss.metric) if learned else ()
+
+    @property
+    def targets(self)->tuple[str,...]:
+        "The columns to predict."
+        return names_in(self.data.target)
+
+    def of_target(self,
+        name:str, # A column of `targets`
+        setting:str, # "task", "transform", "loss" or "bounds"
+    )->str:
+        "What a setting says of a target."
+        text = self.data.task if setting == "task" else getattr(self.target, setting)
+        if setting == "bounds" and not any("=" not in o for o in names_in(text)): text = f":, {text}"
+        return per_column(text, self.targets or (name,))[name]
 
     def __post_init__(self):
         m, d = self.model, self.data
-        found = [m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
-                 m.sample == "attention" and m.sample_width % m.heads and
+        found = [*_metric_problems(self), *_target_problems(self), *_covariate_problems(self),
+                 *(f"model.pools names '{o}'; wanted some of {', '.join(POOLS)}" for o in names_in(m.pools) if o not in POOLS),
+                 not names_in(m.pools) and "model.pools is empty; wanted one or more of " + ", ".join(POOLS),
+                 m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
+                 m.sample != "pool" and m.sample_width % m.heads and
                      f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})",
                  m.identity % 8 and f"model.identity is {m.identity}; wanted a multiple of 8",
                  d.groups and d.independent and "data.groups and data.independent are both given; choose one",
                  d.valid + d.test > .8 and f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most",
                  d.corpus and d.table and "data.corpus and data.table are both given; choose one",
                  d.split and d.leave_out and "data.split and data.leave_out are both given; choose one",
-                 self.loss.metric == "precomputed" and not d.distances and "loss.metric is 'precomputed'; wanted data.distances, the file that has them",
-                 d.distances and self.loss.metric != "precomputed" and f"data.distances is given, and loss.metric is {self.loss.metric!r}; wanted precomputed",
                  self.bases_vary and not self.encoder_trains and
                      "augment varies bases (substitution, indel, window or reverse), but no stage trains the ASV encoder, so nothing would read them",
                  self.run.resume and self.run.overwrite and "run.resume and run.overwrite are both given; choose one"]
         if any(found): raise AamError("\n".join(o for o in found if o))
 
-# %% ../nbs/01_config.ipynb #f2974ed9
+# %% ../nbs/01_config.ipynb #3217511c
 def _section(name, old, given):
     "One section with the given keys replaced; returns it and a list of problems."
     known = [f.name for f in fields(old)]
     if not isinstance(given, dict): return old, [f"{name} is {given!r}; wanted a table of keys"]
+    if name == "model" and "size" in given:
+        given = dict(given); size = given.pop("size")
+        if size not in SIZES: return old, [f"model.size is {size!r}; wanted one of {', '.join(SIZES)}"]
+        given = SIZES[size] | given
     wrong = [f"there is no key {name}.{k}.{nearest(k, known)}" for k in given if k not in known]
     kinds = get_type_hints(type(old))
     good = {k: float(v) if kinds[k] is float and type(v) is int else v for k, v in given.items() if k in known}

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['strings', 'Table', 'Tree', 'Study', 'positions', 'Split', 'Sample', 'Batch', 'AsvBatch', 'Outputs', 'LossTerms']
+__all__ = ['strings', 'Table', 'Tree', 'Study', 'positions', 'Split', 'Sample', 'Batch', 'AsvBatch', 'Column', 'slices',
+           'Covariates', 'Outputs', 'LossTerms']
 
 # %% ../nbs/02_types.ipynb #b607f4a4
 def strings(values)->np.ndarray: # Object array of str
@@ -102,17 +103,20 @@ class Split:
 
     def __repr__(self): return f"Split(train {len(self.train)}, valid {len(self.valid)}, test {len(self.test)})"
 
-# %% ../nbs/02_types.ipynb #a35923a5
+# %% ../nbs/02_types.ipynb #439e9250
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     "One sample as the store holds it."
     asv:np.ndarray     # int64 [n], rows of the store's ASVs
     counts:np.ndarray  # int32 [n], reads, above 0
     target:np.ndarray  # float32 [t], encoded; a class is its number; NaN where missing
+    weight:np.ndarray|None = None   # float32 [t], what each target weighs in the loss; None for 1
+    category:np.ndarray|None = None # int64 [c], covariates: 0 missing, 1 unknown, 2 and up the known categories
+    number:np.ndarray|None = None   # float32 [v], covariates, standardised; NaN where missing
     index:int          # The sample's row in the store
     id:str
 
-# %% ../nbs/02_types.ipynb #d2056c37
+# %% ../nbs/02_types.ipynb #8f97d776
 class _Moves:
     "Tensors move together."
     def to(self, device):
@@ -130,7 +134,12 @@ class Batch(_Moves):
     offsets:Tensor     # i64 [b+1], where each sample's pairs begin
     index:Tensor       # i64 [b], the sample's row in the store
     target:Tensor      # f32 [b, t], encoded targets; NaN where missing; t may be 0
-    distance:Tensor|None = None # f32 [b, B], distances between samples, of these very draws
+    distance:Tensor|None = None # f32 [m, b, B], distances between samples, of these very draws; NaN where not known
+    weight:Tensor|None = None   # f32 [b, t], what each target weighs in the loss; None for 1
+    category:Tensor|None = None # i64 [b, c], covariates: 0 missing, 1 unknown, 2 and up the known categories
+    number:Tensor|None = None   # f32 [b, v], covariates, standardised; NaN where missing
+    place:Tensor|None = None    # i64 [u], which of the ASVs that the model knows; -1 where it is none of them
+    hidden:Tensor|None = None   # bool [n], pairs whose reads are hidden, to be guessed
     masked:Tensor|None = None   # u8 [u, l], a second view of the tokens with patches masked
     partner:Tensor|None = None  # i64 [b], place in the global batch of the sample whose reads are mixed in; None where none are
     share:Tensor|None = None    # f32 [b], how much of the mixed reads is the sample's own: the target is mixed alike
@@ -157,14 +166,44 @@ class AsvBatch(_Moves):
     distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
     key:int = 0
 
-# %% ../nbs/02_types.ipynb #b5f1b0be
+# %% ../nbs/02_types.ipynb #9af8b342
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    "One target, as model and loss see it."
+    name:str
+    task:str                      # "regression" or "classification"
+    outputs:int = 1               # 1, the number of quantiles, or the number of classes
+    loss:str = "mse"              # mse, mae, huber, quantile or asymmetric; of no meaning for classes
+    levels:tuple[float,...] = ()  # Of the quantile loss, rising, with .5 among them; else empty
+    under:float = 1.              # Asymmetric loss: cost of a unit too low
+    over:float = 1.               # Asymmetric loss: cost of a unit too high
+
+def slices(columns)->list[slice]: # One for each column
+    "Where each column's outputs stand among all."
+    edge = np.cumsum([0, *(o.outputs for o in columns)]).tolist()
+    return [slice(a, b) for a, b in zip(edge, edge[1:])]
+
+@dataclass(frozen=True, kw_only=True)
+class Covariates:
+    "What a model is told of a sample beside its reads. Columns with categories stand in the order of the chains."
+    chains:tuple[tuple[str,...],...] = () # ("diet",), or from the whole to the part ("country", "state", "city")
+    sizes:tuple[int,...] = ()             # Known categories of each column of the chains
+    numbers:tuple[str,...] = ()           # Columns with numbers
+
+    @property
+    def names(self)->tuple[str,...]: # Of the columns with categories
+        "Columns with categories, chain after chain."
+        return tuple(o for chain in self.chains for o in chain)
+
+# %% ../nbs/02_types.ipynb #9b706ecb
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     "What one forward pass of the sample level gives."
     summary:Tensor               # [b, d], one vector a sample
-    target:Tensor|None = None    # [b, t] standardised numbers, or [b, k] logits
-    distance:Tensor|None = None  # [b, B] predicted distances between samples
-    unit:Tensor|None = None      # Scalar, what an error of a distance is divided by in the loss; None for 1
+    target:Tensor|None = None    # [b, k], numbers, quantiles and logits of all targets side by side, in the order of `Column`s
+    distance:Tensor|None = None  # [m, b, B], predicted distances between samples
+    unit:Tensor|None = None      # [m], what an error of each distance is divided by in the loss; None for 1
+    counts:Tensor|None = None    # [hidden pairs], logits of their shares among the hidden reads of their sample
 
 @dataclass(frozen=True, kw_only=True)
 class LossTerms:
