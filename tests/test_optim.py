@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from aam_nb.config import OptimConfig
+from aam_nb.config import ModelConfig, OptimConfig
 from aam_nb.core import AamError
+from aam_nb.model.encoders import AsvEncoder
 from aam_nb.training.optim import Ema, make_optimizer, parameter_groups, rate, set_rate
 
 
@@ -137,3 +138,48 @@ def test_adamw_equals_pytorchs_plain_one():
         for m, o in ((ours, a), (theirs, b)):
             o.zero_grad(); m(x[s]).square().mean().backward(); o.step()
     assert torch.allclose(ours.weight, theirs.weight, atol=1e-6) and torch.allclose(ours.bias, theirs.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("readout", ["flat", "attention"])
+def test_each_layer_of_the_encoder_has_its_rate(readout):
+    "Every parameter of a real encoder, from the stem (lowest) to the readout; the group that holds it gives the rate."
+    encoder = nn.ModuleDict(dict(encoder=AsvEncoder(ModelConfig(width=16, heads=2, layers=3, readout=readout), 30)))
+    c = OptimConfig(lr=1., encoder_lr=.1, layer_decay=.5, steps=4, warmup=0.)
+    opt = make_optimizer(encoder.named_parameters(), c); set_rate(opt, 0, c)
+    got = {n: g["lr"] for g in opt.param_groups for n in g["param_names"]}
+    depth = dict(stem=4, position=4, body=None, readout=0)
+    assert set(got) == {n for n, _ in encoder.named_parameters()} and {n.split(".")[1] for n in got} == set(depth)
+    for name, lr in got.items():
+        part = name.split(".")
+        above = 3 - int(part[3]) if part[1:3] == ["body", "blocks"] else depth[part[1]] or 0
+        assert lr == pytest.approx(.1*.5**above), name
+
+
+def test_layers_keep_their_rates_when_the_first_are_frozen():
+    encoder = nn.ModuleDict(dict(encoder=AsvEncoder(ModelConfig(width=16, heads=2, layers=3), 30)))
+    rates = []
+    for frozen in (False, True):
+        if frozen:
+            for part in (encoder.encoder.stem, encoder.encoder.body.blocks[0]): part.requires_grad_(False)
+            encoder.encoder.position.requires_grad_(False)
+        groups = parameter_groups(encoder.named_parameters(), OptimConfig(layer_decay=.7))
+        rates.append({n: g["share"] for g in groups for n, _ in g["params"]})
+    assert rates[1] == {n: v for n, v in rates[0].items() if n in rates[1]}
+    assert {n.split(".")[3] for n in rates[1] if "blocks" in n} == {"1", "2"} and not [n for n in rates[1] if "stem" in n or "position" in n]
+
+
+def test_the_rate_of_layers_is_no_matter_of_the_sample_level():
+    c = OptimConfig(encoder_lr=.1, layer_decay=.5); p = nn.Parameter(torch.ones(2, 2))
+    outside = ["sample.body.blocks.0.up.weight", "sample.stem.weight", "heads.target.linear.weight", "fusion.position"]
+    groups = parameter_groups([(o, p) for o in [*outside, "encoder.body.blocks.1.up.weight"]], c)
+    share = {n: g["share"] for g in groups for n, _ in g["params"]}
+    assert {share.pop("encoder.body.blocks.1.up.weight")} == {.1*.5} and set(share.values()) == {1.}
+    alone = parameter_groups([("encoder.stem.weight", p), ("encoder.readout.whole.weight", p)], c, slow="")
+    assert sorted(g["share"] for g in alone) == [.5, 1.]                       # in a stage of its own the encoder's rate is the full one
+
+
+def test_without_layer_decay_nothing_changes():
+    "The same groups as ever: at most four, by decay and by the encoder's rate."
+    encoder = nn.ModuleDict(dict(encoder=AsvEncoder(ModelConfig(width=16, heads=2, layers=3), 30), head=nn.Linear(16, 1)))
+    assert {(g["share"], g["weight_decay"]) for g in parameter_groups(encoder.named_parameters(), OptimConfig(encoder_lr=.1))} == \
+        {(a, b) for a in (.1, 1.) for b in (0., .05)}

@@ -18,7 +18,7 @@ from ..config import OptimConfig
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['decays', 'parameter_groups', 'make_optimizer', 'rate', 'set_rate', 'Ema']
+__all__ = ['decays', 'layers_above', 'parameter_groups', 'make_optimizer', 'rate', 'set_rate', 'Ema']
 
 # %% ../../nbs/32_training_optim.ipynb #bbb5913d
 def decays(
@@ -28,20 +28,33 @@ def decays(
     "Whether weight decay applies: to matrices, not to biases, norms, scales and positions."
     return p.ndim > 1 and not name.endswith("position")
 
-# %% ../../nbs/32_training_optim.ipynb #29c5cd0d
+# %% ../../nbs/32_training_optim.ipynb #c6120a89
+def _block(name):
+    "The number of a parameter's layer in the ASV encoder, or None."
+    return int(name.split(".")[3]) if name.startswith("encoder.body.blocks.") else None
+
+def layers_above(
+    name:str,   # Dotted name of the parameter
+    layers:int, # Transformer layers of the ASV encoder
+)->int:         # 0 for its readout and for all outside of it, 1 for its last layer, `layers` + 1 for its stem and positions
+    "How many layers of the ASV encoder stand above a parameter."
+    if name.startswith(("encoder.stem.", "encoder.position")): return layers + 1
+    return 0 if (block := _block(name)) is None else layers - block
+
+# %% ../../nbs/32_training_optim.ipynb #c563c04b
 def parameter_groups(
     named:Iterable[tuple[str,Tensor]], # Names and parameters, as `model.named_parameters()` gives them
-    config:OptimConfig,    # `weight_decay` and `encoder_lr`
+    config:OptimConfig,    # `weight_decay`, `encoder_lr` and `layer_decay`
     slow:str="encoder.",   # Names that begin so learn at `encoder_lr` times the rate; "" for none
 )->list[dict]: # For a torch optimizer; `share` is the group's part of the learning rate
     "Sort the parameters that train by decay and rate. Raises `AamError` when nothing trains."
-    groups = {}
+    named = [(n, p) for n, p in named if p.requires_grad]; groups = {}
+    if not named: raise AamError("No parameter trains: all are frozen. Set freeze=false or add a head.")
+    layers = max((b + 1 for n, _ in named if (b := _block(n)) is not None), default=0)
     for name, p in named:
-        if not p.requires_grad: continue
-        share = config.encoder_lr if slow and name.startswith(slow) else 1.
+        share = (config.encoder_lr if slow and name.startswith(slow) else 1.)*config.layer_decay**layers_above(name, layers)
         decay = config.weight_decay if decays(name, p) else 0.
         groups.setdefault((share, decay), []).append((name, p))
-    if not groups: raise AamError("No parameter trains: all are frozen. Set freeze=false or add a head.")
     return [dict(params=p, share=share, weight_decay=decay) for (share, decay), p in groups.items()]
 
 # %% ../../nbs/32_training_optim.ipynb #85a744dd
