@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from aam_nb.core import AamError
-from aam_nb.training.metrics import (bootstrap, class_metrics, correlation, distance_metrics, paired_bootstrap,
-                                     regression_metrics)
+from aam_nb.training.metrics import (bootstrap, calibration_error, class_metrics, correlation, distance_metrics, interval_metrics,
+                                     paired_bootstrap, regression_metrics, reliability)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -49,6 +50,33 @@ def test_a_class_absent_from_the_truth_is_left_out():
     assert got["f1"] == pytest.approx(sk.f1_score(true, prob.argmax(1), average="macro"))
 
 
+@pytest.mark.parametrize("k,bins", [(2, 10), (3, 15), (7, 15), (4, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_equals_sklearn(k, bins, seed):
+    "scikit-learn's curve of 'the most probable class is the true one' against its probability, weighed by the samples of each bin."
+    rng = np.random.default_rng(seed); prob = rng.dirichlet(np.ones(k), 300)
+    prob[:9] = np.eye(k)[np.arange(9) % k]; prob[9:30] = np.append([.6, .4], np.zeros(k - 2))   # ends and edges of bins
+    true = rng.integers(0, k, 300).astype(float); true[rng.random(300) < .1] = np.nan
+    have = ~np.isnan(true); top = prob[have].max(1); right = prob[have].argmax(1) == true[have]
+    share, mean = calibration_curve(right, top, n_bins=bins)
+    said, found, n = reliability(true, prob, bins)
+    assert said == pytest.approx(mean) and found == pytest.approx(share) and n.sum() == have.sum()
+    assert calibration_error(true, prob, bins) == pytest.approx((n*np.abs(share - mean)).sum()/have.sum())
+    assert class_metrics(true, prob)["calibration_error"] == calibration_error(true, prob)
+
+
+def test_calibration_error_is_the_gap_between_word_and_deed():
+    "Always .9 sure and right in 6 of 10: off by .3; sure and right: 0; sure and wrong: 1."
+    prob = np.tile([.9, .1], (10, 1))
+    assert calibration_error([0]*6 + [1]*4, prob) == pytest.approx(.3)
+    assert calibration_error([0, 1], np.eye(2)) == 0. and calibration_error([1, 0], np.eye(2)) == 1.
+
+
+def test_intervals_count_their_ends_and_leave_out_what_is_not_known():
+    true, low, high = [1., 2., np.nan, 4., 5.], [1., 0., 0., 5., 4.], [2., 2., 9., 6., 6.]
+    assert interval_metrics(true, low, high) == pytest.approx(dict(coverage=.75, width=1.5))
+
+
 def test_distances_equal_scikit_bio():
     from skbio import DistanceMatrix
     from skbio.stats.distance import mantel
@@ -86,6 +114,8 @@ def test_nothing_warns_and_nothing_is_invented_for_constants():
     (lambda: class_metrics([0, 1], [[2., -1], [0, 1]]), "softmax"),
     (lambda: class_metrics([0, 2], [[.5, .5], [.5, .5]]), "0 to 1"),
     (lambda: class_metrics([0, .5], [[.5, .5], [.5, .5]]), "whole numbers"),
+    (lambda: interval_metrics([1., 2.], [0., np.nan], [1., 2.]), "1 of 2 predictions"),
+    (lambda: calibration_error([0, 1], [[3., 1.], [0., 1.]]), "softmax"),
     (lambda: distance_metrics(np.zeros((1, 1)), np.zeros((1, 1))), "One sample"),
     (lambda: distance_metrics(np.zeros((2, 3)), np.zeros((2, 3))), "square"),
     (lambda: bootstrap(lambda r: 0., ["a", "a"]), "two groups"),

@@ -14,8 +14,8 @@ import numpy as np
 from ..core import AamError, keyed_rng
 
 # %% auto #0
-__all__ = ['correlation', 'rank_correlation', 'regression_metrics', 'class_metrics', 'distance_metrics', 'bootstrap',
-           'paired_bootstrap']
+__all__ = ['correlation', 'rank_correlation', 'regression_metrics', 'interval_metrics', 'reliability', 'calibration_error',
+           'class_metrics', 'distance_metrics', 'bootstrap', 'paired_bootstrap']
 
 # %% ../../nbs/31_training_metrics.ipynb #48841d17
 def _scored(true, pred):
@@ -62,6 +62,16 @@ def regression_metrics(
     return dict(mae=float(np.abs(error).mean()), rmse=float(np.sqrt(left/len(error))),
                 r2=float(1 - left/spread) if spread > 0 else float("nan"), spearman=rank_correlation(true, pred))
 
+# %% ../../nbs/31_training_metrics.ipynb #bf8f097d
+def interval_metrics(
+    true, # Numbers [n], nan where unknown
+    low,  # Low ends [n], in the same unit
+    high, # High ends [n]
+)->dict[str,float]: # coverage: 0 to 1; width: mean, in that unit
+    "How often intervals hold the true value, ends included. Raises `AamError` when nothing can be scored or an end is missing."
+    true, ends = _scored(np.ravel(true), np.stack([np.ravel(low), np.ravel(high)], axis=1)); low, high = ends.T
+    return dict(coverage=float(((low <= true) & (true <= high)).mean()), width=float((high - low).mean()))
+
 # %% ../../nbs/31_training_metrics.ipynb #8c4141a2
 def _auc(positive, score):
     "Area under the ROC curve by Mann and Whitney's rank sum."
@@ -73,7 +83,7 @@ def _mean(values):
     values = [o for o in values if not np.isnan(o)]
     return float(np.mean(values)) if values else float("nan")
 
-# %% ../../nbs/31_training_metrics.ipynb #844d4b19
+# %% ../../nbs/31_training_metrics.ipynb #2cf5edff
 def _classes(true, prob):
     "Class numbers and probabilities, checked."
     prob = np.asarray(prob, dtype=np.float64)
@@ -86,10 +96,32 @@ def _classes(true, prob):
                        f"wanted whole numbers from 0 to {prob.shape[1]-1}.")
     return true.astype(int), prob
 
+# %% ../../nbs/31_training_metrics.ipynb #5cc2539f
+def reliability(
+    true,        # Class numbers [n], nan where unknown
+    prob,        # Probabilities [n, k]
+    bins:int=15, # Of equal width from 0 to 1, closed above
+)->tuple[np.ndarray,np.ndarray,np.ndarray]: # Of each bin that holds samples: mean probability, share that is right, samples
+    "How often the most probable class is the true one, by its probability. Raises `AamError` for logits."
+    true, prob = _classes(true, prob); top = prob.max(1)
+    where = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], top); n = np.bincount(where, minlength=bins); held = n > 0
+    said, right = (np.bincount(where, o, bins)[held]/n[held] for o in (top, prob.argmax(1) == true))
+    return said, right, n[held]
+
+def calibration_error(
+    true,        # Class numbers [n], nan where unknown
+    prob,        # Probabilities [n, k]
+    bins:int=15, # Of equal width from 0 to 1
+)->float:        # 0 to 1
+    "The expected calibration error of the most probable class (Guo et al. 2017)."
+    said, right, n = reliability(true, prob, bins)
+    return float((n*np.abs(said - right)).sum()/n.sum())
+
+# %% ../../nbs/31_training_metrics.ipynb #96321afe
 def class_metrics(
     true, # Class numbers [n], nan where unknown
     prob, # Probabilities [n, k]
-)->dict[str,float]: # auc, accuracy, balanced_accuracy, f1: 0 to 1; log_loss in nats
+)->dict[str,float]: # auc, accuracy, balanced_accuracy, f1, calibration_error: 0 to 1; log_loss in nats
     "How good class probabilities are; auc and f1 are means over classes. Raises `AamError` for logits."
     true, prob = _classes(true, prob); pred = prob.argmax(1); k = prob.shape[1]
     table = np.bincount(true*k + pred, minlength=k*k).reshape(k, k)             # rows: true class; columns: predicted
@@ -97,7 +129,8 @@ def class_metrics(
     with np.errstate(invalid="ignore", divide="ignore"): recall, f1 = right/were, 2*right/(were + said)
     return dict(auc=_mean([_auc(true == c, prob[:,c]) for c in range(k)]), accuracy=float(right.sum()/len(true)),
                 balanced_accuracy=_mean(recall), f1=_mean(f1),
-                log_loss=float(-np.log(np.maximum(prob[np.arange(len(true)),true], np.finfo(float).eps)).mean()))
+                log_loss=float(-np.log(np.maximum(prob[np.arange(len(true)),true], np.finfo(float).eps)).mean()),
+                calibration_error=calibration_error(true, prob))
 
 # %% ../../nbs/31_training_metrics.ipynb #48cd7990
 def distance_metrics(
