@@ -140,9 +140,9 @@ def train(folder):
     asvs = AsvBatches(store, batch=cfg.pretrain_asv.batch, steps=10, seed=0, patch=cfg.model.patch, mask=cfg.loss.mask)
     say("10 steps of 256 ASVs, distances along the tree and masked bases", steps(AsvObjective(model, loss), asvs, cfg.pretrain_asv))
     model.encoder.calibrate(torch.from_numpy(store.tokens[:2048].copy()))
-    known = np.ones(len(store.tokens), dtype=bool)
+    known = np.arange(len(store.tokens))
     source = SampleBatches(SampleDataset(store, target=codec.encode(age)), 32, 5, seed=0, augment=cfg.augment, identity=cfg.model.identity,
-                           metric=loss.metric, known=known)
+                           metrics=(loss.metric,), known=known)
     rows = np.unique(np.concatenate([o.rows.numpy() for o in source])); clock = time.perf_counter()
     table = embed_asvs(model, store.tokens, rows); table.add_(0.) # Every page of it is touched
     say(f"{len(rows):,} ASVs embedded, into a table for all of them", time.perf_counter() - clock)
@@ -163,9 +163,9 @@ def load(folder):
     from aam_nb.data.batch import SampleBatches, SampleDataset, loader
     from aam_nb.data.store import open_store
     torch.set_num_threads(1); store = open_store(folder/"store"); out = {}
-    common = dict(batch=32, steps=220, seed=0, identity=64, known=np.ones(len(store.tokens), dtype=bool))
+    common = dict(batch=32, steps=220, seed=0, identity=64, known=np.arange(len(store.tokens)))
     for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1), ("augmented, in the training process",
-                               dict(augment=AugmentConfig()), 0), ("augmented, unweighted UniFrac", dict(augment=AugmentConfig(), metric="unweighted"), 1)):
+                               dict(augment=AugmentConfig()), 0), ("augmented, unweighted UniFrac", dict(augment=AugmentConfig(), metrics=("unweighted",)), 1)):
         batches = loader(SampleBatches(SampleDataset(store, target=np.zeros(len(store))), **common, **how), workers=workers)
         for _ in range(20): next(batches)
         begun = time.perf_counter(); n = sum(o.size for o in batches); out[name] = n/(time.perf_counter() - begun)

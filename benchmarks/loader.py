@@ -53,10 +53,10 @@ def main():
         ("augmented", SampleBatches(samples, augment=augment, **common)),
         ("augmented, identity", SampleBatches(samples, augment=augment, identity=64, **common)),
         ("the same, masked view", SampleBatches(samples, augment=augment, identity=64, mask=.15, patch=6, **common)),
-        ("the same, unweighted UniFrac", SampleBatches(samples, augment=augment, identity=64, metric="unweighted", **common)),
-        ("the same, rank 0 of 2", SampleBatches(samples, augment=augment, identity=64, metric="unweighted", world=2, **common)),
+        ("the same, unweighted UniFrac", SampleBatches(samples, augment=augment, identity=64, metrics=("unweighted",), **common)),
+        ("the same, rank 0 of 2", SampleBatches(samples, augment=augment, identity=64, metrics=("unweighted",), world=2, **common)),
         ("corpus: augmented, identity", SampleBatches(beside, augment=augment, identity=64, **common)),
-        ("the same, unweighted UniFrac", SampleBatches(beside, augment=augment, identity=64, metric="unweighted", **common)),
+        ("the same, unweighted UniFrac", SampleBatches(beside, augment=augment, identity=64, metrics=("unweighted",), **common)),
     ):
         clock, work = rates(source, args.repeats)
         aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""

@@ -13,14 +13,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+
 from aam_nb.config import load_config, metrics
-from aam_nb.data.batch import PlainBatches, SampleDataset
+from aam_nb.data.batch import PlainBatches, SampleDataset, asvs_in, known_places
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.split import kfold
 from aam_nb.data.store import build_store
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import make_study, read_tree
-from aam_nb.run import Bench, new_model, pretrain_asvs, sample_stage, seen_asvs
+from aam_nb.run import Bench, new_model, pretrain_asvs, sample_stage
 from aam_nb.training.loop import measure_samples
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.training.predict import embed_asvs
@@ -42,8 +44,9 @@ def taught(bench, start, table, train, test):
     model = new_model(bench, store.tokens.shape[1]); model.encoder.load_state_dict(start.encoder.state_dict()); model.freeze_encoder()
     objective, source = sample_stage(bench, model, train, table=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
+    known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
     look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), 64, identity=config.model.identity, alpha=config.loss.alpha,
-                                                                metric=config.loss.metric, known=seen_asvs(store, train)))
+                                                                metrics=(config.loss.metric,), known=known))
     return look(train), look(test)
 
 

@@ -435,13 +435,13 @@ def test_a_missing_scikit_bio_is_named(monkeypatch):
 
 def test_steps_that_make_distances_false_are_named():
     every = AugmentConfig(jitter="dirichlet", shuffle=True, substitution=.01, indel=.01, window=4, reverse=.5, mix="reads")
-    assert false_for(every, tree=False, distance=None) == [] and false_for(AugmentConfig(), tree=True, distance="weighted") == []
-    assert [o.split(" ")[0] for o in false_for(every, tree=True, distance=None)] == ["augment.window"]
-    assert [o.split(" ")[0] for o in false_for(every, tree=False, distance="unweighted")] == ["augment.window"]
-    assert [o.split(" ")[0] for o in false_for(every, tree=False, distance="precomputed")] == [
+    assert false_for(every, tree=False) == [] and false_for(AugmentConfig(), tree=True, metrics=("weighted",)) == []
+    assert [o.split(" ")[0] for o in false_for(every, tree=True)] == ["augment.window"]
+    assert [o.split(" ")[0] for o in false_for(every, tree=False, metrics=("unweighted", "jaccard"))] == ["augment.window"]
+    assert [o.split(" ")[0] for o in false_for(every, tree=False, metrics=("unweighted", "precomputed"))] == [
         "augment.window", "augment.rarefy", "augment.asv_dropout", "augment.jitter", "augment.mix"]
     quiet = AugmentConfig(rarefy=0., asv_dropout=0., shuffle=True, substitution=.01, mix="reads", mixup=0., window=1)
-    assert false_for(quiet, tree=True, distance="precomputed") == []
+    assert false_for(quiet, tree=True, metrics=("precomputed",)) == []
 
 def test_unifrac_of_a_view_is_of_its_own_counts(store):
     "The steps that are not refused change the counts before distances are taken from them."
@@ -451,4 +451,4 @@ def test_unifrac_of_a_view_is_of_its_own_counts(store):
     views = [augment_sample(o, config, 7, 0) for o in samples_of(store)[:5]]
     counts = np.zeros((5, len(store.tokens)))
     for i, o in enumerate(views): counts[i, o.asv] = o.counts
-    assert np.allclose(collate(views, store, metric="unweighted").distance.numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
+    assert np.allclose(collate(views, store, metrics=("unweighted",)).distance[0].numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)

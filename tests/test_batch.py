@@ -40,7 +40,7 @@ def made(samples=11, asvs=40, seed=0, tree=True):
 
 STORE = build_store(made())
 DATA = SampleDataset(STORE, target=np.arange(22.).reshape(11, 2))
-FULL = dict(augment=AugmentConfig(), identity=16, metric="unweighted", mask=.2, patch=3)
+FULL = dict(augment=AugmentConfig(), identity=16, metrics=("unweighted",), mask=.2, patch=3)
 
 def same(a, b):
     "Equal in every field, bit for bit."
@@ -56,7 +56,7 @@ def same(a, b):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 10), min_size=1, max_size=8))
 def test_the_ragged_layout_equals_a_plain_loop(rows):
-    known = np.arange(40) % 3 > 0; identity = STORE.identity(8)
+    known = np.where(np.arange(40) % 3 > 0, np.arange(40)[::-1] + 5, -1); identity = STORE.identity(8)
     batch = collate([DATA[i] for i in rows], STORE, identity, known=known, key=5)
     counts = STORE.counts().toarray(); distinct = [a for a in range(40) if any(counts[r, a] for r in rows)]
     asv, reads, offsets = [], [], [0]
@@ -66,7 +66,7 @@ def test_the_ragged_layout_equals_a_plain_loop(rows):
     assert batch.rows.tolist() == distinct and batch.asv.tolist() == asv
     assert batch.counts.tolist() == reads and batch.offsets.tolist() == offsets
     assert batch.tokens.numpy().tolist() == STORE.tokens[distinct].tolist()
-    assert batch.identity.tolist() == [(identity[a]*known[a]).tolist() for a in distinct]
+    assert batch.identity.tolist() == [(identity[a]*(known[a] >= 0)).tolist() for a in distinct] and batch.place.tolist() == known[distinct].tolist()
     assert batch.index.tolist() == rows and batch.target.tolist() == [[2*r, 2*r + 1] for r in rows]
     assert batch.size == len(rows) and batch.key == 5 and batch.distance is None and batch.masked is None
     assert batch.sample.tolist() == [j for j, r in enumerate(rows) for _ in np.flatnonzero(counts[r])]
@@ -89,7 +89,7 @@ def test_rows_are_chosen_by_number_or_mask_and_checked():
 
 @pytest.mark.parametrize("metric", ["unweighted", "weighted", "weighted_normalized", "generalized"])
 def test_distances_are_those_of_the_very_counts_in_the_batch(metric):
-    source = SampleBatches(DATA, 6, 4, 3, AugmentConfig(rarefy=1., rarefy_low=.05, asv_dropout=.3), metric=metric, alpha=.4)
+    source = SampleBatches(DATA, 6, 4, 3, AugmentConfig(rarefy=1., rarefy_low=.05, asv_dropout=.3), metrics=(metric,), alpha=.4)
     for step, batch in enumerate(source):
         table = np.zeros((6, 40), dtype=np.int64) # From the batch's own pairs, over all ASVs of the store
         for j in range(6):
@@ -97,24 +97,24 @@ def test_distances_are_those_of_the_very_counts_in_the_batch(metric):
         drawn = [augment_sample(DATA[source.order(e)[i]], source.augment, 3, e) for e, i in zip(*turns(11, 6, step), strict=True)]
         for j, o in enumerate(drawn): assert table[j, o.asv].tolist() == o.counts.tolist() and table[j].sum() == o.counts.sum()
         wanted = unifrac(sparse.csr_matrix(table), STORE.tree, STORE.tip, metric, .4)
-        assert np.allclose(batch.distance.numpy(), wanted, atol=1e-6, equal_nan=True)
+        assert np.allclose(batch.distance[0].numpy(), wanted, atol=1e-6, equal_nan=True)
         as_stored = unifrac(STORE.counts(batch.index.numpy()), STORE.tree, STORE.tip, metric, .4)
-        assert not np.allclose(batch.distance.numpy(), as_stored, atol=1e-3, equal_nan=True)
+        assert not np.allclose(batch.distance[0].numpy(), as_stored, atol=1e-3, equal_nan=True)
 
 def test_the_distance_equals_scikit_bio():
     skbio = pytest.importorskip("skbio"); pytest.importorskip("skbio.diversity")
     from io import StringIO
     from aam_nb.data.tree import newick
-    batch = SampleBatches(SampleDataset(STORE, [0, 1, 2, 4, 5]), 5, 1, 0, AugmentConfig(rarefy=1.), metric="unweighted")[0]
+    batch = SampleBatches(SampleDataset(STORE, [0, 1, 2, 4, 5]), 5, 1, 0, AugmentConfig(rarefy=1.), metrics=("unweighted",))[0]
     tree = skbio.TreeNode.read(StringIO(newick(STORE.tree)))
     dense = np.zeros((5, 40), dtype=int); dense[batch.sample, batch.rows[batch.asv]] = batch.counts
     has = STORE.tip >= 0
     wanted = skbio.diversity.beta_diversity("unweighted_unifrac", dense[:, has], taxa=STORE.tree.tips[STORE.tip[has]], tree=tree, validate=False)
-    assert np.allclose(batch.distance.numpy(), wanted.data, atol=1e-6)
+    assert np.allclose(batch.distance[0].numpy(), wanted.data, atol=1e-6)
 
 def test_without_a_tree_there_are_no_distances():
     store = build_store(made(tree=False)); data = SampleDataset(store)
-    assert SampleBatches(data, 4, 1, 0, metric="unweighted")[0].distance is None
+    assert SampleBatches(data, 4, 1, 0, metrics=("unweighted", "faith_pd"))[0].distance is None
     assert AsvBatches(store, batch=5)[0].distance is None and PlainAsvBatches(store)[0].distance is None
 
 # A pure function of the step
@@ -176,9 +176,10 @@ def test_names_are_hidden_by_seed_step_and_sequence():
     assert (plain.identity != 0).all() # Without augmentation nothing is hidden
 
 def test_names_of_unknown_sequences_are_hidden_everywhere():
-    known = np.arange(40) % 2 == 0
+    known = np.where(np.arange(40) % 2 == 0, np.arange(40)//2, -1)
     for batch in (SampleBatches(DATA, 6, 3, 7, identity=16, known=known)[1], PlainBatches(DATA, 6, identity=16, known=known)[1]):
-        assert ((batch.identity != 0).all(1) == torch.from_numpy(known)[batch.rows]).all()
+        assert ((batch.identity != 0).all(1) == torch.from_numpy(known >= 0)[batch.rows]).all()
+        assert batch.place.tolist() == known[batch.rows].tolist()
 
 def test_the_second_view_hides_whole_patches_and_leaves_the_first_alone():
     for batch in (*SampleBatches(DATA, 6, 3, 7, **FULL), *AsvBatches(STORE, batch=9, steps=3, patch=3), *PlainAsvBatches(STORE, patch=3)):
@@ -194,7 +195,7 @@ def test_the_second_view_hides_whole_patches_and_leaves_the_first_alone():
 
 def test_plain_batches_are_in_order_whole_and_fixed():
     rows = [7, 3, 9, 0, 1]; data = SampleDataset(STORE, rows)
-    source = PlainBatches(data, 2, identity=16, metric="weighted", mask=.2, patch=3)
+    source = PlainBatches(data, 2, identity=16, metrics=("weighted",), mask=.2, patch=3)
     assert [o.index.tolist() for o in source] == [[7, 3], [9, 0], [1]] and len(source) == 3
     for i, o in enumerate(source): assert same(o, source[i])
     back = np.concatenate([[r]*int(o.offsets.diff()[j]) for o in source for j, r in enumerate(o.index.tolist())])
@@ -212,12 +213,12 @@ def test_a_real_study_comes_out_as_it_went_in(data_dir):
     from aam_nb.data.table import read_table
     from aam_nb.data.tree import make_study, read_tree
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk"))
-    batch = PlainBatches(SampleDataset(build_store(study)), 60, metric="unweighted")[0]
+    batch = PlainBatches(SampleDataset(build_store(study)), 60, metrics=("unweighted",))[0]
     reads = sparse.csr_matrix((batch.counts.numpy(), batch.asv.numpy(), batch.offsets.numpy()), shape=(60, 356))
     assert (reads != study.table.counts[:, np.argsort(study.table.sequences)]).nnz == 0
     lines = [o.split("\t") for o in (folder/"unweighted_unifrac.tsv").read_text().splitlines()]
     order = [lines[0].index(o) - 1 for o in study.ids]; wanted = np.array([o[1:] for o in lines[1:]], dtype=float)
-    assert [o[0] for o in lines[1:]] == lines[0][1:] and np.allclose(batch.distance.numpy(), wanted[order][:, order], atol=2e-6)
+    assert [o[0] for o in lines[1:]] == lines[0][1:] and np.allclose(batch.distance[0].numpy(), wanted[order][:, order], atol=2e-6)
 
 # Batches of ASVs
 
@@ -280,7 +281,7 @@ if __name__ == "__main__":
     import sys; sys.path.insert(0, {str(tests)!r})
     from test_batch import AugmentConfig, SampleBatches, SampleDataset, build_store, loader, made, same
     store = build_store(made(), {str(tmp_path/"store")!r})
-    source = SampleBatches(SampleDataset(store), 4, 5, 7, AugmentConfig(), 16, "unweighted")
+    source = SampleBatches(SampleDataset(store), 4, 5, 7, AugmentConfig(), 16, ("unweighted",))
     found = list(loader(source, 1, workers=2, context="spawn"))
     assert len(found) == 4 and all(same(o, source[i + 1]) for i, o in enumerate(found))
     print("same")

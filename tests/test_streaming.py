@@ -47,13 +47,14 @@ def check_shares(whole, parts):
     "The parts of a batch, one after the other, are the batch."
     assert torch.cat([o.index for o in parts]).tolist() == whole.index.tolist()
     assert torch.equal(torch.cat([o.target for o in parts]).nan_to_num(-7), whole.target.nan_to_num(-7))
-    for name in ("distance", "partner", "share"):
+    for name in ("distance", "partner", "share", "weight", "category", "number"):
         if getattr(whole, name) is None: assert all(getattr(o, name) is None for o in parts); continue
-        assert torch.equal(torch.cat([getattr(o, name) for o in parts]).nan_to_num(-7), getattr(whole, name).nan_to_num(-7))
+        found = torch.cat([getattr(o, name) for o in parts], dim=int(name == "distance"))
+        assert torch.equal(found.nan_to_num(-7), getattr(whole, name).nan_to_num(-7))
     at = {r: i for i, r in enumerate(whole.rows.tolist())}; begin = 0
     for o in parts:
         same_rows = torch.tensor([at[r] for r in o.rows.tolist()], dtype=torch.long); assert o.key == whole.key
-        for name in ("tokens", "identity", "masked"):
+        for name in ("tokens", "identity", "masked", "place"):
             if getattr(whole, name) is not None: assert torch.equal(getattr(o, name), getattr(whole, name)[same_rows])
         for j in range(o.size): assert pairs(o, j) == pairs(whole, begin + j)
         begin += o.size
@@ -69,7 +70,7 @@ def test_parts_cover_a_batch_once_and_are_even(n, world):
     if n >= world: assert all(parts)
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("more", [{}, dict(metric=None), dict(metric="generalized"), dict(augment=None)])
+@pytest.mark.parametrize("more", [{}, dict(metrics=()), dict(metrics=("generalized", "braycurtis")), dict(augment=None)])
 def test_ranks_share_the_batches_of_one_process(world, more):
     one = SampleBatches(DATA, 5, 7, 7, **ALL | more)
     ranks = [SampleBatches(DATA, 5, 7, 7, **ALL | more, rank=o, world=world) for o in range(world)]
@@ -122,7 +123,7 @@ from test_streaming import line
 if __name__ == "__main__":
     folders, out, start, rank, world, workers, pause = json.loads(sys.argv[1])
     stores = [open_store(o) for o in folders]; store = stores[0] if len(stores) == 1 else Corpus(stores)
-    source = SampleBatches(SampleDataset(store), 4, 40, 7, AugmentConfig(), 16, "unweighted", mask=.2, patch=3, rank=rank, world=world)
+    source = SampleBatches(SampleDataset(store), 4, 40, 7, AugmentConfig(), 16, ("unweighted",), mask=.2, patch=3, rank=rank, world=world)
     with open(out, "a") as f:
         for b in loader(source, start, workers):
             f.write(json.dumps(line(b)) + "\\n"); f.flush(); time.sleep(pause)
@@ -141,7 +142,7 @@ def test_killed_in_mid_epoch_the_next_process_makes_exactly_the_next_batch(tmp_p
     "In other processes, of which the first is killed without notice and the second has other workers."
     folders, broken = [str(tmp_path/"a"), str(tmp_path/"b")], tmp_path/"broken"
     data = SampleDataset(Corpus([build_store(made(), folders[0]), build_store(longer(), folders[1])]))
-    straight = [line(o) for o in SampleBatches(data, 4, 40, 7, AugmentConfig(), 16, "unweighted", mask=.2, patch=3)]
+    straight = [line(o) for o in SampleBatches(data, 4, 40, 7, AugmentConfig(), 16, ("unweighted",), mask=.2, patch=3)]
     first = start(tmp_path, folders, broken, workers=2, pause=.05)
     while len(lines(broken)) < 7 and first.poll() is None: time.sleep(.02)
     first.send_signal(signal.SIGKILL); first.wait(60)
@@ -223,26 +224,26 @@ def test_the_study_of_a_step_does_not_depend_on_the_length_of_the_run(sizes, ste
 
 def test_distances_are_those_within_each_study():
     samples = [SampleDataset(CORPUS)[i] for i in (0, 12, 30, 2, 13, 20, 31)]; where = np.array([0, 1, 2, 0, 1, 1, 2])
-    batch = collate(samples, CORPUS, metric="weighted")
+    batch = collate(samples, CORPUS, metrics=("weighted",))
     for k, base in ((0, 0), (1, 11)):
         at = np.flatnonzero(where == k); store = CORPUS.stores[k]
         wanted = unifrac(store.counts(np.array([samples[i].index for i in at]) - base), store.tree, store.tip, "weighted")
-        assert np.allclose(batch.distance[at][:, at].numpy(), wanted, atol=1e-6)
-    assert batch.distance.isnan()[where[:, None] != where].all() and batch.distance[where == 2].isnan().all()
-    source = PlainBatches(SampleDataset(CORPUS), 35, metric="unweighted"); assert source[0].distance.shape == (35, 35)
-    alone = Corpus([THIRD]); assert collate([SampleDataset(alone)[0]], alone, metric="weighted").distance is None
+        assert np.allclose(batch.distance[0][at][:, at].numpy(), wanted, atol=1e-6)
+    assert batch.distance[0].isnan()[where[:, None] != where].all() and batch.distance[0][where == 2].isnan().all()
+    source = PlainBatches(SampleDataset(CORPUS), 35, metrics=("unweighted",)); assert source[0].distance.shape == (1, 35, 35)
+    alone = Corpus([THIRD]); assert collate([SampleDataset(alone)[0]], alone, metrics=("weighted",)).distance is None
 
 @pytest.mark.parametrize("metric", COUNT_METRICS)
 def test_distances_of_reads_need_no_tree(metric):
-    samples = [SampleDataset(CORPUS)[i] for i in (0, 29, 12, 30, 2)]; batch = collate(samples, CORPUS, metric=metric); at = [1, 3]
+    samples = [SampleDataset(CORPUS)[i] for i in (0, 29, 12, 30, 2)]; batch = collate(samples, CORPUS, metrics=(metric,)); at = [1, 3]
     wanted = count_distances(THIRD.counts([1, 2]), metric) # Over all ASVs of the study, also those that the batch lacks
-    assert np.allclose(batch.distance[at][:, at].numpy(), wanted, atol=1e-5) and wanted[0, 1] > 0
+    assert np.allclose(batch.distance[0][at][:, at].numpy(), wanted, atol=1e-5) and wanted[0, 1] > 0
     assert batch.distance.isnan().sum() == 25 - 4 - 4 - 1
 
 def test_faith_pd_is_computed_in_the_batch():
-    batch = SampleBatches(DATA, 6, 1, 7, metric="faith_pd")[0]
+    batch = SampleBatches(DATA, 6, 1, 7, metrics=("faith_pd",))[0]
     far = faith_pd(STORE.counts(batch.index.numpy()), STORE.tree, STORE.tip)
-    assert np.allclose(batch.distance.numpy(), abs(far[:, None] - far), atol=1e-5)
+    assert np.allclose(batch.distance[0].numpy(), abs(far[:, None] - far), atol=1e-5)
 
 def test_asvs_of_a_corpus_keep_to_their_study_and_tree():
     source = AsvBatches(CORPUS, batch=12, steps=60, seed=1, temperature=100.); drawn = []
@@ -278,7 +279,7 @@ def test_distances_are_those_of_the_varied_and_mixed_reads(augment):
     if augment.mix != "pooled": pytest.importorskip("skbio.table")
     for o in SampleBatches(DATA, 6, 3, 7, **ALL | dict(augment=augment)):
         table = np.zeros((6, 40)); table[o.sample, o.rows[o.asv]] = o.counts
-        assert np.allclose(o.distance.numpy(), unifrac(sparse.csr_matrix(table), STORE.tree, STORE.tip, "unweighted"), atol=1e-6)
+        assert np.allclose(o.distance[0].numpy(), unifrac(sparse.csr_matrix(table), STORE.tree, STORE.tip, "unweighted"), atol=1e-6)
 
 def test_mixed_reads_mix_the_targets_in_the_loss_and_nothing_twice():
     pytest.importorskip("skbio.table")
@@ -299,15 +300,15 @@ def test_distances_made_elsewhere_are_those_of_the_samples_in_the_batch(tmp_path
     rng = np.random.default_rng(0); far = rng.random((12, 12)); far = np.triu(far, 1) + np.triu(far, 1).T; ids = rng.permutation([*STORE.sample_ids, "X"])
     np.savez(tmp_path/"far.npz", matrix=far, ids=ids.astype(str)); distances = read_distances(tmp_path/"far.npz").align(STORE.sample_ids)
     at = {o: i for i, o in enumerate(ids)}; own = np.array([at[o] for o in STORE.sample_ids]); wanted = far[np.ix_(own, own)]
-    how = dict(metric="precomputed", distances=distances); plain = AugmentConfig(rarefy=0., asv_dropout=0.)
+    how = dict(metrics=("precomputed",), distances=distances); plain = AugmentConfig(rarefy=0., asv_dropout=0.)
     source = SampleBatches(DATA, 8, 6, 7, plain, **how); assert len({i for o in source.places(1) for i in o[1:]}) < 8 # One twice
     for o in (*source, *PlainBatches(DATA, 4, **how), *loader(source, workers=1)):
-        assert np.allclose(o.distance.numpy(), wanted[np.ix_(o.index.numpy(), o.index.numpy())], atol=1e-6) and o.distance.dtype == torch.float32
+        assert np.allclose(o.distance[0].numpy(), wanted[np.ix_(o.index.numpy(), o.index.numpy())], atol=1e-6) and o.distance.dtype == torch.float32
     for step in range(6): check_shares(source[step], [SampleBatches(DATA, 8, 6, 7, plain, **how, rank=o, world=2)[step] for o in range(2)])
-    with pytest.raises(AamError, match="no distances are given"): SampleBatches(DATA, 8, 6, 7, metric="precomputed")
-    with pytest.raises(AamError, match="no distances are given"): PlainBatches(DATA, 8, metric="precomputed")
+    with pytest.raises(AamError, match="no distances are given"): SampleBatches(DATA, 8, 6, 7, metrics=("precomputed",))
+    with pytest.raises(AamError, match="no distances are given"): PlainBatches(DATA, 8, metrics=("precomputed",))
     with pytest.raises(AamError, match="of 12 samples for a store of 11"):
-        PlainBatches(DATA, 8, metric="precomputed", distances=read_distances(tmp_path/"far.npz"))
+        PlainBatches(DATA, 8, metrics=("precomputed",), distances=read_distances(tmp_path/"far.npz"))
 
 # Nothing is read whole
 
@@ -317,7 +318,7 @@ def test_batches_ask_for_no_text_and_no_table_of_the_whole_store(monkeypatch):
     for name in ("sample_ids", "sequences", "tree", "depths"): monkeypatch.setattr(Store, name, property(refuse))
     for name in ("identity", "counts", "study"): monkeypatch.setattr(Store, name, refuse)
     data = SampleDataset(fresh)
-    for source in (SampleBatches(data, 4, 6, 7, **ALL), PlainBatches(data, 4, 16, "unweighted"), AsvBatches(fresh, rows, 9, 4), PlainAsvBatches(fresh, rows)):
+    for source in (SampleBatches(data, 4, 6, 7, **ALL), PlainBatches(data, 4, 16, ("unweighted",)), AsvBatches(fresh, rows, 9, 4), PlainAsvBatches(fresh, rows)):
         assert len(list(source))
 
 def test_names_are_made_for_the_asvs_that_are_met():

@@ -1,4 +1,4 @@
-"""What varies from one look at a sample to the next: its depth, which of its ASVs were seen, which bases are hidden or misread
+"""What varies from one look at a sample to the next: its depth, which of its ASVs were seen, what is hidden or misread
 
 Docs: https://aam-nb.github.io/aam_nb/data_augment.html.md"""
 
@@ -21,9 +21,10 @@ from .tree import keep_tips
 from ..types import Sample, Table, Tree
 
 # %% auto #0
-__all__ = ['rarefy_counts', 'rarefy', 'redraw', 'read_share', 'jitter_counts', 'drop_asvs', 'AsvDraws', 'augment_samples',
-           'augment_sample', 'mask_patches', 'substitute', 'insert_and_delete', 'shuffle_windows', 'reverse_complement',
-           'reverse_some', 'augment_tokens', 'mix_pair', 'whole_reads', 'mix_samples', 'false_for']
+__all__ = ['rarefy_counts', 'rarefy', 'redraw', 'read_share', 'jitter_counts', 'drop_asvs', 'select_asvs', 'AsvDraws',
+           'pair_draws', 'hide_covariates', 'augment_samples', 'augment_sample', 'mask_patches', 'hide_reads',
+           'substitute', 'insert_and_delete', 'shuffle_windows', 'reverse_complement', 'reverse_some', 'augment_tokens',
+           'mix_pair', 'whole_reads', 'mix_samples', 'false_for']
 
 # %% ../../nbs/18_data_augment.ipynb #a9b83ec0
 def rarefy_counts(
@@ -104,6 +105,22 @@ def drop_asvs(
     kept = np.where(draw < share, 0, counts)
     return np.where(np.bincount(of, weights=kept)[of] > 0, kept, counts)
 
+# %% ../../nbs/18_data_augment.ipynb #a9938169
+def select_asvs(
+    sample:Sample, # As the store holds it: ASVs ascend
+    limit:int,     # Most ASVs to keep; 0 keeps all
+    how:str="abundance", # "abundance" keeps those with the most reads, "random" keeps some drawn alike
+    *key,          # Of the random choice, for example (seed, epoch); the sample's id is added
+)->Sample:         # Its ASVs still ascend
+    "Keep no more ASVs than `limit`. Raises `AamError` for another way to choose them."
+    if how not in ("abundance", "random"): raise AamError(f"ASVs cannot be selected by '{how}'; wanted 'abundance' or 'random'.")
+    n = len(sample.asv)
+    if not limit or n <= limit: return sample
+    keep = (np.argsort(-sample.counts, kind="stable")[:limit] if how == "abundance" else
+            keyed_rng(*key, "select", sample.id).choice(n, limit, replace=False))
+    keep = np.sort(keep)
+    return replace(sample, asv=sample.asv[keep], counts=sample.counts[keep])
+
 # %% ../../nbs/18_data_augment.ipynb #a4fb8a7e
 def _mix(x:np.ndarray)->np.ndarray: # uint64, the same shape
     "SplitMix64's finaliser: every bit of the input moves half of the bits of the output."
@@ -131,7 +148,37 @@ class AsvDraws:
         "Numbers between 0 and 1, as a numpy generator gives them."
         return _draws(self.rows[:, None], np.arange(shape[1]))
 
-# %% ../../nbs/18_data_augment.ipynb #a76acbc1
+# %% ../../nbs/18_data_augment.ipynb #dc440cc0
+def _of_samples(ids, *key)->np.ndarray: # uint64 [b]
+    "The key of each sample."
+    return np.array([draw_key(*key, o) for o in ids], dtype=np.uint64)
+
+def pair_draws(
+    keys:np.ndarray, # int64 [n], by `sequence_keys`, for each ASV of each sample
+    of:np.ndarray,   # int [n], the number of the sample that it is of
+    ids,             # [b], the samples' ids
+    *key,            # For example (seed, "hide", step)
+)->np.ndarray:       # float [n], from 0 up to 1
+    "Uniform draws, one for each ASV of each sample, that depend on key, sequence and sample id alone."
+    return _uniform(_mix(_mix(keys.view(np.uint64) ^ _of_samples(ids, *key)[of])))
+
+# %% ../../nbs/18_data_augment.ipynb #6256df3b
+def hide_covariates(
+    category:np.ndarray, # int64 [b, c], 0 missing, 1 unknown, 2 and up the known categories
+    number:np.ndarray,   # float32 [b, v], NaN where missing
+    share:float,         # Chance that a column is hidden
+    draw:np.ndarray,     # float [b, c + v], from 0 up to 1
+    chains=(),           # The columns of each covariate, from the whole to the part, as in `Covariates`; each by itself if empty
+)->tuple[np.ndarray,np.ndarray]: # Copies
+    "Hide some covariates of samples. What lies within a hidden place is hidden too."
+    gone, c = draw < share, category.shape[1]
+    code = (draw[:, :c] >= share/2).astype(category.dtype) # Given that it is hidden, draw/share is uniform
+    inside = [i > 0 for chain in chains for i in range(len(chain))]
+    for j in np.flatnonzero(inside):
+        code[:, j] = np.where(gone[:, j - 1], code[:, j - 1], code[:, j]); gone[:, j] |= gone[:, j - 1]
+    return np.where(gone[:, :c] & (category > 1), code, category), np.where(gone[:, c:], np.float32(np.nan), number)
+
+# %% ../../nbs/18_data_augment.ipynb #fd83c897
 class _Begin(ISeedSequence):
     "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
     def __init__(self, words): self.words = words
@@ -150,11 +197,20 @@ def _reads(counts, share, jitter, words)->np.ndarray: # int [n]
     if share < 1: counts = redraw(counts, share, rng)
     return counts if jitter == "none" else jitter_counts(counts, jitter, rng)
 
+def _told(samples, config, seed, epochs, chains)->list[dict]: # Fields of each view
+    "The covariates of each view."
+    if not config.covariate_dropout or samples[0].category is None: return [{}]*len(samples)
+    keys = np.array([draw_key(seed, "covariates", e, o.id) for e, o in zip(epochs, samples, strict=True)], dtype=np.uint64)
+    category, number = (np.stack([getattr(o, k) for o in samples]) for k in ("category", "number"))
+    draw = _draws(keys[:, None], np.arange(category.shape[1] + number.shape[1]))
+    return [dict(category=a, number=b) for a, b in zip(*hide_covariates(category, number, config.covariate_dropout, draw, chains), strict=True)]
+
 def augment_samples(
     samples:list[Sample], # As the store holds them
-    config:AugmentConfig, # rarefy, jitter, asv_dropout and shuffle, in this order
+    config:AugmentConfig, # rarefy, jitter, asv_dropout, shuffle and covariate_dropout
     seed:int,             # Of the run
     epochs:list[int],     # Which pass over the samples each is seen in
+    chains=(),            # Which covariates are nested, as in `Covariates`
 )->list[Sample]:          # Without the ASVs that a view has no reads of
     "The views of some samples, each in its epoch."
     words, lengths = _words(samples, seed, epochs), [len(o.asv) for o in samples]; of = np.repeat(np.arange(len(samples)), lengths)
@@ -167,17 +223,18 @@ def augment_samples(
     if config.shuffle: seen = seen[np.lexsort((_draws(words[of, 7], place)[seen], of[seen]))]
     asv, counts = np.concatenate([o.asv for o in samples])[seen], counts[seen].astype(np.int32, copy=False)
     cut = np.searchsorted(of[seen], np.arange(len(samples) + 1)).tolist()
-    return [Sample(asv=asv[i:j], counts=counts[i:j], target=o.target, index=o.index, id=o.id)
-            for o, i, j in zip(samples, cut, cut[1:], strict=False)]
+    return [replace(o, asv=asv[i:j], counts=counts[i:j], **told)
+            for o, i, j, told in zip(samples, cut, cut[1:], _told(samples, config, seed, epochs, chains), strict=False)]
 
 def augment_sample(
     sample:Sample,        # As the store holds it
-    config:AugmentConfig, # rarefy, jitter, asv_dropout and shuffle, in this order
+    config:AugmentConfig, # rarefy, jitter, asv_dropout, shuffle and covariate_dropout
     seed:int,             # Of the run
     epoch:int,            # Which pass over the samples this is
+    chains=(),            # Which covariates are nested, as in `Covariates`
 )->Sample:                # Without the ASVs that the view has no reads of
     "The view of one sample in one epoch."
-    return augment_samples([sample], config, seed, [epoch])[0]
+    return augment_samples([sample], config, seed, [epoch], chains)[0]
 
 # %% ../../nbs/18_data_augment.ipynb #11272d7c
 def mask_patches(
@@ -203,6 +260,19 @@ def _pieces(draw:np.ndarray, share:float, span:int)->np.ndarray: # bool [u, patc
     last = np.maximum.accumulate(np.where(decides, np.arange(draw.shape[1]), 0), axis=1)
     hidden = draw < share/span; hidden[:, 0] = draw[:, 0] < share
     return np.take_along_axis(hidden, last, axis=1)
+
+# %% ../../nbs/18_data_augment.ipynb #2bbe5aec
+def hide_reads(
+    draw:np.ndarray,    # float [n], from 0 up to 1, one for each ASV of each sample
+    offsets:np.ndarray, # int [b+1], where each sample's ASVs begin
+    share:float,        # Chance that the reads of an ASV are hidden
+)->np.ndarray:          # bool [n], True where they are
+    "Hide the reads of some ASVs: those with the smallest draws, at least two of a sample and never all."
+    lengths = np.diff(offsets); of = np.repeat(np.arange(len(lengths)), lengths)
+    hit = np.bincount(of, weights=draw < share, minlength=len(lengths))
+    wanted = np.where(lengths < 3, 0, np.clip(hit, 2, np.maximum(2, lengths - 1)))
+    rank = np.empty(len(draw), dtype=np.int64); rank[np.lexsort((draw, of))] = np.arange(len(draw)) - np.repeat(offsets[:-1], lengths)
+    return rank < wanted[of]
 
 # %% ../../nbs/18_data_augment.ipynb #3c50cd14
 def substitute(
@@ -365,18 +435,18 @@ def _along(counts, asv, alpha, rng, rows, tip, tree)->tuple[np.ndarray,float]:
     own[has] = mixed*own[has].sum()
     return own, share
 
-# %% ../../nbs/18_data_augment.ipynb #774f0a80
+# %% ../../nbs/18_data_augment.ipynb #6cbb3ad4
 def false_for(
     config:AugmentConfig, # What varies
     tree:bool,            # Whether distances along the tree between ASVs are learned
-    distance:str|None,    # Which distances between samples are learned: loss.metric, or None for none
+    metrics:tuple[str,...]=(), # Which distances between samples are learned: those of loss.metric
 )->list[str]:             # One sentence for each step; empty where all is well
     "What would make the distances false that a run learns, and what to set instead."
     out = []
-    if config.window > 1 and (tree or distance):
+    if config.window > 1 and (tree or metrics):
         out.append(f"augment.window = {config.window} shuffles the bases by which an ASV has its place in the tree, and distances are "
                    "learned from them. Set augment.window = 0.")
-    if distance != "precomputed": return out
+    if "precomputed" not in metrics: return out
     changes = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, jitter=config.jitter != "none",
                    mix=config.mixup > 0 and config.mix != "pooled")
     instead = dict(rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")
