@@ -94,7 +94,7 @@ class SampleDistanceHead(nn.Module):
         if self.bounded: wanted = -torch.log1p(-wanted.clamp(max=1 - 1e-6))
         self.log_scale += (wanted.clamp_min(1e-6)/apart.median().clamp_min(1e-6)).log().to(self.log_scale.dtype)
 
-# %% ../../nbs/23_model_heads.ipynb #3b6a700b
+# %% ../../nbs/23_model_heads.ipynb #bd599a93
 class CountHead(nn.Module):
     "How large a share of a sample's hidden reads each hidden ASV has."
     def __init__(self,
@@ -103,16 +103,14 @@ class CountHead(nn.Module):
         width:int,     # Width in which the two meet
     ):
         super().__init__()
-        self.common = nn.Linear(d_asv, 1, bias=False)
-        self.key, self.query = nn.Linear(d_asv, width), nn.Linear(d_summary, width)
+        self.key, self.query = nn.Linear(d_asv, width, bias=False), nn.Linear(d_summary, width)
 
     def forward(self,
         asv:Tensor,     # [h, d_asv], of the hidden pairs
         summary:Tensor, # [h, d_summary], of their samples, seen without the hidden reads
     )->Tensor:          # [h]
         "Logits of the shares; a softmax over the hidden pairs of each sample makes them shares."
-        match = (self.query(summary)*self.key(asv)).sum(1)/math.sqrt(self.key.out_features)
-        return self.common(asv)[:, 0] + match
+        return (self.query(summary)*self.key(asv)).sum(1)/math.sqrt(self.key.out_features)
 
 # %% ../../nbs/23_model_heads.ipynb #59294413
 class TargetHead(nn.Module):
