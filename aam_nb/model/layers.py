@@ -1,4 +1,4 @@
-"""Attention over a set or a sequence, pooling, distances between vectors, and constants that standardise
+"""Attention within a row and on another, pooling, distances between vectors, and constants that standardise
 
 Docs: https://aam-nb.github.io/aam_nb/model_layers.html.md"""
 
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['SHORT', 'attend', 'SelfAttention', 'Block', 'Transformer', 'AttentionPool', 'pair_distances', 'Standardise',
-           'length_groups']
+__all__ = ['SHORT', 'attend', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer', 'AttentionPool', 'pair_distances',
+           'Standardise', 'SideBySide', 'length_groups']
 
 # %% ../../nbs/20_model_layers.ipynb #0482700e
 SHORT = 64 # Longest row for which plain products beat the fused kernel on a CPU
@@ -52,6 +52,29 @@ class SelfAttention(nn.Module):
         r, s, d = x.shape
         q, k, v = self.qkv(x).view(r, s, 3, self.heads, d//self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # r h s e
         return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(r, s, d))
+
+# %% ../../nbs/20_model_layers.ipynb #d58b7fa9
+class CrossAttention(nn.Module):
+    "Multi-head attention of one row on another."
+    def __init__(self,
+        width:int, # Width of the places that ask
+        d_key:int, # Width of the places that are asked
+        inner:int, # Width of queries, keys and values, a multiple of `heads`
+        heads:int, # Heads; each sees inner/heads numbers
+    ):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv, self.out = nn.Linear(width, inner), nn.Linear(d_key, 2*inner), nn.Linear(inner, width)
+
+    def forward(self,
+        x:Tensor,     # [r, a, width], places that ask
+        other:Tensor, # [r, s, d_key], places that are asked
+        mask:Tensor|None=None, # bool [r, s], True where there is data, at least once a row
+    )->Tensor:        # [r, a, width]
+        "Every place of `x` mixes what the places of `other` hold."
+        q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # r h a e
+        k, v = self.kv(other).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # r h s e
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 # %% ../../nbs/20_model_layers.ipynb #3300248f
 class Block(nn.Module):
@@ -121,7 +144,7 @@ def pair_distances(
     apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
     return (apart*(apart + eps).rsqrt()).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0.)
 
-# %% ../../nbs/20_model_layers.ipynb #77b46dc3
+# %% ../../nbs/20_model_layers.ipynb #5701d002
 class Standardise(nn.Module):
     "Subtract a centre and divide by a spread, both fitted once and kept."
     def __init__(self, width:int): # Number of features
@@ -141,9 +164,24 @@ class Standardise(nn.Module):
         self.spread.copy_(spread.clamp_min(max(float(spread.median())/limit, 1e-6)))
         return self
 
+    @property
+    def width(self)->int: # d
+        "Number of features."
+        return len(self.centre)
+
     def forward(self, x:Tensor)->Tensor: # [n, d]
         "Features around 0 with a spread of about 1."
         return (x - self.centre)/self.spread
+
+class SideBySide:
+    "The constants of features that stand side by side: each part is fitted on its own columns."
+    def __init__(self, *parts): # `Standardise`, or other `SideBySide`
+        self.parts, self.width = parts, sum(o.width for o in parts)
+
+    def fit(self, x:Tensor)->SideBySide: # Itself
+        "Fit every part on its columns of `x` [n, width]."
+        for part, own in zip(self.parts, x.split([o.width for o in self.parts], 1), strict=True): part.fit(own)
+        return self
 
 # %% ../../nbs/20_model_layers.ipynb #7d0ffb5b
 def length_groups(
