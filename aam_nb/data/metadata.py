@@ -773,7 +773,7 @@ def _known_paths(name:str, paths:list[tuple[str,...]])->tuple[tuple[str,...],...
     if not found: raise AamError(f"The covariate '{name}' is missing for all {len(paths):,} training samples. Leave it out of data.covariates.")
     return found
 
-# %% ../../nbs/11_data_metadata.ipynb #2446563e
+# %% ../../nbs/11_data_metadata.ipynb #4aeac325
 @patch
 def encode(
     self:CovariateCodec,
@@ -784,7 +784,7 @@ def encode(
     codes = [_codes(paths, next(columns)) for chain in self.chains for paths in _paths(metadata, chain)]
     numbers = [(_numbers(o, metadata[o], "covariate", "It was a number in training. Empty those cells.") - m)/s
                for o, m, s in zip(self.numbers, self.mean, self.sd)]
-    return np.array(codes, dtype=np.int64).reshape(-1, n).T, np.array(numbers, dtype=np.float32).reshape(-1, n).T
+    return np.array(codes, dtype=np.int64).reshape(len(codes), n).T, np.array(numbers, dtype=np.float32).reshape(len(numbers), n).T
 
 def _codes(paths:list[tuple[str,...]], known:tuple[tuple[str,...],...])->list[int]:
     "The code of each path: 0 where its last part is missing, 1 where it is not known."
