@@ -131,7 +131,7 @@ def abundances(
     mean = torch.where(R > 0, R, 1.).log().sum(1, keepdim=True)/here.sum(1, keepdim=True).clamp_min(1)
     return R/mean.exp(), 1.
 
-# %% ../../nbs/21_model_encoders.ipynb #4d28174c
+# %% ../../nbs/21_model_encoders.ipynb #aa628696
 class PoolEncoder(nn.Module):
     "Order-free pools over the ASVs of each sample, each brought to one scale and normalised."
     def __init__(self,
@@ -142,9 +142,10 @@ class PoolEncoder(nn.Module):
         w = config.sample_width
         self.how, self.heads = config.abundance, math.gcd(config.heads, w)
         self.pools = tuple(o for o in POOLS if o in names_in(config.pools))
-        self.sizes = [dict(clade=w, presence=w, mean=0, attention=self.heads)[o] for o in self.pools]
+        asks = {o: n for o, n in dict(clade=w, presence=w, attention=self.heads).items() if o in self.pools}
+        self.asking, self.sizes = tuple(asks), list(asks.values())
         self.asv = nn.Sequential(nn.Linear(d_in, w), nn.GELU(), nn.LayerNorm(w))
-        self.asks = nn.Linear(w, sum(self.sizes)) if any(self.sizes) else None
+        self.asks = nn.Linear(w, sum(self.sizes)) if asks else None
         loud = "attention" in self.pools and self.how != "presence"
         self.power = nn.Parameter(torch.linspace(0, 1, self.heads + 2)[1:-1].clone()) if loud else None
         self.width = len(self.pools)*w
@@ -173,8 +174,8 @@ class PoolEncoder(nn.Module):
         "The pools side by side, before they are standardised."
         with torch.autocast(asv.device.type, enabled=False):
             h, (R, unit) = self.asv(asv.to(self.gain.dtype)), abundances(batch, self.how)
-            asked = self.asks(h).split(self.sizes, 1) if self.asks else [None]*len(self.pools)
-            return torch.cat([self._pool(name, h, ask, R.to(h.dtype), unit) for name, ask in zip(self.pools, asked, strict=True)], 1)
+            asked = dict(zip(self.asking, self.asks(h).split(self.sizes, 1), strict=True)) if self.asks else {}
+            return torch.cat([self._pool(o, h, asked.get(o), R.to(h.dtype), unit) for o in self.pools], 1)
 
     def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, pools w]
         "One vector for each sample."
