@@ -32,7 +32,8 @@ def test_codes_are_those_of_scikit_learn(seen, new):
     assert back(codec) == codec
     assert codec.shape == Covariates(chains=(("diet",),), sizes=(len(set(known[:, 0])),)) and codec.names == ("diet",)
     if new:
-        made = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(known).transform(np.array([o or "-" for o in new], dtype=object)[:, None])
+        oracle = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(known)
+        made = oracle.transform(np.array([o or "-" for o in new], dtype=object)[:, None])
         assert category[:, 0].tolist() == [0 if o is None else int(v) + 2 for o, v in zip(new, made[:, 0])]
 
 

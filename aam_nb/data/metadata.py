@@ -235,7 +235,7 @@ def select(
     if reader.left[0][0] != "end": reader.take("'and', 'or' or its end", "and", "or")
     return out.yes
 
-# %% ../../nbs/11_data_metadata.ipynb #3211fd9c
+# %% ../../nbs/11_data_metadata.ipynb #aa884c61
 @dataclass(frozen=True, kw_only=True)
 class TargetCodec:
     "How a metadata column becomes a target, and a model's output becomes a prediction."
@@ -271,25 +271,7 @@ class TargetCodec:
         "The target as model and loss see it."
         return Column(name=self.name, task=self.task, outputs=self.outputs, loss=self.loss, levels=self.levels, under=self.under, over=self.over)
 
-    def to_dict(self)->dict: # Plain values
-        "The codec for JSON."
-        return asdict(self) | dict(classes=list(self.classes), levels=list(self.levels), places={k: list(v) for k, v in self.places.items()})
-
-    @classmethod
-    def from_dict(cls, saved:dict)->TargetCodec:
-        "A codec from what `to_dict` gave. Raises `AamError` for anything else."
-        try:
-            _all_fields(cls, saved); places = {k: (mean, sd) for k, (mean, sd) in saved["places"].items()}
-            return cls(**saved | dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]), places=places))
-        except (AttributeError, TypeError, ValueError) as e:
-            raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
-
-# %% ../../nbs/11_data_metadata.ipynb #5686b7c3
-def _all_fields(cls, saved:dict):
-    "Raises `ValueError` where a record lacks a field or has another."
-    names = {f.name for f in fields(cls)}; odd = sorted(names ^ set(saved))
-    if odd: raise ValueError(f"{few(odd)} {'is' if len(odd) == 1 else 'are'} missing or not known")
-
+# %% ../../nbs/11_data_metadata.ipynb #4dfc2aa7
 def _sound_numbers(c:TargetCodec)->bool:
     "Whether the codec of a number can be used. Raises `AamError` for quantile levels that cannot."
     scales = np.array([(c.mean, c.sd), *c.places.values()]); own = c.transform == "zscore_by"
@@ -306,6 +288,29 @@ def _sound_classes(c:TargetCodec)->bool:
     plain = TargetCodec(name="", task="regression") # Nothing that is of numbers alone may be set
     return bool(named and 0 < c.temperature < np.inf and all(getattr(c, f.name) == getattr(plain, f.name) for f in fields(c)
                 if f.name not in ("name", "task", "classes", "temperature")))
+
+# %% ../../nbs/11_data_metadata.ipynb #de09a8fe
+def _all_fields(cls, saved:dict):
+    "Raises `ValueError` where a record lacks a field or has another."
+    names = {f.name for f in fields(cls)}; odd = sorted(names ^ set(saved))
+    if odd: raise ValueError(f"{few(odd)} {'is' if len(odd) == 1 else 'are'} missing or not known")
+
+@patch
+def to_dict(self:TargetCodec)->dict: # Plain values
+    "The codec for JSON."
+    return asdict(self) | dict(classes=list(self.classes), levels=list(self.levels), places={k: list(v) for k, v in self.places.items()})
+
+@patch(cls_method=True)
+def from_dict(
+    cls:TargetCodec,
+    saved:dict, # From `to_dict`
+)->TargetCodec:
+    "A codec from what `to_dict` gave. Raises `AamError` for anything else."
+    try:
+        _all_fields(cls, saved); places = {k: (mean, sd) for k, (mean, sd) in saved["places"].items()}
+        return cls(**saved | dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]), places=places))
+    except (AttributeError, TypeError, ValueError) as e:
+        raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
 
 # %% ../../nbs/11_data_metadata.ipynb #b40b96ab
 def _task(name:str, known:pd.Series)->str: # "regression" or "classification"
@@ -512,13 +517,14 @@ def interval(
     low, high = np.minimum(x[:, :1] - self.margin, point), np.maximum(x[:, -1:] + self.margin, point)
     return self._units(np.hstack([low, high]), by)
 
-# %% ../../nbs/11_data_metadata.ipynb #ae60896c
+# %% ../../nbs/11_data_metadata.ipynb #83b6cac7
 def _have(metadata:pd.DataFrame, names, who:str):
     "Raises `AamError` where the metadata lack columns."
     lost = [o for o in names if o not in metadata.columns]; one = len(lost) == 1
     if lost: raise AamError(f"{who} needs the {'column' if one else 'columns'} {few(lost, 8)}, which the {len(metadata.columns)} columns of the metadata "
                             f"lack.{nearest(lost[0], map(str, metadata.columns))} Add {'it' if one else 'them'}, empty where nothing is known.")
 
+# %% ../../nbs/11_data_metadata.ipynb #2716c3d2
 @dataclass(frozen=True)
 class Targets:
     "The columns that a model predicts, in the order of its outputs."
