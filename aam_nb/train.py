@@ -20,7 +20,7 @@ __all__ = ['Words', 'TableFlag', 'MetadataFlag', 'TreeFlag', 'SequencesFlag', 'T
            'WhereFlag', 'DepthFlag', 'SeedFlag', 'ThreadsFlag', 'DeviceFlag', 'OutFlag', 'ResumeFlag', 'OverwriteFlag',
            'config_from_flags', 'shown', 'described', 'train', 'main']
 
-# %% ../nbs/90_train.ipynb #302346a8
+# %% ../nbs/90_train.ipynb #e6a2f45c
 Words = Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE] [SECTION.KEY=VALUE]...", show_default=False,
     help="A recipe (a TOML file, or small, aam, demo) and single choices, e.g. optim.steps=200.")]
 
@@ -30,7 +30,7 @@ TableFlag = Annotated[str, _flag("--table", help="Count table: .biom, .qza or .t
 MetadataFlag = Annotated[str, _flag("--metadata", help="Sample metadata, TSV.")]
 TreeFlag = Annotated[str, _flag("--tree", help="Newick tree of the ASVs, .nwk or .qza.")]
 SequencesFlag = Annotated[str, _flag("--sequences", help="Representative sequences (.fasta or .qza), when feature ids are not sequences.")]
-TargetFlag = Annotated[str, _flag("--target", help="Metadata column to predict.")]
+TargetFlag = Annotated[str, _flag("--target", help="Metadata column to predict, or several with commas between.")]
 GroupsFlag = Annotated[str, _flag("--groups", help="Metadata column whose groups (subject, household...) never straddle a split.")]
 IndependentFlag = Annotated[bool, _flag("--independent", help="Say that samples are independent, instead of naming groups.")]
 WhereFlag = Annotated[str, _flag("--where", help='Keep the samples for which this holds, e.g. "is_infant == 1".')]
