@@ -182,11 +182,11 @@ class PoolEncoder(nn.Module):
         x = self.standard(self.features(asv, batch)).unflatten(1, (len(self.pools), -1))  # b pools w
         return F.layer_norm(x, x.shape[2:]).flatten(1)*self.gain + self.shift
 
-# %% ../../nbs/21_model_encoders.ipynb #d8b384c9
+# %% ../../nbs/21_model_encoders.ipynb #2a1f001a
 def pairs_with_reads(
     batch:Batch,      # Samples with their pairs
     how:str="log",    # As for `abundances`
-    dtype:torch.dtype=torch.float32, # Of the levels
+    dtype:torch.dtype=torch.float32, # Of sums and levels; half precision would lose reads
 )->tuple[Tensor,Tensor,Tensor|None]: # ASV i64 [m], sample i64 [m], level [m]: about -3 to 3, None for presence
     "Pairs that have reads, and how much of the sample each is, as a logarithm."
     at, counts, sample = batch.asv, batch.counts.to(dtype), batch.sample
@@ -210,7 +210,7 @@ def groups_of_pairs(
         out.append((samples, start[samples, None] + (step if mask is None else step*mask), mask))
     return out
 
-# %% ../../nbs/21_model_encoders.ipynb #f5b68ba0
+# %% ../../nbs/21_model_encoders.ipynb #6bdd8cd1
 class AttentionEncoder(nn.Module):
     "A transformer over the set of a sample's ASVs, with a learned weighted mean out."
     def __init__(self,
@@ -229,7 +229,7 @@ class AttentionEncoder(nn.Module):
         batch:Batch,  # Samples
     )->Tensor:        # [b, w]; zeros for a sample without reads
         "The pooled vector, before it is standardised."
-        at, sample, level = pairs_with_reads(batch, self.how, asv.dtype)
+        at, sample, level = pairs_with_reads(batch, self.how, self.asv.weight.dtype)
         x = F.embedding(at, self.asv(asv))  # m w
         if self.abundance is not None: x = x + self.abundance(level[:, None])
         parts = groups_of_pairs(torch.bincount(sample, minlength=batch.size))

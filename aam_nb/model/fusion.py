@@ -142,7 +142,7 @@ def told_rows(
     owner = torch.cat([sample, torch.arange(b, device=sample.device).repeat_interleave(s)])
     return torch.cat([pairs, c.flatten(0, 1)])[owner.argsort(stable=True)], groups_of_pairs(torch.bincount(owner, minlength=b))
 
-# %% ../../nbs/22_model_fusion.ipynb #cda33ab6
+# %% ../../nbs/22_model_fusion.ipynb #77bc8d5a
 class Perceiver(nn.Module):
     "Latent vectors ask ASVs and tokens, then each other; their mean is mapped and added."
     def __init__(self, config:ModelConfig, width:int, tokens:int, d_asv:int):
@@ -156,7 +156,7 @@ class Perceiver(nn.Module):
         self.out = nn.Linear(w, width)
 
     def _pairs(self, batch, asv):
-        at, sample, level = pairs_with_reads(batch, self.how, asv.dtype)
+        at, sample, level = pairs_with_reads(batch, self.how, self.asv.weight.dtype)
         x = self.asv(asv)[at]  # m w
         return (x if self.abundance is None else x + self.abundance(level[:, None])), sample
 
