@@ -19,7 +19,7 @@ from .layers import pair_distances
 from ..types import Column, slices
 
 # %% auto #0
-__all__ = ['BOUNDED', 'UNBOUNDED', 'TreeDistanceHead', 'NucleotideHead', 'bounded', 'SampleDistanceHead', 'CountHead',
+__all__ = ['BOUNDED', 'UNBOUNDED', 'SQUARED', 'TreeDistanceHead', 'NucleotideHead', 'bounded', 'SampleDistanceHead', 'CountHead',
            'TargetHead', 'ordered', 'linked']
 
 # %% ../../nbs/23_model_heads.ipynb #794b0c0e
@@ -57,22 +57,26 @@ def bounded(metric:str)->bool: # True where the metric lies between 0 and 1
     if metric not in known: raise AamError(f"There is no metric '{metric}'.{nearest(metric, known)} The metrics are {', '.join(known)}.")
     return metric in BOUNDED
 
-# %% ../../nbs/23_model_heads.ipynb #a6ef1d9f
+# %% ../../nbs/23_model_heads.ipynb #dc768415
+SQUARED = ("braycurtis",) # Metrics that are learned as squared distances
+
 class SampleDistanceHead(nn.Module):
     "Distances between samples, through a link that knows the metric's range."
     def __init__(self,
         d_in:int,     # Width of a sample's summary
         width:int,    # Width of the projection
         bounded:bool, # True where the metric lies in [0, 1]
+        squared:bool=False, # True where the metric behaves as a squared distance
     ):
         super().__init__()
-        self.bounded, self.project = bounded, nn.Linear(d_in, width)
+        self.bounded, self.squared, self.project = bounded, squared, nn.Linear(d_in, width)
         self.register_buffer("unit", torch.tensor(1.)) # Standard deviation of the training pairs' distances
         self.log_scale = nn.Parameter(torch.tensor(-.5*math.log(width)))
 
     def apart(self, summary:Tensor)->Tensor: # [b, b]
         "Scaled distances between the samples of `summary` [b, d], before the link."
-        return pair_distances(self.project(summary))*self.log_scale.exp()
+        apart = pair_distances(self.project(summary))
+        return (apart.square() if self.squared else apart)*self.log_scale.exp()
 
     def forward(self, summary:Tensor)->Tensor: # [b, b], 0 on the diagonal
         "Predicted distances between the samples of `summary` [b, d]."
