@@ -16,8 +16,8 @@ from .train import (DepthFlag, DeviceFlag, GroupsFlag, IndependentFlag, Metadata
                           SequencesFlag, TableFlag, TargetFlag, ThreadsFlag, TreeFlag, WhereFlag, Words, described, shown, train)
 
 # %% auto #0
-__all__ = ['app', 'cache', 'FolderArgument', 'BundleFlag', 'ToReadFlag', 'SamplesFlag', 'ReplaceFlag', 'inspect', 'cache_store',
-           'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'predict', 'embed', 'demo', 'main']
+__all__ = ['app', 'cache', 'FolderArgument', 'BundleFlag', 'ToReadFlag', 'SamplesFlag', 'PassesFlag', 'ReplaceFlag', 'inspect',
+           'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'predict', 'embed', 'demo', 'main']
 
 # %% ../nbs/91_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -92,19 +92,20 @@ def evaluate(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tre
     from aam_nb.run import evaluate_run
     shown(evaluate_run, config)
 
-# %% ../nbs/91_cli.ipynb #a09f8d1c
+# %% ../nbs/91_cli.ipynb #2361a10f
 BundleFlag = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
 ToReadFlag = Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv, or store folders with commas between.")]
 SamplesFlag = Annotated[str, typer.Option("--samples", help="Text file with one sample id a line; all samples if not given.", show_default=False)]
+PassesFlag = Annotated[int, typer.Option("--passes", min=1, help="Read each sample so often, with other draws of its reads and ASVs; adds a spread.")]
 ReplaceFlag = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
 
 @app.command("predict")
 def predict(bundle:BundleFlag, table:ToReadFlag, out:Annotated[str, typer.Option("--out", help="TSV to write.")],
-            sequences:SequencesFlag="", samples:SamplesFlag="", overwrite:ReplaceFlag=False):
-    "Score the samples of a new table: original units or labels, the share of unseen reads, and why a sample could not be scored."
+            sequences:SequencesFlag="", samples:SamplesFlag="", metadata:MetadataFlag="", passes:PassesFlag=1, overwrite:ReplaceFlag=False):
+    "Score the samples of a new table: original units or labels with intervals, the share of unseen reads, and why a sample could not be scored."
     def work(_):
         from aam_nb.run import predict_run
-        predict_run(bundle, table, out, sequences=sequences or None, samples=samples or None, overwrite=overwrite)
+        predict_run(bundle, table, out, sequences=sequences or None, samples=samples or None, metadata=metadata or None, passes=passes, overwrite=overwrite)
     shown(work, described([], {}))
 
 @app.command("embed")
