@@ -1,4 +1,4 @@
-"Prediction and embedding read samples from a store: at the bundle's depth, in any order, with a row for each sample asked for."
+"Prediction and embedding read samples from a store as the bundle says: at its depth and limit, told its covariates, with a row for each sample asked for."
 from dataclasses import replace
 
 import numpy as np
@@ -8,18 +8,21 @@ import torch
 
 from aam_nb.config import config_from
 from aam_nb.core import AamError
-from aam_nb.data.augment import rarefy
-from aam_nb.data.batch import Corpus
-from aam_nb.data.metadata import TargetCodec
+from aam_nb.data.augment import rarefy, select_asvs
+from aam_nb.data.batch import Corpus, SampleDataset, known_places
+from aam_nb.data.metadata import CovariateCodec, TargetCodec, Targets
 from aam_nb.data.simulate import simulate
 from aam_nb.data.store import build_store
 from aam_nb.model.aam import AamModel
 from aam_nb.training.bundle import Bundle
-from aam_nb.training.predict import embed_asvs, embed_store, predict_store, predict_table
-from aam_nb.types import Study
+from aam_nb.training.predict import AtDepth, decoded, embed_asvs, embed_store, predict_rows, predict_store, predict_table
+from aam_nb.types import Study, strings
 
 TABLE = simulate(samples=20, asvs=40, groups=5, length=40, seed=3).table
 DEPTH = int(np.sort(TABLE.depths)[4])
+AGE = TargetCodec.fit(pd.Series([1., 4., 9.], name="age"))
+SITE = TargetCodec.fit(pd.Series(["gut", "skin", "gut", "mouth"], name="site"))
+PEOPLE = pd.DataFrame({"diet": ["meat", "plants"]*10, "country": ["a", "b"]*10, "city": ["x", "y"]*10, "bmi": np.linspace(18, 30, 20)}, index=TABLE.sample_ids)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +30,19 @@ def bundle():
     "A model with random weights, fit for all that does not ask for skill."
     torch.manual_seed(0)
     config = config_from({"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16}})
-    codec = TargetCodec.fit(pd.Series([1., 4., 9.], name="age"))
-    keys = build_store(Study(table=TABLE)).keys
-    return Bundle(model=AamModel(config.model, 40, task=codec.task, outputs=1).eval(), config=config, codec=codec, known=keys[::2])
+    targets = Targets((AGE,)); keys = build_store(Study(table=TABLE)).keys
+    return Bundle(model=AamModel(config.model, 40, columns=targets.columns).eval(), config=config, targets=targets, known=np.sort(keys[::2]))
 
 
-def at_depth(bundle, depth): return replace(bundle, config=config_from({"data": {"depth": depth}}, base=bundle.config))
+def reading(bundle, **data): return replace(bundle, config=config_from({"data": data}, base=bundle.config))
+def at_depth(bundle, depth): return reading(bundle, depth=depth)
+
+
+def of(bundle, *codecs, covariates=None, seed=0):
+    "The bundle with a model of other targets and covariates, with random weights."
+    torch.manual_seed(seed); targets = Targets(codecs)
+    model = AamModel(bundle.config.model, 40, columns=targets.columns, covariates=covariates and covariates.shape).eval()
+    return replace(bundle, model=model, targets=targets, covariates=covariates)
 
 
 def test_a_depth_is_the_rarefied_table(bundle):
@@ -54,7 +64,7 @@ def test_embedding_is_what_the_heads_read(bundle):
     store = build_store(Study(table=TABLE)); ids = store.sample_ids[[7, 2, 11]]
     found = embed_store(bundle, store, ids); told = predict_store(bundle, store, ids).rows
     with torch.no_grad(): head = bundle.model.heads["target"](torch.from_numpy(found.vectors)).numpy()
-    np.testing.assert_allclose(bundle.codec.decode(head), told.prediction, rtol=1e-5)
+    np.testing.assert_allclose(AGE.decode(head), told.prediction, rtol=1e-5)
     assert found.names.tolist() == ids.tolist() == told.index.tolist()
 
 
@@ -87,7 +97,7 @@ def test_nothing_to_score_still_has_its_rows(bundle):
 
 
 def test_an_untrained_level_is_not_embedded(bundle):
-    store = build_store(Study(table=TABLE)); bare = replace(bundle, codec=None)
+    store = build_store(Study(table=TABLE)); bare = replace(bundle, targets=None)
     with pytest.raises(AamError, match="has not been trained"): embed_store(bare, store)
     assert len(embed_store(bare, store, level="asv").names) == len(store.tokens)
     with pytest.raises(AamError, match="'sample' or 'asv'"): embed_store(bundle, store, level="asvs")
@@ -102,3 +112,128 @@ def test_stores_side_by_side_predict_and_embed_like_each(bundle):
     one = build_store(Study(table=TABLE)); ids = ["S12", "S03"]
     np.testing.assert_allclose(embed_store(bundle, corpus, ids).vectors, embed_store(bundle, one, ids).vectors, rtol=1e-4, atol=1e-5)
     assert set(embed_store(bundle, corpus, ids, "asv").names) == set(embed_store(bundle, one, ids, "asv").names)
+
+
+# Targets as columns
+
+def test_columns_have_the_names_and_numbers_of_their_codecs():
+    "A number with an interval, quantiles, classes: each as its codec gives it, the name before it where there are several."
+    q = TargetCodec.fit(pd.Series([1., 4., 9.], name="ph"), "regression", loss="quantile", levels=(.05, .5, .95)); wide = replace(AGE, margin=.3, low=0.)
+    out = np.random.default_rng(0).normal(size=(4, 7)); ids = strings("abcd"); frame = decoded(Targets((wide, q, SITE)), out, ids)
+    assert frame.columns.tolist() == ["age:prediction", "age:low", "age:high", "ph:prediction", "ph:q0.05", "ph:q0.5", "ph:q0.95", "site:label",
+                                      "site:probability_gut", "site:probability_mouth", "site:probability_skin"] and frame.index.tolist() == list("abcd")
+    np.testing.assert_allclose(frame["age:prediction"], wide.decode(out[:, :1]))
+    np.testing.assert_allclose(frame[["age:low", "age:high"]], wide.interval(out[:, :1]))
+    np.testing.assert_allclose(frame[["ph:q0.05", "ph:q0.5", "ph:q0.95"]], q.quantiles(out[:, 1:4])); assert (frame["ph:prediction"] == frame["ph:q0.5"]).all()
+    np.testing.assert_allclose(frame.filter(like="probability").sum(axis=1), 1)
+    assert frame["site:label"].tolist() == [SITE.classes[i] for i in out[:, 4:].argmax(axis=1)]
+    alone = decoded(Targets((SITE,)), out[:, 4:], ids); assert alone.columns.tolist() == [o.removeprefix("site:") for o in frame.columns[7:]]
+    assert decoded(Targets((wide, q, SITE)), out[:0], ids[:0]).columns.tolist() == frame.columns.tolist()
+
+
+def test_numbers_that_are_relative_to_a_category_are_decoded_by_it_in_any_order():
+    y = pd.Series([1., 2., 3., 40., 50., 60.], index=list("abcdef"), name="age"); place = pd.DataFrame({"site": ["x"]*3 + ["y"]*3}, index=y.index)
+    codec = TargetCodec.fit(y, "regression", transform="zscore_by", by=place.site); targets = Targets((codec,)); out = codec.encode(y, place.site)
+    np.testing.assert_allclose(decoded(targets, out[::-1], y.index[::-1], place.sample(frac=1, random_state=0)).prediction.loc[y.index], y, rtol=1e-5)
+    with pytest.raises(AamError, match="needs to know 'site'"): decoded(targets, out, y.index)
+    with pytest.raises(AamError, match="1 of the 6 samples have no row in the metadata.*first: 'b'"): decoded(targets, out, y.index, place.drop(index="b"))
+    with pytest.raises(AamError, match="'a' has more than one row"): decoded(targets, out, y.index, pd.concat([place, place[:1]]))
+    with pytest.raises(AamError, match="site"): decoded(targets, out, y.index, place.rename(columns={"site": "place"}))
+
+
+def test_several_targets_are_predicted_side_by_side(bundle):
+    two = of(bundle, AGE, SITE); rows = predict_table(two, TABLE).rows; out = predict_rows(two.model, store := build_store(Study(table=TABLE)), np.arange(20),
+                                                                                         known=known_places(store.keys, two.known))
+    assert out.shape == (20, 4) and predict_rows(two.model, store, np.zeros(0, np.int64)).shape == (0, 4)
+    np.testing.assert_allclose(rows["age:prediction"], AGE.decode(out[:, :1]), rtol=1e-5)
+    np.testing.assert_allclose(rows[[f"site:probability_{o}" for o in SITE.classes]], SITE.decode(out[:, 1:]), rtol=1e-5)
+
+
+# The bundle's limit, and passes
+
+@pytest.mark.parametrize("select", ["abundance", "random"])
+def test_the_limit_of_the_bundle_is_kept(bundle, select):
+    "The prediction is that of a table which has only the selected reads."
+    store = build_store(Study(table=TABLE)); data = SampleDataset(store); counts = np.zeros((20, len(store.tokens)), np.int32)
+    for i in range(20):
+        o = select_asvs(data[i], 5, select, bundle.config.run.seed, 0); counts[i, o.asv] = o.counts
+    few = replace(TABLE, counts=type(TABLE.counts)(counts), sequences=store.sequences)
+    limited, wanted = predict_table(reading(bundle, limit=5, select=select), TABLE).rows, predict_table(bundle, few).rows
+    for c in ("prediction", "unseen_reads"): np.testing.assert_allclose(limited[c], wanted[c], rtol=1e-5)
+    assert not np.allclose(limited.prediction, predict_table(bundle, TABLE).rows.prediction, rtol=1e-3)
+
+
+def test_passes_average_what_a_person_reads(bundle):
+    "The mean of decoded numbers and of probabilities, each pass by itself (B15); the spread is numpy's standard deviation."
+    logged = TargetCodec.fit(pd.Series([1., 40., 900.], name="age"), "regression", transform="log1p_zscore"); store = build_store(Study(table=TABLE))
+    two = reading(of(bundle, replace(logged, margin=.1), SITE), depth=DEPTH, limit=6, select="random"); rows = np.flatnonzero(store.depths >= DEPTH)
+    data = AtDepth(store, rows, DEPTH, two.config.run.seed, limit=6, select="random"); known = known_places(store.keys, two.known); each = []
+    from aam_nb.training.predict import sample_outputs
+    table = embed_asvs(two.model, store.tokens)
+    for turn in range(5): each.append(torch.cat([o.target for _, o in sample_outputs(two.model, data.in_turn(turn), table, known)]).numpy())
+    found = predict_store(two, store, passes=5).rows.iloc[rows]; age = np.array([logged.decode(o[:, :1]) for o in each])
+    p = np.array([SITE.decode(o[:, 1:]) for o in each]); best = p.mean(0).argmax(1)
+    assert (age.std(0) > 0).all()
+    np.testing.assert_allclose(found["age:prediction"], age.mean(0), rtol=1e-4); np.testing.assert_allclose(found["age:spread"], age.std(0, ddof=1), rtol=1e-3)
+    np.testing.assert_allclose(found[[f"site:probability_{o}" for o in SITE.classes]], p.mean(0), rtol=1e-4)
+    assert found["site:label"].tolist() == [SITE.classes[i] for i in best]
+    np.testing.assert_allclose(found["site:spread"], p.std(0, ddof=1)[np.arange(len(rows)), best], rtol=1e-3, atol=1e-7)
+    assert not np.allclose(found["age:prediction"], logged.decode(np.mean(each, axis=0)[:, :1]), rtol=1e-4) # Not the decoded mean
+    one = predict_store(two, store).rows.iloc[rows]; np.testing.assert_allclose(one["age:prediction"], age[0], rtol=1e-4); assert "age:spread" not in one
+    again = predict_store(two, store, store.sample_ids[rows[::-1]], batch=3, passes=5).rows
+    np.testing.assert_allclose(again["age:prediction"].iloc[::-1], found["age:prediction"], rtol=1e-4)
+
+
+def test_passes_that_would_be_equal_are_refused(bundle):
+    for data in ({}, dict(limit=5), dict(select="random")):
+        with pytest.raises(AamError, match="3 passes would all be the same"): predict_table(reading(bundle, **data), TABLE, passes=3)
+    with pytest.raises(AamError, match="passes is 0"): predict_table(bundle, TABLE, passes=0)
+    for data in (dict(limit=5, select="random"), dict(depth=DEPTH)): assert "spread" in predict_table(reading(bundle, **data), TABLE, passes=2).rows
+
+
+# Covariates
+
+@pytest.fixture(scope="module")
+def told(bundle):
+    "A bundle that is told a diet, a place and a number, whose model has learned to listen."
+    model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, "diet, country/city, bmi"))
+    with torch.no_grad():
+        for p in model.model.fusion.parameters(): p += .3*torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    return model
+
+
+def test_new_samples_are_told_their_own_covariates(told):
+    "By id, whatever the order of the metadata and of the samples; other columns and rows are of no account."
+    rows = predict_table(told, TABLE, metadata=PEOPLE).rows.prediction; mixed = PEOPLE.sample(frac=1, random_state=1).assign(more=1)
+    ids = TABLE.sample_ids[[7, 2, 15]]; np.testing.assert_allclose(predict_table(told, TABLE, ids, mixed, batch=2).rows.prediction, rows.loc[ids], rtol=1e-4)
+    for column in PEOPLE:
+        other = PEOPLE.assign(**{column: PEOPLE[column].to_numpy()[::-1]}); moved = predict_table(told, TABLE, metadata=other).rows.prediction
+        assert not np.allclose(moved, rows, rtol=1e-4), column
+    store = build_store(Study(table=TABLE)); category, number = told.covariates.encode(PEOPLE)
+    out = predict_rows(told.model, store, np.arange(20), known=known_places(store.keys, told.known), category=category, number=number)
+    np.testing.assert_allclose(AGE.decode(out), rows, rtol=1e-4)
+
+
+def test_empty_cells_and_new_categories_are_fine(told):
+    holes = PEOPLE.astype(object).mask(np.random.default_rng(0).random(PEOPLE.shape) < .5).astype({"bmi": float})
+    holes.loc[holes.index[:3], "diet"] = "insects"
+    rows = predict_table(told, TABLE, metadata=holes).rows.prediction; assert np.isfinite(rows).all()
+    known = predict_table(told, TABLE, metadata=holes.assign(diet=np.nan)).rows.prediction
+    assert not np.allclose(rows[:3], known[:3], rtol=1e-4) # An unknown diet is not a missing one
+
+
+def test_what_metadata_lack_is_named(told):
+    with pytest.raises(AamError, match="needs to know 'diet', 'country', 'city', 'bmi' of each sample"): predict_table(told, TABLE)
+    with pytest.raises(AamError, match="'city'"): predict_table(told, TABLE, metadata=PEOPLE.drop(columns="city"))
+    with pytest.raises(AamError, match="2 of the 20 samples have no row"): predict_table(told, TABLE, metadata=PEOPLE[2:])
+    assert len(predict_table(told, TABLE, TABLE.sample_ids[2:], PEOPLE[2:]).rows) == 18
+    counts = TABLE.counts.tolil(); counts[0] = 0; empty = replace(TABLE, counts=counts.tocsr())
+    assert predict_table(told, empty, metadata=PEOPLE[1:]).rows.note.iloc[0] == "no reads" # What cannot be scored needs no row
+    assert predict_table(at_depth(told, 10**6), TABLE, metadata=PEOPLE).rows.prediction.isna().all()
+
+
+def test_vectors_of_samples_are_told_covariates_too(told):
+    store = build_store(Study(table=TABLE)); ids = store.sample_ids[[4, 1]]
+    found = embed_store(told, store, ids, metadata=PEOPLE); every = embed_store(told, store, metadata=PEOPLE)
+    np.testing.assert_allclose(found.vectors, every.vectors[[4, 1]], rtol=1e-4, atol=1e-5)
+    with pytest.raises(AamError, match="needs to know"): embed_store(told, store)
