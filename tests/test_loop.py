@@ -22,7 +22,7 @@ from aam_nb.training.loop import (AsvObjective, Loop, SampleObjective, fit, meas
 from aam_nb.training.losses import asv_losses, sample_losses
 from aam_nb.training.parallel import check_alone, make_accelerator, pick_device
 from aam_nb.training.track import Bar, RunLog, read_log
-from aam_nb.types import AsvBatch, Batch
+from aam_nb.types import AsvBatch, Batch, Column
 
 ASVS = torch.from_numpy(keyed_rng("loop tests").integers(1, 5, (14, 12)).astype("uint8"))
 NAN = float("nan")
@@ -47,7 +47,7 @@ class Toy:
         return Batch(tokens=ASVS, rows=torch.arange(14), identity=torch.zeros(14, 0), asv=torch.from_numpy(asv),
                      counts=torch.from_numpy(reads[sample, asv]).float(), offsets=torch.from_numpy(np.r_[0, (reads > 0).sum(1).cumsum()]),
                      index=torch.arange(self.size), target=torch.from_numpy((y > 0) if self.classes else y).float()[:, None],
-                     distance=torch.from_numpy(np.abs(place[:, None] - place).sum(2)/2).float(), masked=masked, key=draw_key(self.seed, step))
+                     distance=torch.from_numpy(np.abs(place[:, None] - place).sum(2)/2).float()[None], masked=masked, key=draw_key(self.seed, step))
 
 
 def pairs(key=1):
@@ -57,11 +57,15 @@ def pairs(key=1):
     return AsvBatch(tokens=ASVS, masked=masked, rows=torch.arange(14), distance=d, key=key)
 
 
-def fresh(seed=0, task="regression", **sizes):
+NUMBER, CLASS = (Column(name="y", task="regression"),), (Column(name="y", task="classification", outputs=2),)
+TASKS = {"regression": NUMBER, "classification": CLASS, None: ()}
+
+
+def fresh(seed=0, columns=NUMBER, metrics=("unweighted",), counts=False, **sizes):
     sizes = dict(patch=3, width=16, identity=0, sample_width=16, head_width=8, head_dropout=.2) | sizes
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AamModel(ModelConfig(**sizes), bases=12, task=task, outputs=2 if task == "classification" else 1, metric="unweighted")
+        return AamModel(ModelConfig(**sizes), bases=12, columns=columns, metrics=metrics, counts=counts)
 
 
 def cpu(): return make_accelerator(RunConfig(device="cpu"))
@@ -95,17 +99,17 @@ def test_b22_gradients_in_chunks_equal_one_pass(chunk):
 @pytest.mark.parametrize("task", ["regression", "classification", None])
 def test_b22_sample_gradients_in_chunks_equal_one_pass(task):
     batch, loss = Toy(classes=task == "classification")[0], LossConfig(distance=1., bases=0.)
-    plain, model = fresh(task=task, head_dropout=0.), fresh(task=task, head_dropout=0.)
-    terms = sample_losses(plain(batch), batch, loss, task); terms.total.backward()
-    got = SampleObjective(model, loss, task, chunk=5).train_step(batch)
+    plain, model = fresh(columns=TASKS[task], head_dropout=0.), fresh(columns=TASKS[task], head_dropout=0.)
+    terms = sample_losses(plain(batch), batch, loss, TASKS[task], ("unweighted",)); terms.total.backward()
+    got = SampleObjective(model, loss, chunk=5).train_step(batch)
     close(grads(model), grads(plain))
     assert {k: float(v) for k, v in got.items()} == pytest.approx({k: float(v.detach()) for k, v in terms.terms.items()}, rel=1e-5)
 
 
 def test_hidden_bases_beside_samples_count_each_asv_as_often_as_it_occurs():
     batch = Toy()[0]; loss = LossConfig(target=0., distance=1., bases=1.)
-    a, b = fresh(head_dropout=0.), fresh(head_dropout=0.)
-    terms = SampleObjective(a, loss, None, chunk=5).train_step(batch)
+    a, b = fresh(columns=(), head_dropout=0.), fresh(columns=(), head_dropout=0.)
+    terms = SampleObjective(a, loss, chunk=5).train_step(batch)
     often = batch.asv.bincount(minlength=14)
     logits, places = b.masked_bases(batch.masked.repeat_interleave(often, 0))
     from aam_nb.training.losses import bases_loss
@@ -116,7 +120,7 @@ def test_hidden_bases_beside_samples_count_each_asv_as_often_as_it_occurs():
 
 def test_b21_the_second_pass_draws_the_same_dropout():
     loss = LossConfig(distance=1.)
-    for make, batch in ((lambda m: AsvObjective(m, loss, 5), pairs()), (lambda m: SampleObjective(m, loss, "regression", mixup=.4, chunk=5), Toy()[0])):
+    for make, batch in ((lambda m: AsvObjective(m, loss, 5), pairs()), (lambda m: SampleObjective(m, loss, mixup=.4, chunk=5), Toy()[0])):
         runs = []
         for seed in (1, 2):
             torch.manual_seed(seed); model = fresh(dropout=.3).train(); make(model).train_step(batch); runs.append(grads(model))
@@ -129,8 +133,8 @@ def test_b9_a_frozen_encoder_is_still_and_its_table_gives_the_same():
     batch, loss = Toy()[0], LossConfig(distance=1.)
     a, b = fresh(dropout=.5).freeze_encoder().train(), fresh(dropout=.5).freeze_encoder().train()
     table = embed_chunks(a, ASVS, 5)
-    one = SampleObjective(a, loss, "regression", table=table).train_step(batch)
-    two = SampleObjective(b, loss, "regression").train_step(batch)
+    one = SampleObjective(a, loss, table=table).train_step(batch)
+    two = SampleObjective(b, loss).train_step(batch)
     assert {k: float(v) for k, v in one.items()} == pytest.approx({k: float(v) for k, v in two.items()}, rel=1e-5)
     close(grads(a), grads(b))
     assert not [n for n in grads(a) if n.startswith("encoder.")]
@@ -153,7 +157,7 @@ def test_it_learns():
 
 
 def test_b29_the_best_weights_are_kept_not_the_last():
-    objective, seen = SampleObjective(fresh(), LossConfig(), "regression", chunk=64), []
+    objective, seen = SampleObjective(fresh(), LossConfig(), chunk=64), []
     held = [Toy(seed=9)[i] for i in range(3)]
 
     def validate():
@@ -163,12 +167,12 @@ def test_b29_the_best_weights_are_kept_not_the_last():
     assert (found.best_step, found.best_score, found.steps) == (20, .3, 40)
     assert same(dict(objective.model.named_parameters()), seen[1][1]) and not objective.model.training
     assert [o["step"] for o in found.history] == [10, 20, 30, 40] and found.history[1]["valid_score"] == .3
-    top = fit(SampleObjective(fresh(), LossConfig(), "regression"), Toy(), QUICK, cpu(), lambda: dict(auc=.5), monitor="auc", mode="max")
+    top = fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), lambda: dict(auc=.5), monitor="auc", mode="max")
     assert top.best_step == 10                                                 # equal is not better
 
 
 def test_without_validation_the_averaged_weights_are_kept():
-    objective = SampleObjective(fresh(), LossConfig(), "regression"); loop = Loop(objective, QUICK, cpu())
+    objective = SampleObjective(fresh(), LossConfig()); loop = Loop(objective, QUICK, cpu())
     loop.run(Toy(), None)
     assert loop.finish(False).best_score is None and same(loop.ema.average, dict(objective.model.named_parameters()))
 
@@ -176,7 +180,7 @@ def test_without_validation_the_averaged_weights_are_kept():
 def test_validation_sees_the_averaged_weights_in_evaluation_mode_and_training_goes_on_with_its_own():
     seen = []
     def run(validate):
-        objective = SampleObjective(fresh(dropout=.1), LossConfig(), "regression"); loop = Loop(objective, QUICK, cpu())
+        objective = SampleObjective(fresh(dropout=.1), LossConfig()); loop = Loop(objective, QUICK, cpu())
         if validate: loop.run(Toy(), lambda: seen.append((objective.model.training, objective.model.heads["target"].linear.weight.clone(),
                                                           loop.ema.average["heads.target.linear.weight"].clone())) or dict(loss=1.))
         else: loop.run(Toy(), None)
@@ -187,13 +191,13 @@ def test_validation_sees_the_averaged_weights_in_evaluation_mode_and_training_go
 
 def test_patience_stops_early():
     scores = iter([.5, .4, .45, .42, .41, .1])
-    found = fit(SampleObjective(fresh(), LossConfig(), "regression"), Toy(60), replace(QUICK, steps=60, patience=2), cpu(),
+    found = fit(SampleObjective(fresh(), LossConfig()), Toy(60), replace(QUICK, steps=60, patience=2), cpu(),
                 lambda: dict(loss=next(scores)))
     assert (found.steps, found.best_step, found.best_score) == (40, 20, .4)
 
 
 def test_b22_every_step_is_clipped_also_the_last():
-    objective = SampleObjective(fresh(), LossConfig(), "regression", chunk=5); loop = Loop(objective, replace(QUICK, clip=.05, steps=12), cpu())
+    objective = SampleObjective(fresh(), LossConfig(), chunk=5); loop = Loop(objective, replace(QUICK, clip=.05, steps=12), cpu())
     norms = []
     for i in range(12):
         loop.step(Toy()[i])
@@ -203,7 +207,7 @@ def test_b22_every_step_is_clipped_also_the_last():
 
 
 def test_b5_the_first_step_moves_by_the_first_rate():
-    objective = SampleObjective(fresh(), LossConfig(), "regression"); config = replace(QUICK, warmup=.5, weight_decay=0., ema=0.)
+    objective = SampleObjective(fresh(), LossConfig()); config = replace(QUICK, warmup=.5, weight_decay=0., ema=0.)
     before = {n: p.detach().clone() for n, p in objective.model.named_parameters()}
     loop = Loop(objective, config, cpu()); loop.step(Toy()[0])
     moved = max(float((p.detach() - before[n]).abs().max()) for n, p in objective.model.named_parameters() if not n.startswith("encoder."))
@@ -213,7 +217,7 @@ def test_b5_the_first_step_moves_by_the_first_rate():
 def test_the_callers_random_numbers_are_left_alone():
     torch.manual_seed(3); want = torch.rand(2)
     torch.manual_seed(3)
-    fit(SampleObjective(fresh(), LossConfig(), "regression", mixup=.4), Toy(), replace(QUICK, steps=10), cpu())
+    fit(SampleObjective(fresh(), LossConfig(), mixup=.4), Toy(), replace(QUICK, steps=10), cpu())
     assert torch.equal(torch.rand(2), want)
 
 
@@ -223,13 +227,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_spoils_no_checkpoint(tmp_p
             batch = super().__getitem__(step)
             return replace(batch, target=batch.target*float("inf")) if step == 23 else batch
     with pytest.raises(AamError, match=r"'target' came apart at step 24 of 40 \(loss inf.*lr=0.0005"):
-        fit(SampleObjective(fresh(), LossConfig(), "regression"), Ruined(), QUICK, cpu(), folder=tmp_path, save_seconds=0.)
+        fit(SampleObjective(fresh(), LossConfig()), Ruined(), QUICK, cpu(), folder=tmp_path, save_seconds=0.)
     written, tensors = read_checkpoint(tmp_path/"last")
     assert written["state"]["step"] <= 23 and all(bool(v.isfinite().all()) for v in tensors["model"].values())
 
 
 def test_what_cannot_work_is_said():
-    o = SampleObjective(fresh(), LossConfig(), "regression")
+    o = SampleObjective(fresh(), LossConfig())
     with pytest.raises(AamError, match="5 batches for 40 steps"): fit(o, Toy(5), QUICK, cpu())
     with pytest.raises(AamError, match="gave rmse; the stage watches 'loss'"): fit(o, Toy(), QUICK, cpu(), lambda: dict(rmse=1.))
     with pytest.raises(AamError, match="never a number"): fit(o, Toy(), QUICK, cpu(), lambda: dict(loss=NAN))
@@ -244,38 +248,140 @@ def test_another_loader_may_make_the_batches():
     def ahead(source, start):
         for i in range(start, len(source)): yield source[i]; used.append(i)
     used, models = [], [fresh(), fresh()]
-    for m, how in zip(models, (None, ahead), strict=True): fit(SampleObjective(m, LossConfig(), "regression"), Toy(), QUICK, cpu(), loader=how)
+    for m, how in zip(models, (None, ahead), strict=True): fit(SampleObjective(m, LossConfig()), Toy(), QUICK, cpu(), loader=how)
     assert same(models[0].state_dict(), models[1].state_dict()) and used == list(range(39))
 
 
 # ---- measures
 
-def test_b1_validation_is_the_training_objective():
-    model = fresh().eval()
-    got = measure_asvs(AsvObjective(model, LossConfig()), [pairs()])
-    want = asv_losses(model.requires_grad_(False), pairs(), LossConfig()).numbers()
+def test_b1_validation_of_asvs_is_the_training_objective():
+    model = fresh().eval(); loss = LossConfig()
+    got = measure_asvs(AsvObjective(model, loss, chunk=5), [pairs()])
+    want = asv_losses(model.requires_grad_(False), pairs(), loss).numbers()
     assert {k: got[k] for k in want} == pytest.approx(want) and -1 <= got["tree_spearman"] <= 1
+    assert set(got) == {*want, *(f"tree_{o}" for o in ("spearman", "stress", "mantel")), "bases_perplexity", "bases_accuracy"}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_b1_validation_of_samples_is_the_training_objective(mixed):
+    "Every term of a training step, hidden bases too, has the same value in validation; labels are smoothed in both."
+    columns = (*NUMBER, Column(name="kind", task="classification", outputs=3)) if mixed else NUMBER
+    batch = Toy()[0]; loss = LossConfig(distance=.7, bases=.4)
+    if mixed: batch = replace(batch, target=torch.cat([batch.target, torch.arange(12.)[:, None] % 3], 1))
+    model = fresh(columns=columns, head_dropout=0.)
+    objective = SampleObjective(model, loss, smoothing=.2, chunk=5); want = objective.train_step(batch)
+    got = measure_samples(objective, [batch])
+    assert set(want) == ({"target:y", "target:kind", "distance", "bases"} if mixed else {"target", "distance", "bases"})
+    assert {k: got[k] for k in want} == pytest.approx({k: float(v) for k, v in want.items()}, rel=1e-5)
+    assert got["loss"] == pytest.approx(sum(float(v) for v in want.values()), rel=1e-5)
+
+
+def test_hidden_bases_are_not_judged_where_they_are_not_learned():
+    batch = Toy()[0]; model = fresh()
+    for objective in (SampleObjective(model, LossConfig(bases=0.)), SampleObjective(model, LossConfig(), table=embed_chunks(model, ASVS)),
+                      SampleObjective(fresh().freeze_encoder(), LossConfig())):
+        assert "bases" not in objective.train_step(batch) and not [k for k in measure_samples(objective, [batch]) if k.startswith("bases")]
+
+
+def test_perplexity_and_accuracy_of_hidden_bases_by_hand():
+    from scipy.special import log_softmax
+    model = fresh().eval(); other = replace(pairs(), masked=torch.where(torch.arange(12) < 6, MASK, ASVS))
+    got = measure_asvs(AsvObjective(model, LossConfig(), chunk=5), [pairs(), other])
+    nats, right = [], []
+    for batch in (pairs(), other):                                             # base by base; an ASV of the second counts as any other
+        with torch.no_grad(): logits = log_softmax(model.masked_bases(batch.masked)[0].numpy(), axis=-1).reshape(-1, 4)
+        asked = batch.tokens[batch.masked == MASK].long().numpy() - 1
+        nats += [-o[i] for o, i in zip(logits, asked, strict=True)]; right += [o.argmax() == i for o, i in zip(logits, asked, strict=True)]
+    assert len(nats) == 14*9
+    assert got["bases_perplexity"] == pytest.approx(np.exp(np.mean(nats)), rel=1e-5) and got["bases_accuracy"] == pytest.approx(np.mean(right))
+    assert got["bases"] == pytest.approx(.3*np.mean(nats), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_measures_of_samples_by_hand(task):
     from scipy import stats
     from sklearn import metrics as sk
-    model = fresh(task=task); loss = LossConfig(distance=2.)
-    batches = [Toy(size=n, classes=task == "classification")[i] for i, n in enumerate((12, 5, 9))]
-    got = measure_samples(SampleObjective(model, loss, task), batches)
+    model = fresh(columns=TASKS[task]); loss = LossConfig(distance=2., bases=0.)
+    sizes = (12, 5, 9); known = [n*(n - 1)//2 for n in sizes]
+    batches = [Toy(size=n, classes=task == "classification")[i] for i, n in enumerate(sizes)]
+    got = measure_samples(SampleObjective(model, loss), batches)
     assert model.training                                                      # as it was
     model.eval()
     with torch.no_grad(): outs = [model(b) for b in batches]
-    rows = [sample_losses(o, b, loss, task).numbers() for o, b in zip(outs, batches, strict=True)]
-    for k in rows[0]: assert got[k] == pytest.approx(np.average([r[k] for r in rows], weights=[12, 5, 9]))
+    rows = [sample_losses(o, b, loss, TASKS[task], ("unweighted",)).numbers() for o, b in zip(outs, batches, strict=True)]
+    for k, weights in (("target", sizes), ("distance", known)): assert got[k] == pytest.approx(np.average([r[k] for r in rows], weights=weights))
+    assert got["loss"] == pytest.approx(got["target"] + got["distance"])
     y, p = torch.cat([b.target for b in batches])[:, 0].numpy(), torch.cat([o.target for o in outs])
     if task == "regression": assert got["r2"] == pytest.approx(sk.r2_score(y, p[:, 0]), abs=1e-5)
     else: assert got["auc"] == pytest.approx(sk.roc_auc_score(y, p.softmax(1)[:, 1]), abs=1e-6)
-    i = np.triu_indices(12, 1)
-    mantel = [stats.pearsonr(b.distance.numpy()[np.triu_indices(b.size, 1)], o.distance.numpy()[np.triu_indices(b.size, 1)])[0]
-              for o, b in zip(outs, batches, strict=True)]
-    assert len(i[0]) == 66 and got["distance_mantel"] == pytest.approx(np.average(mantel, weights=[12, 5, 9]), abs=1e-4)
+    flat = [tuple(d[0].numpy()[np.triu_indices(b.size, 1)] for d in (b.distance, o.distance)) for b, o in zip(batches, outs, strict=True)]
+    for k, of in (("mantel", stats.pearsonr), ("spearman", stats.spearmanr)):
+        assert got[f"distance_{k}"] == pytest.approx(np.average([of(*o)[0] for o in flat], weights=known), abs=1e-4)
+    assert got["distance_stress"] == pytest.approx(np.average([np.sqrt(((a - b)**2).sum()/(a**2).sum()) for a, b in flat], weights=known), abs=1e-4)
+
+
+def part_of(batch, start, stop):
+    "Some neighbouring samples of a batch, as a batch."
+    pairs = slice(int(batch.offsets[start]), int(batch.offsets[stop])); rows = slice(start, stop)
+    take = {k: v if v is None else v[rows] for k, v in (("target", batch.target), ("weight", batch.weight), ("index", batch.index))}
+    return replace(batch, asv=batch.asv[pairs], counts=batch.counts[pairs], offsets=batch.offsets[start:stop + 1] - batch.offsets[start],
+                   distance=batch.distance[:, rows, rows], **take)
+
+
+def test_the_loss_of_targets_does_not_depend_on_how_samples_are_dealt_into_batches():
+    columns = (Column(name="a", task="regression", loss="huber"), Column(name="b", task="classification", outputs=3),
+               Column(name="c", task="regression", outputs=3, loss="quantile", levels=(.1, .5, .9)))
+    batch = Toy(size=24)[3]; rng = np.random.default_rng(0); target = torch.cat([batch.target, torch.arange(24.)[:, None] % 3, batch.target], 1)
+    target[torch.from_numpy(rng.random((24, 3)) < .4)] = NAN; target[:5, 1] = NAN
+    batch = replace(batch, target=target, weight=torch.from_numpy(rng.gamma(1., size=(24, 3))).float())
+    objective = SampleObjective(fresh(columns=columns), LossConfig(bases=0.))
+    whole = measure_samples(objective, [batch]); parts = measure_samples(objective, [part_of(batch, *o) for o in ((0, 5), (5, 18), (18, 24))])
+    assert set(whole) == set(parts) and {"target:a", "target:b", "target:c", "a:r2", "b:auc", "c:mae"} <= set(whole)
+    same = [k for k in whole if not k.startswith(("distance", "loss"))]
+    assert {k: parts[k] for k in same} == pytest.approx({k: whole[k] for k in same}, rel=1e-4)
+    assert whole["loss"] == pytest.approx(sum(whole[f"target:{o}"] for o in "abc"))
+
+
+def test_the_metrics_of_quantiles_are_those_of_the_median():
+    from sklearn.metrics import mean_absolute_error
+    column = Column(name="y", task="regression", outputs=3, loss="quantile", levels=(.2, .5, .6))
+    model = fresh(columns=(column,)).eval(); batch = Toy(size=20)[0]
+    with torch.no_grad(): said = model(batch).target
+    got = measure_samples(SampleObjective(model, LossConfig()), [batch])
+    assert got["mae"] == pytest.approx(mean_absolute_error(batch.target[:, 0], said[:, 1]), rel=1e-5)
+
+
+def test_batches_without_known_pairs_or_targets_do_not_count():
+    objective = SampleObjective(fresh(), LossConfig(distance=1.)); held = [Toy(seed=9)[i] for i in range(2)]
+    want = measure_samples(objective, held)
+    nothing = replace(held[0], distance=torch.full((1, 12, 12), NAN), target=torch.full((12, 1), NAN), masked=None)
+    assert measure_samples(objective, [nothing, *held]) == pytest.approx(want, rel=1e-6)
+    alone = measure_samples(objective, [nothing])
+    assert list(alone) == ["loss"] and np.isnan(alone["loss"])                 # and nothing is made up where nothing is known
+    lost = replace(pairs(), distance=torch.full((14, 14), NAN))
+    asvs = AsvObjective(fresh(), LossConfig(bases=0.)); want = measure_asvs(asvs, [pairs()])
+    assert measure_asvs(asvs, [lost, pairs()]) == pytest.approx(want, rel=1e-6) and "tree" in want
+
+
+def test_several_distances_have_figures_of_their_own():
+    names = ("unweighted", "aitchison"); batch = replace(Toy()[0], masked=None); two = torch.cat([batch.distance, 5*batch.distance.sqrt()])
+    known = torch.ones(12, 12, dtype=torch.bool); known[8:] = known[:, 8:] = False
+    two[1] = torch.where(known, two[1], NAN)                                   # as between two studies
+    objective = SampleObjective(fresh(columns=(), metrics=names), LossConfig(distance=1.)); batch = replace(batch, distance=two)
+    got, first = measure_samples(objective, [batch]), measure_samples(objective, [part_of(batch, 0, 8)])
+    assert set(got) == {"loss", *(f"distance:{o}" for o in names), *(f"{o}_{k}" for o in names for k in ("spearman", "stress", "mantel"))}
+    for k in ("aitchison_spearman", "aitchison_stress", "distance:aitchison"): assert first[k] == pytest.approx(got[k], rel=1e-4), k
+    assert first["unweighted_spearman"] != pytest.approx(got["unweighted_spearman"], rel=1e-4)
+
+
+def test_hidden_abundances_are_learned_and_judged():
+    batch = Toy()[0]; hidden = torch.zeros(len(batch.asv), dtype=torch.bool)
+    for start, stop in zip(batch.offsets[:8], batch.offsets[1:9], strict=True): hidden[start:min(start + 3, stop - 1)] = True
+    batch = replace(batch, hidden=hidden); loss = LossConfig(counts=.5, target=0., bases=0.)
+    model = fresh(counts=True, head_dropout=0.); objective = SampleObjective(model, loss); want = objective.train_step(batch)
+    assert set(want) == {"counts"} and any(float(g.abs().sum()) > 0 for g in grads(model).values())
+    got = measure_samples(objective, [batch, replace(batch, hidden=torch.zeros_like(hidden))])
+    assert got["counts"] == got["loss"] == pytest.approx(float(want["counts"]), rel=1e-5)
 
 
 # ---- stopping and going on
@@ -286,10 +392,10 @@ LIFE = replace(QUICK, steps=24, every=6, chunk=8)
 def objective_of(kind):
     "Three ways to train, with everything that draws at random switched on."
     if kind == "asvs": return AsvObjective(fresh(dropout=.2), LossConfig())
-    if kind == "samples": return SampleObjective(fresh(dropout=.2), LossConfig(distance=.5), "regression", mixup=.4)
+    if kind == "samples": return SampleObjective(fresh(dropout=.2), LossConfig(distance=.5), mixup=.4)
     model = fresh()
     model.encoder.calibrate(ASVS); model.freeze_encoder()
-    return SampleObjective(model, LossConfig(distance=.5), "regression", table=embed_chunks(model, ASVS, 5), mixup=.4)
+    return SampleObjective(model, LossConfig(distance=.5), table=embed_chunks(model, ASVS, 5), mixup=.4)
 
 
 class Asvs(Toy):
@@ -370,12 +476,12 @@ def test_a_request_to_stop_finishes_the_step_and_keeps_it(tmp_path, number, erro
             if step == 17 and not asked: asked.append(os.kill(os.getpid(), number))
             return super().__getitem__(step)
     asked, before = [], (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    with pytest.raises(error): fit(SampleObjective(fresh(), LossConfig(), "regression"), Asked(), QUICK, cpu(), folder=tmp_path)
+    with pytest.raises(error): fit(SampleObjective(fresh(), LossConfig()), Asked(), QUICK, cpu(), folder=tmp_path)
     assert read_checkpoint(tmp_path/"last")[0]["state"]["step"] == 18
     assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     models = [fresh(), fresh()]
-    fit(SampleObjective(models[0], LossConfig(), "regression"), Asked(), QUICK, cpu(), folder=tmp_path, resume=True)
-    fit(SampleObjective(models[1], LossConfig(), "regression"), Toy(), QUICK, cpu())
+    fit(SampleObjective(models[0], LossConfig()), Asked(), QUICK, cpu(), folder=tmp_path, resume=True)
+    fit(SampleObjective(models[1], LossConfig()), Toy(), QUICK, cpu())
     assert same(models[0].state_dict(), models[1].state_dict())
 
 
@@ -393,7 +499,7 @@ def test_other_settings_and_other_batches_are_refused(tmp_path):
         def __getitem__(self, step):
             if step == 15: raise KeyboardInterrupt
             return super().__getitem__(step)
-    make = lambda **k: SampleObjective(fresh(**k), LossConfig(), "regression")
+    make = lambda **k: SampleObjective(fresh(**k), LossConfig())
     with pytest.raises(KeyboardInterrupt): fit(make(), Stop(), QUICK, cpu(), folder=tmp_path, save_seconds=0.)
     with pytest.raises(AamError, match="lr=0.005, here 0.01"): fit(make(), Toy(), replace(QUICK, lr=.01), cpu(), folder=tmp_path, resume=True)
     with pytest.raises(AamError, match="other batches"): fit(make(), Toy(seed=1), QUICK, cpu(), folder=tmp_path, resume=True)
@@ -406,7 +512,7 @@ def test_other_settings_and_other_batches_are_refused(tmp_path):
 
 def test_log_and_bar(tmp_path, monkeypatch, capsys):
     log = RunLog(tmp_path, show=False)
-    fit(SampleObjective(fresh(), LossConfig(), "regression"), Toy(), QUICK, cpu(), lambda: dict(loss=1., auc=NAN), log=log, name="target")
+    fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), lambda: dict(loss=1., auc=NAN), log=log, name="target")
     log.close()
     records = read_log(tmp_path/"metrics.jsonl")
     assert [o["step"] for o in records] == [10, 20, 30, 40] and records[0]["valid_auc"] is None
@@ -446,7 +552,7 @@ def test_a_log_that_cannot_be_written_is_said_once(tmp_path, capsys):
 
 def test_long_stages_say_how_long(tmp_path, capsys, monkeypatch):
     log = RunLog(show=True); monkeypatch.setenv("TQDM_DISABLE", "1")
-    loop = Loop(SampleObjective(fresh(), LossConfig(), "regression"), replace(QUICK, steps=100_000), cpu(), log=log)
+    loop = Loop(SampleObjective(fresh(), LossConfig()), replace(QUICK, steps=100_000), cpu(), log=log)
     loop.state.step, loop.warm = 12, time.perf_counter() - 1.
     loop.tell(0, 0, 0.)
     said = capsys.readouterr().err
@@ -472,7 +578,7 @@ def test_devices(monkeypatch):
 def test_bf16_runs_near_float32_and_weights_stay_float32():
     ends = []
     for precision in ("fp32", "bf16"):
-        objective = SampleObjective(fresh(head_dropout=0.), LossConfig(distance=.5), "regression", chunk=5); held = [Toy(seed=9)[0]]
+        objective = SampleObjective(fresh(head_dropout=0.), LossConfig(distance=.5), chunk=5); held = [Toy(seed=9)[0]]
         found = fit(objective, Toy(), QUICK, make_accelerator(RunConfig(device="cpu", precision=precision)), lambda: measure_samples(objective, held))  # noqa: B023
         assert {p.dtype for p in objective.model.parameters()} == {torch.float32}
         ends.append(found.best_score)
