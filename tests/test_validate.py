@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, roc_a
 import aam_nb.evaluation.validate as validate
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.validate import (average, compare, depth_alarm, difference, evaluate, fold_auc, score_all, show, verdict,
-                                        write_evaluation)
+from aam_nb.evaluation.validate import (average, compare, coverage_text, depth_alarm, difference, evaluate, fold_auc, interval_scores, score_all,
+                                        show, verdict, write_evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +154,78 @@ def test_classes_in_another_order_or_fewer(study):
 
 @pytest.mark.parametrize("out,message", [
     (lambda n: dict(test=np.zeros(n + 1)), "shape"), (lambda n: dict(test=np.full(n, np.nan)), "not finite"), (lambda n: np.zeros(n), "wanted a dict"),
-    (lambda n: dict(test=np.zeros(n), oof=np.zeros(3)), "oof")])
+    (lambda n: dict(test=np.zeros(n), oof=np.zeros(3)), "oof"),
+    (lambda n: dict(test=np.zeros(n), low=np.zeros(n), high=np.ones(n)), "low, high and level together"),
+    (lambda n: dict(test=np.zeros(n), low=np.zeros(n), high=np.ones(3), level=.9), "3 high ends"),
+    (lambda n: dict(test=np.zeros(n), low=np.ones(n), high=np.append(np.zeros(2), np.ones(n - 2)), level=.9), "2 of .* intervals in fold 1"),
+    (lambda n: dict(test=np.zeros(n), low=np.append(np.nan, np.zeros(n - 1)), high=np.ones(n), level=.9), "1 of .* intervals in fold 1")])
 def test_a_model_that_gives_something_else(study, out, message):
     with pytest.raises(AamError, match=message):
         evaluate(study, column(study, "age"), groups=column(study, "subject"), folds=3, fit_model=lambda a, b, k: out(len(b)))
+
+
+def with_interval(study, name, wide, level=.9, only=range(9)):
+    "A model that is off by noise, with an interval round it in some of its folds."
+    y = column(study, name); off = pd.Series(np.random.default_rng(0).normal(size=len(y)), index=y.index)
+    def model(train, test, fold):
+        p = (y + off).loc[list(test)].to_numpy(); span = dict(low=p - wide, high=p + wide, level=np.array(level)) if fold in only else {}
+        return dict(test=p, **span)
+    return model, off
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_intervals_are_counted_in_the_order_of_the_rows(study, repeats, tmp_path):
+    from aam_nb.data.split import repeated
+    y, g = column(study, "age"), column(study, "subject"); model, off = with_interval(study, "age", 1.2, .8)
+    e = evaluate(study, y, groups=g, folds=repeated(study.ids, 3, repeats, g), fit_model=model)
+    assert np.allclose(e.interval, e.predictions["aam"][:, None] + [-1.2, 1.2]) and e.level == pytest.approx(.8)
+    coverage, width = e.scores["aam"]["coverage"], e.scores["aam"]["width"]
+    assert coverage[0] == pytest.approx((off.abs() <= 1.2).mean()) and coverage[1] < coverage[0] < coverage[2] and width[0] == pytest.approx(2.4)
+    assert not {"coverage", "width"} & set(e.scores["forest"]) and e.first().interval.shape == (80, 2) and "coverage 0." in repr(e)
+    t = pd.read_csv(write_evaluation(e, tmp_path)/"predictions.tsv", sep="\t")
+    inside = t["true"].between(t["aam:low"] - 1e-4, t["aam:high"] + 1e-4); assert inside.mean() == pytest.approx(coverage[0])
+    told = json.loads((tmp_path/"evaluation.json").read_text()); assert told["level"] == pytest.approx(.8) and "interval" not in told
+    assert "aam\taam\tcoverage" in (tmp_path/"scores.tsv").read_text()
+
+
+@pytest.mark.parametrize("wide,found", [(.3, "fewer than promised"), (1.6, "as promised"), (9., "more than promised")])
+def test_intervals_that_promise_too_much_are_a_warning(study, wide, found):
+    e = evaluate(study, column(study, "age"), groups=column(study, "subject"), folds=3, fit_model=with_interval(study, "age", wide)[0])
+    assert found in coverage_text(e) and "shall hold 90 %" in coverage_text(e) and "24 groups" in coverage_text(e)
+    assert (coverage_text(e) in e.warnings) == (found[0] == "f")
+
+
+def test_intervals_in_some_folds_only_or_of_classes_are_refused(study):
+    g = column(study, "subject")
+    with pytest.raises(AamError, match="intervals in 2 of 3 folds"):
+        evaluate(study, column(study, "age"), groups=g, folds=3, fit_model=with_interval(study, "age", 1., only=(1, 3))[0])
+    n = lambda test: len(test)
+    with pytest.raises(AamError, match="for a target that is a number"):
+        evaluate(study, column(study, "site"), groups=g, folds=3,
+                 fit_model=lambda a, b, k: dict(test=np.full((n(b), 3), 1/3), low=np.zeros(n(b)), high=np.ones(n(b)), level=.9))
+    assert evaluate(study, column(study, "age"), groups=g, folds=3, fit_model=knows(study, "age")).interval is None
+
+
+def test_coverage_draws_whole_groups():
+    "Twelve groups that are all in or all out: the interval is that of twelve coins and not of 120."
+    group = np.repeat(np.arange(12), 10); truth = (group % 4 == 0)*5.; span = np.tile([-1., 1.], (120, 1))
+    wide = {k: np.ptp(interval_scores(truth, span, o)["coverage"][1:]) for k, o in (("groups", group), ("samples", np.arange(120)))}
+    assert interval_scores(truth, span, group)["coverage"][0] == .75 and wide["groups"] > 2*wide["samples"]
+
+
+def test_a_model_hears_the_number_of_its_fold_in_the_list(study):
+    "Also where a fold before it has no sample that can be scored."
+    from aam_nb.data.split import leave_one_out
+    y = column(study, "age").astype(float).copy(); site = column(study, "site"); y[(site == "gut").to_numpy()] = np.nan; heard = {}
+    def model(train, test, fold): heard[fold] = set(site.loc[list(test)]); return dict(test=np.zeros(len(test)))
+    evaluate(study, y, folds=leave_one_out(study.ids, site), fit_model=model)
+    assert heard == {2: {"mouth"}, 3: {"skin"}}
+
+
+def test_classes_have_a_calibration_error(study):
+    from aam_nb.training.metrics import calibration_error
+    e = evaluate(study, column(study, "site"), groups=column(study, "subject"), folds=3)
+    assert e.scores["forest"]["calibration_error"][0] == calibration_error(e.truth, e.predictions["forest"])
 
 
 def test_bad_asks(study):
