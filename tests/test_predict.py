@@ -15,7 +15,7 @@ from aam_nb.data.simulate import simulate
 from aam_nb.data.store import build_store
 from aam_nb.model.aam import AamModel
 from aam_nb.training.bundle import Bundle
-from aam_nb.training.predict import AtDepth, decoded, embed_asvs, embed_store, predict_rows, predict_store, predict_table
+from aam_nb.training.predict import AtDepth, decoded, embed_asvs, embed_store, predict_rows, predict_store, predict_table, sample_outputs
 from aam_nb.types import Study, strings
 
 TABLE = simulate(samples=20, asvs=40, groups=5, length=40, seed=3).table
@@ -168,7 +168,6 @@ def test_passes_average_what_a_person_reads(bundle):
     logged = TargetCodec.fit(pd.Series([1., 40., 900.], name="age"), "regression", transform="log1p_zscore"); store = build_store(Study(table=TABLE))
     two = reading(of(bundle, replace(logged, margin=.1), SITE), depth=DEPTH, limit=6, select="random"); rows = np.flatnonzero(store.depths >= DEPTH)
     data = AtDepth(store, rows, DEPTH, two.config.run.seed, limit=6, select="random"); known = known_places(store.keys, two.known); each = []
-    from aam_nb.training.predict import sample_outputs
     table = embed_asvs(two.model, store.tokens)
     for turn in range(5): each.append(torch.cat([o.target for _, o in sample_outputs(two.model, data.in_turn(turn), table, known)]).numpy())
     found = predict_store(two, store, passes=5).rows.iloc[rows]; age = np.array([logged.decode(o[:, :1]) for o in each])
@@ -232,8 +231,9 @@ def test_what_metadata_lack_is_named(told):
     assert predict_table(at_depth(told, 10**6), TABLE, metadata=PEOPLE).rows.prediction.isna().all()
 
 
-def test_vectors_of_samples_are_told_covariates_too(told):
-    store = build_store(Study(table=TABLE)); ids = store.sample_ids[[4, 1]]
-    found = embed_store(told, store, ids, metadata=PEOPLE); every = embed_store(told, store, metadata=PEOPLE)
-    np.testing.assert_allclose(found.vectors, every.vectors[[4, 1]], rtol=1e-4, atol=1e-5)
-    with pytest.raises(AamError, match="needs to know"): embed_store(told, store)
+def test_vectors_of_samples_ask_for_no_covariates(told):
+    "They are of the reads alone: whatever the model is told, its summary is the same."
+    store = build_store(Study(table=TABLE)); found = embed_store(told, store); category, number = told.covariates.encode(PEOPLE)
+    data = SampleDataset(store, category=category, number=number); known = known_places(store.keys, told.known)
+    seen = torch.cat([o.summary for _, o in sample_outputs(told.model, data, embed_asvs(told.model, store.tokens), known)])
+    np.testing.assert_allclose(found.vectors, seen.numpy(), rtol=1e-5, atol=1e-6)

@@ -20,11 +20,11 @@ from aam_nb.config import AugmentConfig, LossConfig, ModelConfig
 from aam_nb.core import AamError, digest
 from aam_nb.data.augment import AsvDraws, augment_tokens, mask_patches
 from aam_nb.data.batch import (AsvBatches, Corpus, Joined, PlainAsvBatches, PlainBatches, SampleBatches, SampleDataset, Signs, asvs_in,
-                               collate, loader, rank_part, study_turns, turns)
+                               collate, known_places, loader, rank_part, study_turns, turns)
 from aam_nb.data.distances import COUNT_METRICS, count_distances, faith_pd, read_distances, unifrac
 from aam_nb.data.store import Store, build_store
 from aam_nb.data.tree import path_lengths
-from aam_nb.types import Study, Table, strings
+from aam_nb.types import Column, Study, Table, strings
 
 VARIED = AugmentConfig(rarefy=1., substitution=.05, indel=.02, reverse=.3, window=4, shuffle=True, jitter="multinomial", identity_dropout=.3)
 ALL = FULL | dict(augment=VARIED, span=2)
@@ -285,15 +285,13 @@ def test_mixed_reads_mix_the_targets_in_the_loss_and_nothing_twice():
     pytest.importorskip("skbio.table")
     from aam_nb.model.aam import AamModel
     from aam_nb.training.loop import SampleObjective
-    from aam_nb.training.losses import target_loss
-    torch.manual_seed(0); data = SampleDataset(STORE, target=np.arange(11.))
+    torch.manual_seed(0); data = SampleDataset(STORE, target=np.arange(11.)); age = Column(name="age", task="regression")
     batch = SampleBatches(data, 6, 1, 7, AugmentConfig(mix="reads"), 16)[0]; assert batch.partner is not None
-    model = AamModel(ModelConfig(width=16, identity=16, patch=7, sample_width=16, head_width=8, dropout=0., head_dropout=0.), 14, task="regression", outputs=1)
-    found = SampleObjective(model, LossConfig(), "regression", mixup=.4).train_step(batch)["target"]
+    model = AamModel(ModelConfig(width=16, identity=16, patch=7, sample_width=16, head_width=8, dropout=0., head_dropout=0.), 14, columns=(age,))
+    found = SampleObjective(model, LossConfig(), mixup=.4).train_step(batch)["target"]
     out = model(batch).target[:, 0]; share = batch.share; each = lambda y: (out - y)**2
     wanted = (share*each(batch.target[:, 0]) + (1 - share)*each(batch.target[batch.partner, 0])).sum()/6
     assert torch.allclose(found, wanted.detach(), rtol=1e-5)
-    assert torch.allclose(found, target_loss(model(batch).target, batch.target, "regression", LossConfig(), (batch.partner, share)).detach(), rtol=1e-5)
     pooled = SampleBatches(data, 6, 1, 7, AugmentConfig(), 16)[0]; assert pooled.partner is None and pooled.share is None
 
 def test_distances_made_elsewhere_are_those_of_the_samples_in_the_batch(tmp_path):
@@ -318,7 +316,9 @@ def test_batches_ask_for_no_text_and_no_table_of_the_whole_store(monkeypatch):
     for name in ("sample_ids", "sequences", "tree", "depths"): monkeypatch.setattr(Store, name, property(refuse))
     for name in ("identity", "counts", "study"): monkeypatch.setattr(Store, name, refuse)
     data = SampleDataset(fresh)
-    for source in (SampleBatches(data, 4, 6, 7, **ALL), PlainBatches(data, 4, 16, ("unweighted",)), AsvBatches(fresh, rows, 9, 4), PlainAsvBatches(fresh, rows)):
+    known = known_places(fresh.keys, np.sort(fresh.keys[::2])); how = ALL | dict(known=known, hide=.3)
+    for source in (SampleBatches(data, 4, 6, 7, **how), PlainBatches(data, 4, 16, ("unweighted",), hide=.3), AsvBatches(fresh, rows, 9, 4),
+                   PlainAsvBatches(fresh, rows)):
         assert len(list(source))
 
 def test_names_are_made_for_the_asvs_that_are_met():

@@ -261,7 +261,7 @@ def predict_table(
     "Score the samples of a table. Raises `AamError` as `predict_store` does."
     return predict_store(bundle, build_store(Study(table=table)), ids, metadata, batch, passes)
 
-# %% ../../nbs/39_training_predict.ipynb #03d918ed
+# %% ../../nbs/39_training_predict.ipynb #85cff2a7
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
     "Vectors of samples or ASVs."
@@ -285,7 +285,6 @@ def embed_store(
     ids=None,         # Sample ids; every sample of the store if None
     level:str="sample", # "sample" or "asv": the ASVs that those samples hold
     batch:int=64,     # Samples at once
-    metadata:pd.DataFrame|None=None, # By sample id, where the bundle is told covariates
 )->Embedding:
     "Vectors of samples or of their ASVs. Raises `AamError` for ids that are not in the store, too long ASVs or an untrained sample level."
     if level == "asv":
@@ -297,6 +296,8 @@ def embed_store(
     if bundle.targets is None and not bundle.config.pretrain_sample.steps:
         raise AamError("This bundle's sample level has not been trained, so its vectors mean nothing. Embed ASVs (level 'asv'), pretrain with "
                        "pretrain_sample.steps above 0, or use a bundle with a target.")
-    reading = _reading(bundle, store, ids, metadata, batch); found = reading.taken(lambda b, o: o.summary.float(), 0)
+    import pandas as pd
+    untold = bundle.covariates and pd.DataFrame(np.nan, index=store.sample_ids, columns=list(bundle.covariates.names)) # No vector depends on them
+    reading = _reading(bundle, store, ids, untold, batch); found = reading.taken(lambda b, o: o.summary.float(), 0)
     vectors = np.full((len(reading.names), found.shape[1]), np.nan, np.float32); vectors[reading.note == ""] = found
     return Embedding(names=reading.names, vectors=vectors, note=reading.note)
