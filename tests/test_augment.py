@@ -9,9 +9,10 @@ from scipy import sparse
 from aam_nb.config import AugmentConfig
 from aam_nb.core import AamError, keyed_rng
 from aam_nb.data import augment
-from aam_nb.data.augment import (AsvDraws, augment_sample, augment_samples, augment_tokens, drop_asvs, false_for, insert_and_delete,
-                                 jitter_counts, mask_patches, mix_pair, mix_samples, rarefy, rarefy_counts, read_share, redraw,
-                                 reverse_complement, reverse_some, shuffle_windows, substitute, whole_reads)
+from aam_nb.data.augment import (AsvDraws, augment_sample, augment_samples, augment_tokens, drop_asvs, false_for, hide_covariates,
+                                 hide_reads, insert_and_delete, jitter_counts, mask_patches, mix_pair, mix_samples, pair_draws, rarefy,
+                                 rarefy_counts, read_share, redraw, reverse_complement, reverse_some, select_asvs, shuffle_windows,
+                                 substitute, whole_reads)
 from aam_nb.data.simulate import simulate
 from aam_nb.data.store import build_store
 from aam_nb.data.tokens import MASK, PAD, detokenize, sequence_keys, tokenize
@@ -452,3 +453,93 @@ def test_unifrac_of_a_view_is_of_its_own_counts(store):
     counts = np.zeros((5, len(store.tokens)))
     for i, o in enumerate(views): counts[i, o.asv] = o.counts
     assert np.allclose(collate(views, store, metrics=("unweighted",)).distance[0].numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
+
+# Selected ASVs
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=25), st.integers(0, 30), st.integers(0, 99))
+def test_a_selection_is_of_the_sample_and_of_its_size(counts, limit, seed):
+    one = Sample(asv=np.arange(len(counts))*2, counts=np.array(counts, np.int32), target=np.zeros(1, np.float32), index=3, id="S1")
+    for how in ("abundance", "random"):
+        few = select_asvs(one, limit, how, seed); at = few.asv//2
+        assert len(few.asv) == (min(limit, len(counts)) or len(counts)) and (np.diff(few.asv) > 0).all()
+        assert (few.counts == one.counts[at]).all() and (few.index, few.id) == (3, "S1")
+        assert (few is one) == (not limit or len(counts) <= limit)
+    most = select_asvs(one, limit).asv//2; wanted = sorted(sorted(range(len(counts)), key=lambda i: (-counts[i], i))[:limit or None])
+    assert most.tolist() == wanted # Of equals, the first in the order of sequences
+
+def test_random_selections_take_each_asv_alike_whatever_its_reads_and_differ_by_key_and_sample():
+    one = sample(n=12); times = np.zeros(12); took = [select_asvs(one, 4, "random", 7, o).asv//3 for o in range(3000)]
+    for o in took: times[o] += 1
+    assert abs(times - 1000).max() < 5*np.sqrt(3000*2/9)
+    pairs = np.zeros((12, 12))
+    for o in took: pairs[np.ix_(o, o)] += 1
+    assert abs(pairs[~np.eye(12, dtype=bool)] - 3000*12/132).max() < 5*np.sqrt(273) # Without replacement, pairs alike
+    assert len({tuple(o) for o in took}) > 400 and (select_asvs(one, 4, "random", 7, 3).asv == took[3]*3).all()
+    assert (select_asvs(replace(one, id="S2"), 20, "random", 7, 3).asv == one.asv).all()
+    assert any((select_asvs(replace(one, id="S2"), 4, "random", 7, o).asv != took[o]*3).any() for o in range(3))
+    with pytest.raises(AamError, match="'abundance' or 'random'"): select_asvs(one, 0, "most")
+
+# Hidden covariates
+
+def told_sample(i, c=3, v=2, seed=0):
+    rng = np.random.default_rng(seed + i)
+    return replace(sample(id=f"S{i}", seed=i), category=rng.integers(2, 9, c), number=rng.normal(size=v).astype(np.float32), weight=np.ones(1, np.float32))
+
+def test_covariates_are_hidden_with_their_chance_as_missing_and_unknown_alike():
+    many = [told_sample(i) for i in range(40)]; views = [augment_samples(many, AugmentConfig(covariate_dropout=.3), 7, [e]*40) for e in range(50)]
+    before = np.stack([o.category for o in many]); after = np.array([[o.category for o in v] for v in views]); gone = after != before
+    assert (np.isin(after, (0, 1)) == gone).all() and (abs(gone.mean((0, 1)) - .3) < .04).all() # Standard deviation .01
+    assert abs((after[gone] == 1).mean() - .5) < .05
+    numbers = np.array([[o.number for o in v] for v in views]); hidden = np.isnan(numbers)
+    assert (abs(hidden.mean((0, 1)) - .3) < .04).all() and (numbers[~hidden] == np.broadcast_to([o.number for o in many], numbers.shape)[~hidden]).all()
+    both = np.concatenate([gone, hidden], 2).reshape(-1, 5); assert abs(np.corrcoef(both.T) - np.eye(5)).max() < .1 # Each by itself
+
+def test_hidden_covariates_follow_seed_epoch_and_id_alone_and_leave_the_reads_alone():
+    many = [told_sample(i) for i in range(9)]; config = AugmentConfig(covariate_dropout=.5); view = augment_samples(many, config, 7, list(range(9)))
+    key = lambda o: (o.category.tolist(), np.isnan(o.number).tolist())
+    for i in (5, 2):
+        alone = augment_sample(many[i], config, 7, i); assert key(alone) == key(view[i]) and same(alone, view[i])
+    for other in (dict(seed=8, epochs=list(range(9))), dict(seed=7, epochs=[1]*9)):
+        assert [key(o) for o in augment_samples(many, config, **other)] != [key(o) for o in view]
+    bare = augment_samples([replace(o, category=None, number=None, weight=None) for o in many], config, 7, list(range(9)))
+    assert all(same(a, b) and a.weight is not None and b.category is None for a, b in zip(view, bare, strict=True))
+    still = augment_samples(many, replace(config, covariate_dropout=0.), 7, list(range(9)))
+    assert all(same(a, b) and (a.category == o.category).all() for a, b, o in zip(still, view, many, strict=True))
+
+@settings(max_examples=40)
+@given(st.integers(0, 999), st.floats(.05, .9))
+def test_what_lies_within_a_hidden_place_is_hidden_alike(seed, share):
+    rng = np.random.default_rng(seed); category = rng.integers(0, 5, (30, 4)); number = rng.normal(size=(30, 1)).astype(np.float32); draw = rng.random((30, 5))
+    before = category.copy(); found, numbers = hide_covariates(category, number, share, draw, [("diet",), ("country", "state", "city")])
+    assert (category == before).all() and (np.isnan(numbers[:, 0]) == (draw[:, 4] < share)).all()
+    for row in range(30):
+        parent = None # How the place above is hidden
+        for j in range(4):
+            own = None if draw[row, j] >= share else int(draw[row, j] >= share/2)
+            parent = own if j < 2 or parent is None else parent
+            assert found[row, j] == (before[row, j] if parent is None or before[row, j] < 2 else parent)
+    plain, _ = hide_covariates(category, number, share, draw); hit = (draw[:, :4] < share) & (before > 1)
+    assert (plain == np.where(hit, draw[:, :4] >= share/2, before)).all()
+
+# Hidden reads
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.floats(.01, .99), st.integers(0, 99))
+def test_hidden_reads_leave_something_to_see_and_something_to_guess(lengths, share, seed):
+    offsets = np.cumsum([0, *lengths]); draw = np.random.default_rng(seed).random(offsets[-1]); hidden = hide_reads(draw, offsets, share)
+    assert hidden.dtype == bool and len(hidden) == len(draw)
+    for a, b in zip(offsets, offsets[1:]):
+        own, n = hidden[a:b], b - a
+        if n < 3: assert not own.any(); continue
+        wanted = draw[a:b] < share
+        if 2 <= wanted.sum() < n: assert (own == wanted).all(); continue
+        assert own.sum() == (2 if wanted.sum() < 2 else n - 1) and draw[a:b][own].max() < draw[a:b][~own].min()
+
+def test_draws_of_pairs_follow_key_sample_and_sequence_and_are_uniform():
+    keys = np.random.default_rng(0).integers(-2**63, 2**63, 4000); of = np.repeat(np.arange(40), 100); ids = [f"S{i}" for i in range(40)]
+    draw = pair_draws(keys, of, ids, 7, "hide", 3); assert np.histogram(draw, 20, (0, 1))[0].std() < 4*np.sqrt(200) and 0 <= draw.min() and draw.max() < 1
+    back = np.random.default_rng(1).permutation(4000)[:900]; assert (pair_draws(keys[back], of[back], ids, 7, "hide", 3) == draw[back]).all()
+    others = ((keys, ids, 4), (keys, ids[1:] + ids[:1], 3), (keys[::-1].copy(), ids, 3)) # Another step, samples, sequences
+    for other in (pair_draws(k, of, names, 7, "hide", step) for k, names, step in others):
+        assert abs(np.corrcoef(draw, other)[0, 1]) < .06 and not (draw == other).any()

@@ -13,11 +13,11 @@ from hypothesis import given, settings, strategies as st
 from scipy import sparse
 
 from aam_nb.config import AugmentConfig
-from aam_nb.core import AamError
-from aam_nb.data.augment import augment_sample
-from aam_nb.data.batch import (AsvBatches, PlainAsvBatches, PlainBatches, SampleBatches, SampleDataset, asvs_in, collate, loader,
-                               turns)
-from aam_nb.data.distances import unifrac
+from aam_nb.core import AamError, digest
+from aam_nb.data.augment import augment_sample, augment_samples, select_asvs
+from aam_nb.data.batch import (AsvBatches, PlainAsvBatches, PlainBatches, SampleBatches, SampleDataset, asvs_in, collate, known_places,
+                               loader, turns)
+from aam_nb.data.distances import count_distances, faith_pd, unifrac
 from aam_nb.data.store import build_store
 from aam_nb.data.tokens import MASK
 from aam_nb.data.tree import parse_newick
@@ -219,6 +219,99 @@ def test_a_real_study_comes_out_as_it_went_in(data_dir):
     lines = [o.split("\t") for o in (folder/"unweighted_unifrac.tsv").read_text().splitlines()]
     order = [lines[0].index(o) - 1 for o in study.ids]; wanted = np.array([o[1:] for o in lines[1:]], dtype=float)
     assert [o[0] for o in lines[1:]] == lines[0][1:] and np.allclose(batch.distance[0].numpy(), wanted[order][:, order], atol=2e-6)
+
+# Weights, covariates, several distances, places, hidden reads
+
+RNG = np.random.default_rng(4)
+TOLD = dict(weight=RNG.random((11, 2)), category=RNG.integers(0, 6, (11, 3)), number=RNG.normal(size=(11, 1)))
+def told(**more): return SampleDataset(STORE, target=DATA.target, **TOLD | more)
+
+def test_what_is_told_of_samples_stands_in_the_batch_in_their_order():
+    batch = collate([told()[i] for i in (7, 2, 7)], STORE); rows = [7, 2, 7]
+    for name, dtype in (("weight", torch.float32), ("category", torch.int64), ("number", torch.float32)):
+        found = getattr(batch, name); assert found.dtype == dtype and np.allclose(found.numpy(), TOLD[name][rows])
+    bare = collate([DATA[7]], STORE); assert bare.weight is bare.category is bare.number is bare.place is bare.hidden is None
+    one = SampleDataset(STORE, category=TOLD["category"])[3]; assert one.number.shape == (0,) and one.weight is None # Categories and numbers come together
+    assert SampleDataset(STORE, number=TOLD["number"])[3].category.shape == (0,)
+    for name, wanted in (("weight", "weights"), ("category", "categories"), ("number", "numbers")):
+        with pytest.raises(AamError, match=f"10 {wanted} for 11 samples"): told(**{name: TOLD[name][:10]})
+    with pytest.raises(AamError, match="weights of 2 targets for 1"): SampleDataset(STORE, target=np.zeros(11), weight=TOLD["weight"])
+
+@pytest.mark.parametrize("mix", ["pooled", "reads"])
+def test_what_is_told_follows_its_sample_and_changes_no_reads(mix):
+    if mix == "reads": pytest.importorskip("skbio.table")
+    chains = (("diet",), ("country", "city")); how = FULL | dict(augment=AugmentConfig(covariate_dropout=.4, mix=mix))
+    source, bare = SampleBatches(told(), 4, 9, 7, **how, chains=chains), SampleBatches(DATA, 4, 9, 7, **how); lost = 0
+    for step in range(9):
+        batch, places = source[step], source.places(step)
+        views = augment_samples([told()[i] for _, i in places], how["augment"], 7, [e for e, _ in places], chains)
+        assert same(replace(batch, weight=None, category=None, number=None), bare[step])
+        assert np.allclose(batch.weight.numpy(), TOLD["weight"][batch.index])
+        assert batch.category.tolist() == [o.category.tolist() for o in views] and np.allclose(batch.number, [o.number for o in views], equal_nan=True)
+        lost += (batch.category.numpy() != TOLD["category"][batch.index]).sum()
+        hidden = batch.category[:, 1] != torch.from_numpy(TOLD["category"])[batch.index, 1]
+        assert (batch.category[hidden, 2] <= 1).all() # The city went with the country
+    assert lost > 20 and source[0].category.dtype == torch.int64 and source[0].number.dtype == torch.float32
+
+def test_several_distances_are_those_of_each_metric_alone():
+    metrics = ("unweighted", "aitchison", "faith_pd", "generalized"); augment = AugmentConfig(rarefy=1.)
+    source = SampleBatches(DATA, 6, 3, 7, augment, metrics=metrics, alpha=.3)
+    for step, batch in enumerate(source):
+        assert batch.distance.shape == (4, 6, 6) and batch.distance.dtype == torch.float32
+        for m, one in zip(metrics, batch.distance, strict=True):
+            assert torch.equal(one, SampleBatches(DATA, 6, 3, 7, augment, metrics=(m,), alpha=.3)[step].distance[0])
+        table = np.zeros((6, 40)); table[batch.sample, batch.rows[batch.asv]] = batch.counts; far = faith_pd(sparse.csr_matrix(table), STORE.tree, STORE.tip)
+        assert np.allclose(batch.distance[1].numpy(), count_distances(sparse.csr_matrix(table), "aitchison"), atol=1e-4)
+        assert np.allclose(batch.distance[2].numpy(), abs(far[:, None] - far), atol=1e-5)
+    bare = collate([SampleDataset(build_store(made(tree=False)))[i] for i in (0, 1)], build_store(made(tree=False)), metrics=("unweighted", "jaccard"))
+    assert bare.distance[0].isnan().all() and not bare.distance[1].isnan().any() # Without a tree the first is not known, and keeps its place
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(-50, 50), max_size=20), st.sets(st.integers(-50, 50), max_size=20))
+def test_places_among_known_keys(keys, known):
+    known = np.array(sorted(known), dtype=np.int64); found = known_places(np.array(keys, dtype=np.int64), known)
+    assert found.dtype == np.int64 and found.tolist() == [known.tolist().index(o) if o in known else -1 for o in keys]
+
+def test_a_selection_is_kept_in_training_and_for_looking_and_changes_with_the_turn():
+    how = dict(limit=4, select="random", seed=5); data = SampleDataset(STORE, **how); whole = SampleDataset(STORE)
+    for i in range(11):
+        for turn in (0, 3): # By seed, turn and id
+            wanted = select_asvs(whole[i], 4, "random", 5, turn); found = data.look(i, turn)
+            assert found.asv.tolist() == wanted.asv.tolist() == data.in_turn(turn)[i].asv.tolist() and data[i].asv.tolist() == data.look(i, 0).asv.tolist()
+    assert any(data.look(i, 0).asv.tolist() != data.look(i, 1).asv.tolist() for i in range(11))
+    source = SampleBatches(data, 4, 9, 7, AugmentConfig(rarefy=0., asv_dropout=0.))
+    for step, batch in enumerate(source):
+        for j, (e, i) in enumerate(source.places(step)):
+            at = slice(*batch.offsets[j:j+2].tolist()); assert batch.rows[batch.asv[at]].tolist() == data.look(i, e).asv.tolist()
+    most = PlainBatches(SampleDataset(STORE, limit=4), 11)[0]; again = PlainBatches(data.in_turn(2), 11)[0]
+    for j in range(11):
+        at = slice(*most.offsets[j:j+2].tolist()); assert sorted(most.counts[at].tolist()) == sorted(whole[j].counts.tolist())[-4:]
+        at = slice(*again.offsets[j:j+2].tolist()); assert again.rows[again.asv[at]].tolist() == data.look(j, 2).asv.tolist()
+
+def hidden_of(batch): # By sample and ASV
+    return {(int(batch.index[s]), int(batch.rows[a])): bool(h) for s, a, h in zip(batch.sample, batch.asv, batch.hidden, strict=True)}
+
+def test_hidden_reads_follow_step_sample_and_sequence_alone():
+    augment = AugmentConfig(rarefy=0., asv_dropout=0.); share = []
+    for step in range(20):
+        a, b = SampleBatches(DATA, 4, 20, 7, augment, hide=.3)[step], SampleBatches(DATA, 4, 20, 7, replace(augment, shuffle=True), hide=.3)[step]
+        assert a.hidden.dtype == torch.bool and hidden_of(a) == hidden_of(b); share.append(a.hidden.float().mean())
+        for j in range(4):
+            own = a.hidden[a.offsets[j]:a.offsets[j+1]]; assert own.sum() >= 2*(len(own) > 2) and (not len(own) or not own.all())
+    assert abs(np.mean(share) - .3) < .05
+    plain = PlainBatches(DATA, 4, hide=.3); one = {k: v for b in plain for k, v in hidden_of(b).items()}
+    assert one == {k: v for b in PlainBatches(SampleDataset(STORE, np.arange(11)[::-1]), 3, hide=.3) for k, v in hidden_of(b).items()} and any(one.values())
+    assert one != {k: v for b in PlainBatches(DATA, 4, hide=.3, seed=1) for k, v in hidden_of(b).items()}
+    assert same(replace(plain[0], hidden=None), PlainBatches(DATA, 4)[0])
+
+def test_new_choices_left_alone_leave_every_draw_as_it_was():
+    "The digest of what was drawn before there were these choices: hashes and draws of numpy, so a failure after an upgrade of numpy may be its streams'."
+    parts = [getattr(b, k).numpy() for b in SampleBatches(DATA, 4, 9, 7, **FULL | dict(metrics=()))
+             for k in ("index", "rows", "asv", "counts", "offsets", "identity", "masked")]
+    assert digest(parts, size=8) == "3cf2c2a674fabd9a"
+    more = SampleBatches(told(limit=100, select="random"), 4, 9, 7, **FULL, hide=.2, known=np.arange(40))
+    new = dict.fromkeys(("weight", "category", "number", "hidden", "place"))
+    for step in (0, 5): assert same(replace(more[step], **new), SampleBatches(DATA, 4, 9, 7, **FULL)[step])
 
 # Batches of ASVs
 

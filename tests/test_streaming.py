@@ -39,9 +39,9 @@ OTHER = build_store(longer())
 CORPUS = Corpus([STORE, OTHER, THIRD]) # 11, 17 and 7 samples; the last has no tree
 
 def pairs(batch, j):
-    "Reads of sample `j`, by row of the store."
-    at = slice(*batch.offsets[j:j+2].tolist())
-    return dict(zip(batch.rows[batch.asv[at]].tolist(), batch.counts[at].tolist(), strict=True))
+    "Reads of sample `j`, and whether they are hidden, by row of the store."
+    at = slice(*batch.offsets[j:j+2].tolist()); hidden = batch.counts[at]*0 if batch.hidden is None else batch.hidden[at]
+    return dict(zip(batch.rows[batch.asv[at]].tolist(), zip(batch.counts[at].tolist(), hidden.tolist(), strict=True), strict=True))
 
 def check_shares(whole, parts):
     "The parts of a batch, one after the other, are the batch."
@@ -75,6 +75,16 @@ def test_ranks_share_the_batches_of_one_process(world, more):
     one = SampleBatches(DATA, 5, 7, 7, **ALL | more)
     ranks = [SampleBatches(DATA, 5, 7, 7, **ALL | more, rank=o, world=world) for o in range(world)]
     for step in range(7): check_shares(one[step], [o[step] for o in ranks])
+
+def test_ranks_share_what_is_told_selected_and_hidden():
+    rng = np.random.default_rng(0); told = dict(weight=rng.random((35, 1)), category=rng.integers(0, 5, (35, 3)), number=rng.normal(size=(35, 2)))
+    data = SampleDataset(CORPUS, target=np.arange(35.), **told, limit=5, select="random", seed=3)
+    known = known_places(CORPUS.keys, np.sort(np.asarray(CORPUS.keys)[::2]))
+    how = ALL | dict(metrics=("unweighted", "jaccard"), hide=.4, known=known, chains=(("a",), ("b", "c")))
+    one = SampleBatches(data, 5, 7, 7, **how); ranks = [SampleBatches(data, 5, 7, 7, **how, rank=o, world=2) for o in range(2)]
+    for step in range(7):
+        whole = one[step]; check_shares(whole, [o[step] for o in ranks])
+        assert whole.offsets.diff().max() <= 5 and whole.hidden.any() and whole.place.min() == -1
 
 @pytest.mark.parametrize("mix", ["reads", "aitchison", "cutmix", "phylomix"])
 def test_ranks_share_mixed_reads_too(mix):
