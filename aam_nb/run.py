@@ -120,12 +120,12 @@ def transductive_note(
     raise AamError(f"{what} (first: {few(np.asarray(ids)[seen])}), so their scores would be too good. Report other samples, leave out run.start "
                    "to pretrain within each training part, or set run.transductive=true to report them under that name.")
 
-# %% ../nbs/80_run.ipynb #46ae2045
+# %% ../nbs/80_run.ipynb #57b18381
 def check_teachers(config:Config, study:Study)->None:
     "Raise `AamError` for distances, mixes and paths that cannot be had here, and for augmentation that would make distances false."
     tree, mixes = study.tree is not None or bool(config.data.corpus), config.augment.mixup > 0 and config.augment.mix != "pooled"
     along = config.pretrain_asv.steps > 0 and config.loss.tree > 0 and tree
-    wrong = list(dict.fromkeys(o for metric in config.distances or (None,) for o in false_for(config.augment, along, metric)))
+    wrong = false_for(config.augment, along, config.distances)
     for metric in config.distances:
         if metric in TREE_METRICS and not tree:
             wrong.append(f"loss.metric = '{metric}' is a distance along a tree. Pass --tree, choose another metric, or set "
@@ -402,7 +402,7 @@ def score_lines(scores:dict[str,dict[str,float]], of:str="")->str: # One line a 
     wide = max(map(len, scores))
     return f"On the test samples{of}:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items())
 
-# %% ../nbs/80_run.ipynb #b68ede4c
+# %% ../nbs/80_run.ipynb #5629682a
 def fit_fold(
     bench:Bench, study:Study, groups,
     train:np.ndarray, # int64 rows of the outer training part
@@ -424,7 +424,7 @@ def fold_predictions(
     train:np.ndarray, test:np.ndarray, # int64 rows
     found:dict[str,np.ndarray], # From `fit_fold`
     name:str,         # The target
-)->dict[str,np.ndarray]: # test [n_test(, k)], mean of the inner models; oof [n_train(, k)]; low and high [n_test] of numbers, classes of classes
+)->dict[str,np.ndarray]: # test [n_test(, k)], mean of the inner models; oof [n_train(, k)]; low and high [n_test] and level of numbers, classes of classes
     "What the models of a fold say of one target, calibrated on the predictions of samples that did not train them."
     targets = Targets.fit(bench.metadata, bench.config, train=train); j = targets.names.index(name); codec, at = targets.codecs[j], targets.slices[j]
     true = targets.encode(bench.metadata)[train, j]; by = (lambda rows: bench.metadata[codec.by].iloc[rows]) if codec.by else lambda rows: None
@@ -433,7 +433,7 @@ def fold_predictions(
     out = dict(test=mean(codec.decode), oof=codec.decode(found["oof"][:, at], by(train)))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
     low, high = mean(codec.interval).T
-    return {**out, "low": low, "high": high}
+    return {**out, "low": low, "high": high, "level": np.array(codec.level)}
 
 def evaluate_prepared(
     ready:Prepared,  # As it comes, or at a common depth
@@ -458,7 +458,7 @@ def evaluate_prepared(
     def of_target(name, k, train_ids, test_ids):
         out = fold_predictions(bench, groups, *rows[k], fitted(k), name)
         a, b = (_where(study.ids[o], ids) for o, ids in zip(rows[k], (train_ids, test_ids), strict=True))
-        return {key: v if key == "classes" else v[a if key == "oof" else b] for key, v in out.items()}
+        return {key: v if key in ("classes", "level") else v[a if key == "oof" else b] for key, v in out.items()}
     done, found = set(), []
     for name in config.targets:
         values = study.metadata[name]; scored = set(study.ids[values.notna().to_numpy()])

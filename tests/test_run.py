@@ -19,7 +19,7 @@ from aam_nb.training.predict import predict_table
 from aam_nb.types import Table
 
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
-         "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4}, "run": {"folds": 3, "inner": 2, "threads": 1}}
+         "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4}, "run": {"folds": 3, "inner": 2, "threads": 1, "watch": 0.}}
 
 
 def quiet(text): pass
@@ -184,7 +184,7 @@ def test_sample_distances_pretrain_and_help(files, tmp_path):
                  pretrain_asv=dict(steps=0), pretrain_sample=dict(steps=6, batch=8, freeze=False, chunk=16),
                  optim=dict(steps=6, batch=8, freeze=False, chunk=16, every=3), loss=dict(distance=1.))
     bundle = load_bundle(train_run(cfg, say=quiet))
-    assert bundle.model.metric == "unweighted"
+    assert bundle.model.metrics == ("unweighted",)
     bare = replace(cfg, data=replace(cfg.data, tree=""), run=replace(cfg.run, out=str(tmp_path/"b")))
     with pytest.raises(AamError, match="--tree"): train_run(bare, say=quiet)
 
@@ -287,7 +287,7 @@ def test_given_distances_teach(files, tmp_path):
     with pytest.raises(AamError, match="augment.rarefy.*\n.*augment.asv_dropout"): train_run(config(files, tmp_path/"no", **how), say=quiet)
     assert not (tmp_path/"no").exists()
     bundle = train_run(config(files, tmp_path/"run", augment=dict(rarefy=0., asv_dropout=0.), **how), say=quiet)
-    assert load_bundle(bundle).model.metric == "precomputed_unbounded" and far.max() > 1
+    assert load_bundle(bundle).model.metrics == ("precomputed_unbounded",) and far.max() > 1
     log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True); assert log[log.stage == "pretrain_sample"].distance.gt(0).all()
 
 
