@@ -237,3 +237,13 @@ def test_vectors_of_samples_ask_for_no_covariates(told):
     data = SampleDataset(store, category=category, number=number); known = known_places(store.keys, told.known)
     seen = torch.cat([o.summary for _, o in sample_outputs(told.model, data, embed_asvs(told.model, store.tokens), known)])
     np.testing.assert_allclose(found.vectors, seen.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_each_pass_draws_its_own_reads_and_the_first_as_the_table_is_rarefied(bundle):
+    store = build_store(Study(table=TABLE)); rows = np.flatnonzero(store.depths > DEPTH); data = AtDepth(store, rows, DEPTH, seed=7)
+    drawn = np.zeros((4, len(rows), len(store.tokens)), int)
+    for turn in range(4):
+        for i in range(len(rows)): o = data.look(i, turn); drawn[turn, i, o.asv] = o.counts
+    assert (drawn.sum(2) == DEPTH).all() and all((drawn[a] != drawn[b]).any(1).all() for a in range(4) for b in range(a))
+    wanted = rarefy(TABLE.samples(rows), DEPTH, 7); order = np.argsort(wanted.sequences)
+    assert (drawn[0] == wanted.counts.toarray()[:, order]).all() and (predict_table(at_depth(bundle, DEPTH), TABLE, passes=3).rows.spread.iloc[rows] > 0).all()
