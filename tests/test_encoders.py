@@ -340,6 +340,8 @@ def test_components_beyond_the_rank_are_zero():
     torch.testing.assert_close(scores.std(0), torch.tensor([1., 1, 0, 0, 0, 0], dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert not part.loadings[:, 2:].any() and not part.centre[2:].any()
     assert not Components(20, 6).fit(sparse.csr_matrix(np.ones((5, 20)))).loadings.any() # Samples that are all alike
+    once = np.random.default_rng(0).normal(size=(15, 20)); twice = np.concatenate([once, once + 1e-5*np.random.default_rng(1).normal(size=once.shape)])
+    assert not Components(20, 20).fit(sparse.csr_matrix(twice)).loadings[:, 14:].any() # What differs between repeats is not blown up
     assert Components(3, 6).fit(sparse.csr_matrix(np.random.default_rng(0).random((2, 3)))).loadings.isfinite().all()
 
 
@@ -376,6 +378,22 @@ def test_the_linear_path_adds_nothing_at_first_and_learns(kind):
     assert out.shape == (25, 3) and not out.any()
     (out*torch.randn_like(out)).sum().backward()
     assert bool((path.linear.weight.grad != 0).all()) and [k for k, _ in path.named_parameters()] == ["linear.weight"]
+
+
+def test_the_linear_path_learns_what_ridge_learns():
+    "A signal in log abundance, with the default rate and steps: R2 on new samples near that of ridge on the same scores."
+    from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
+    counts = table(300, 12); y = np.log1p(np.asarray(counts/counts.sum(1))/1e-4) @ np.random.default_rng(1).normal(size=12)
+    y = torch.from_numpy((y - y[:200].mean())/y[:200].std()).float()[:, None]
+    path = LogComponents(config(linear="asvs", components=8), 1, 12).fit(counts[:200])
+    opt = torch.optim.AdamW(path.parameters(), 1e-3, weight_decay=.05); rate = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 400)
+    train, test = batch_from(counts[:200]), batch_from(counts[200:])
+    for _ in range(400):
+        opt.zero_grad(); (path(train) - y[:200]).square().mean().backward(); opt.step(); rate.step()
+    with torch.no_grad(): got = r2_score(y[200:], path(test))
+    ridge = RidgeCV(np.logspace(-3, 3, 7)).fit(path.scores(train), y[:200])
+    assert got > ridge.score(path.scores(test), y[200:]) - .03 and got > .3
 
 
 @pytest.mark.parametrize("kind", ["asvs", "branches", "both"])

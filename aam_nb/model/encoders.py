@@ -22,7 +22,7 @@ from .layers import AttentionPool, SideBySide, Standardise, Transformer, length_
 from ..types import Batch, Tree
 
 # %% auto #0
-__all__ = ['MOST', 'patches', 'FlatReadout', 'AsvEncoder', 'shares', 'abundances', 'PoolEncoder', 'pairs_with_reads',
+__all__ = ['MOST', 'GAIN', 'patches', 'FlatReadout', 'AsvEncoder', 'shares', 'abundances', 'PoolEncoder', 'pairs_with_reads',
            'groups_of_pairs', 'AttentionEncoder', 'SumEncoder', 'WithDepth', 'sample_encoder', 'Components',
            'branch_shares', 'LogComponents']
 
@@ -301,7 +301,7 @@ def sample_encoder(
     encoder = dict(pool=PoolEncoder, attention=AttentionEncoder, both=SumEncoder)[config.sample](config, d_in)
     return WithDepth(encoder) if config.depth else encoder
 
-# %% ../../nbs/21_model_encoders.ipynb #f0f71d30
+# %% ../../nbs/21_model_encoders.ipynb #0dab6c84
 class Components(nn.Module):
     "Principal components of sparse rows, kept as loadings and a centre."
     def __init__(self,
@@ -322,7 +322,7 @@ class Components(nn.Module):
         gram += gram.mean() - gram.mean(0) - gram.mean(1)[:, None]
         square, U = np.linalg.eigh(gram)
         square, U = square[::-1][:k], U[:, ::-1][:, :k]
-        kept = square > max(square[0], 0)*n*1e-12
+        kept = square > max(square[0], 0)*1e-4
         square, U = square[kept], U[:, kept]
         V = (x.T @ U)*(math.sqrt(n - 1)/square)  # features k
         V *= np.sign(V[np.abs(V).argmax(0), np.arange(V.shape[1])])
@@ -352,8 +352,9 @@ def branch_shares(
     below = running[:, torch.searchsorted(tip, stop)] - running[:, torch.searchsorted(tip, start)]
     return below.clamp_min(0).to(R.dtype)
 
-# %% ../../nbs/21_model_encoders.ipynb #ce536fcb
+# %% ../../nbs/21_model_encoders.ipynb #91eeadaf
 MOST = 2048 # Training samples that define the components; the products of all pairs of them are taken
+GAIN = 4.   # What the linear map takes of a score
 
 def _log_shares(counts, tree, tip):
     "log(1 + share / 1e-4) of the known ASVs or, with a tree, of its branches x root(length): sparse rows."
@@ -420,4 +421,4 @@ class LogComponents(nn.Module):
     def forward(self, batch:Batch)->Tensor: # [b, outputs]
         "What is added to the outputs of each sample."
         with torch.autocast(batch.counts.device.type, enabled=False):
-            return self.linear(self.scores(batch).to(self.linear.weight.dtype))
+            return self.linear(GAIN*self.scores(batch).to(self.linear.weight.dtype))
