@@ -11,8 +11,9 @@ import pytest
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.report import COLORS, GREY, INK, STYLE, _shades, plot_training, report_html, write_report
-from aam_nb.evaluation.validate import DepthAlarm, Evaluation, score_all, verdict
+from aam_nb.evaluation.report import (COLORS, GREY, INK, STYLE, _shades, plot_intervals, plot_reliability, plot_training, report_html,
+                                      write_report)
+from aam_nb.evaluation.validate import DepthAlarm, Evaluation, coverage_text, interval_scores, score_all, verdict
 from aam_nb.types import strings
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -35,6 +36,13 @@ def made(study, task="regression", classes=3, depth=0, fires=False, groups=24, n
     return Evaluation(target="state", task=task, classes=labels, model=name, ids=study.ids, truth=y, groups=group, fold=fold, predictions=p, scores=scores,
                       differences=gaps, alarm=alarm, members=members, depth=depth, warnings=(alarm.text,) if fires else (), notes=("a note",),
                       seconds=dict.fromkeys(names, 3.))
+
+
+def spanned(study, wide=2., level=.9, **how):
+    "The same with intervals of one width round the model's predictions."
+    e = made(study, **how); span = e.predictions[e.model][:, None] + [-wide, wide]
+    scores = e.scores | {e.model: e.scores[e.model] | interval_scores(e.truth, span, np.arange(len(span)))}
+    return replace(e, interval=span, level=level, scores=scores)
 
 
 @cache
@@ -64,6 +72,7 @@ class Page(HTMLParser):
 
 PAGES = dict(
     numbers=lambda s: report_html(made(s), "Numbers", s, history=[dict(stage="target", step=i, loss=1/(i + 1), valid_loss=1/(i + 2)) for i in range(9)]),
+    intervals=lambda s: report_html([spanned(s), spanned(s, depth=900, seed=1)], "Intervals", s),
     classes=lambda s: report_html(made(s, "classification"), "Classes", s),
     two=lambda s: report_html([made(s, "classification", 2, fires=True), made(s, "classification", 2, depth=900, seed=1)], "Two", s, notes=("7 lost",)),
     many=lambda s: report_html(made(s, "classification", 18, groups=0), "Many", s),
@@ -96,6 +105,31 @@ def test_fetches_and_runs_nothing(page):
     targets = [v for o in p.all for k, v in o["attrs"].items() if k in ("src", "href", "xlink:href", "action", "data")]
     assert targets and all(v.startswith(("#", "data:")) for v in targets)
     assert not re.search(r"@import|url\((?!#)", page) and "default-src 'none'" in page and "nan" not in "".join(p.text).lower().split()
+
+
+def test_intervals_are_drawn_and_said(study):
+    e = spanned(study); shown = plot_intervals(e); inside = int((np.abs(e.predictions["aam"] - e.truth) <= 2).sum())
+    assert coverage_text(e) in shown.alt and coverage_text(e) in shown.caption
+    assert f"shall hold 90 % of the true values and hold {100*inside/60:.3g} %" in shown.alt
+    assert f"inside ({inside})" in shown.svg and f"outside ({60 - inside})" in shown.svg and plot_intervals(made(study)) is None
+    thirds = [np.abs(e.predictions["aam"] - e.truth)[o] <= 2 for o in np.array_split(np.argsort(e.predictions["aam"], kind="stable"), 3)]
+    assert ", ".join(f"{o.mean():.0%}" for o in thirds) in shown.alt
+    page = page_of("intervals"); assert page.count("shall hold 90 %") >= 4 and "shall hold" not in page_of("numbers")
+
+
+def test_one_line_a_sample_and_no_page_of_megabytes():
+    "Lines are one path, and thousands of them are a picture."
+    many = simulate(samples=3000, asvs=5, groups=100, seed=0)
+    for n in (300, 3000):
+        part = replace(many, table=many.table.samples(np.arange(n)), metadata=many.metadata.iloc[:n]); svg = plot_intervals(spanned(part, groups=0)).svg
+        assert len(svg) < (60_000 if n == 300 else 200_000) and ("<image" in svg) == (n == 3000)
+
+
+def test_reliability_says_the_error_of_the_scores(study):
+    e = made(study, "classification"); shown = plot_reliability(e); page = page_of("classes")
+    for o in ("aam", "forest"): assert f"{e.scores[o]['calibration_error'][0]:.3f}" in shown.caption
+    assert shown.caption in page and "Calibration error" in page
+    alone = replace(e, model=""); assert "Average of 4" in plot_reliability(alone).caption and "aam" not in plot_reliability(alone).caption
 
 
 def test_small(page): assert len(page) < 400_000
