@@ -271,6 +271,13 @@ def test_half_precision_keeps_the_reads(sample, how, depth):
     assert float((got - want).abs().max()) < .15*float(want.abs().max())
 
 
+def test_the_set_transformer_sums_reads_exactly_in_half_precision(monkeypatch):
+    seen = []; monkeypatch.setattr(encoders, "pairs_with_reads", lambda *a: seen.append(pairs_with_reads(*a)) or seen[-1])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        made("attention", "log", False)(torch.randn(1000, D).bfloat16(), batch_of([{a: 1 for a in range(1000)}], 1000))
+    torch.testing.assert_close(seen[0][2], torch.full((1000,), -.5))
+
+
 def test_the_sum_has_both_parts():
     model, asv, batch = made("both", "log", False), torch.randn(9, D), batch_of(random_samples(5, 9), 9)
     assert isinstance(model, SumEncoder) and isinstance(model.pool, PoolEncoder) and isinstance(model.attention, AttentionEncoder)
