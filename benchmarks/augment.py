@@ -29,9 +29,11 @@ from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, asvs_in
 from aam_nb.data.split import kfold, strata
 from aam_nb.data.store import build_store
 from aam_nb.model.aam import AamModel, embed_chunks
-from aam_nb.run import Bench, asv_stage, keep, load_study, target_stage, training_codec, with_target
+from aam_nb.stages import Bench, asv_stage, codecs, target_stage
+from aam_nb.study import keep, load_study, with_target
 from aam_nb.training.loop import AsvObjective, SampleObjective, fit, mixup_pairs
 from aam_nb.training.parallel import make_accelerator
+from aam_nb.types import Column
 
 DATA = Path(os.environ.get("AAM_DATA", Path(__file__).resolve().parent.parent.parent/"shared"/"data"))
 OFF = AugmentConfig(rarefy=0., asv_dropout=0., identity_dropout=0., mixup=0.)
@@ -58,9 +60,9 @@ def names(j, keys): return AsvDraws(keys, 0, j, "identity").random((len(keys), 1
 def target_cost(cfg, store, age, accelerator, steps=100):
     "Print what the steps on samples cost."
     optim, dataset = replace(cfg.optim, steps=steps), SampleDataset(store, None, age.astype(np.float32))
-    model = AamModel(cfg.model, store.tokens.shape[1], "regression").freeze_encoder()
+    model = AamModel(cfg.model, store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, "regression", table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
     source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
     step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps
@@ -125,7 +127,7 @@ class Part:
         how = STUDIES[name]; folder = DATA/name
         data = DataConfig(table=str(folder/"table.biom"), metadata=str(folder/"metadata.tsv"), tree=str(folder/"tree.nwk"), **how)
         study = most(with_target(load_study(data), data), data.groups)
-        self.store, self.values = build_store(study), study.metadata[data.target]
+        self.data, self.metadata, self.store, self.values = data, study.metadata, build_store(study), study.metadata[data.target]
         self.task = "regression" if self.values.dtype.kind in "fi" else "classification"
         groups, stratum = study.metadata[data.groups].astype(str).to_numpy(), strata(self.values, self.task)
         self.train = np.sort(study.positions(kfold(study.ids, 5, groups, stratum, seed=42)[0][0]))
@@ -136,7 +138,8 @@ class Part:
 
     def bench(self, seed, augment=None):
         config = load_config("small", (f"run.seed={seed}", f"pretrain_asv.steps={STEPS['asvs']}", f"optim.steps={STEPS['target']}"))
-        return Bench(config=replace(config, augment=replace(config.augment, **augment or {})), store=self.store, accelerator=self.accelerator)
+        config = replace(config, data=self.data, augment=replace(config.augment, **augment or {}))
+        return Bench(config=config, store=self.store, metadata=self.metadata, accelerator=self.accelerator)
 
     def encoder(self, augment=None, span=1):
         "An ASV encoder of the three folds' samples, and the vectors that it gives."
@@ -155,12 +158,12 @@ class Part:
         for seed in seeds:
             bench = self.bench(seed, augment)
             for i, (train, test) in enumerate(self.folds):
-                codec = training_codec(self.values, train, self.task)
-                made, objective, source = target_stage(bench, start, codec, self.values, train, key=("fold", i), table=table)
+                targets, _ = codecs(bench, train)
+                made, objective, source = target_stage(bench, start, targets, None, train, key=("fold", i), table=table)
                 bench.fit(objective, source, bench.config.optim, "target")
-                said, true = made.predict(self.store, test), self.values.iloc[test]
+                said, true = made.predict(test)[self.data.target], self.values.iloc[test]
                 if self.task == "regression": out.append(np.abs(said - true.to_numpy(float)).mean())
-                else: out.append((said.argmax(1) != codec.encode(self.values)[test, 0]).mean())
+                else: out.append((said.argmax(1) != targets.encode(self.metadata)[test, 0]).mean())
         return np.array(out)
 
 

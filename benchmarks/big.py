@@ -134,7 +134,7 @@ def train(folder):
     clock = time.perf_counter(); age = store.metadata["age"]; codec = TargetCodec.fit(age, task="regression")
     say("metadata read", time.perf_counter() - clock)
     cfg = load_config("small"); loss = replace(cfg.loss, distance=.1)
-    model = AamModel(cfg.model, store.tokens.shape[1], task="regression", outputs=1, metric=loss.metric).train()
+    model = AamModel(cfg.model, store.tokens.shape[1], columns=(codec.column,), metrics=(loss.metric,)).train()
     clock = time.perf_counter(); tree = store.tree
     say(f"{tree} taken from the store", time.perf_counter() - clock)
     asvs = AsvBatches(store, batch=cfg.pretrain_asv.batch, steps=10, seed=0, patch=cfg.model.patch, mask=cfg.loss.mask)
@@ -148,10 +148,10 @@ def train(folder):
     say(f"{len(rows):,} ASVs embedded, into a table for all of them", time.perf_counter() - clock)
     calibrate(model, [source[0]], table)
     say("5 steps of 32 samples on embeddings, unweighted UniFrac beside the target",
-        steps(SampleObjective(model, loss, "regression", table, cfg.augment.mixup), source, cfg.optim))
+        steps(SampleObjective(model, loss, table, cfg.augment.mixup), source, cfg.optim))
     source.steps = 1
     say(f"1 step of 32 samples through the encoder ({len(source[0].rows):,} ASVs)",
-        steps(SampleObjective(model, loss, "regression", None, cfg.augment.mixup, cfg.optim.chunk), source, cfg.optim))
+        steps(SampleObjective(model, loss, None, cfg.augment.mixup, chunk=cfg.optim.chunk), source, cfg.optim))
     return dict(stages=said, peak=peak())
 
 

@@ -23,6 +23,7 @@ from aam_nb.data.table import read_table
 from aam_nb.data.tree import make_study, read_tree
 from aam_nb.model.aam import AamModel
 from aam_nb.training.loop import SampleObjective
+from aam_nb.types import Column
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,8 +62,8 @@ def main():
     store, age = ecam(ROOT/os.environ.get("AAM_DATA", "../shared/data"))
     print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {cfg.optim.chunk}; processor time in brackets")
     for size in (8, 32):
-        model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1], "regression").train()
-        objective = SampleObjective(model, cfg.loss, "regression", chunk=cfg.optim.chunk)
+        model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).train()
+        objective = SampleObjective(model, cfg.loss, chunk=cfg.optim.chunk)
         rows, known = [], SampleDataset(store, rows=np.isfinite(age), target=age)
         for batch in SampleBatches(known, size, args.steps, seed=0, identity=cfg.model.identity):
             (once, cpu, grad), (anew, cpu2, want) = timed(objective, batch), timed(objective, plain(batch))

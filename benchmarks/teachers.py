@@ -22,7 +22,7 @@ from aam_nb.data.split import kfold
 from aam_nb.data.store import build_store
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import make_study, read_tree
-from aam_nb.run import Bench, new_model, pretrain_asvs, sample_stage
+from aam_nb.stages import Bench, new_model, pretrain_asvs, sample_stage
 from aam_nb.training.loop import measure_samples
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.training.predict import embed_asvs
@@ -42,7 +42,7 @@ def taught(bench, start, table, train, test):
     "What a sample level says of training and of other samples, once the metric has taught it."
     config, store = bench.config, bench.store
     model = new_model(bench, store.tokens.shape[1]); model.encoder.load_state_dict(start.encoder.state_dict()); model.freeze_encoder()
-    objective, source = sample_stage(bench, model, train, table=table)
+    objective, source, _ = sample_stage(bench, model, train, table=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
     known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
     look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), 64, identity=config.model.identity, alpha=config.loss.alpha,
