@@ -15,10 +15,10 @@ from typing import Any, get_type_hints
 from .core import AamError, nearest
 
 # %% auto #0
-__all__ = ['SIZES', 'TRANSFORMS', 'REGRESSIONS', 'metrics', 'POOLS', 'recipes', 'between', 'one_of', 'names_in', 'per_column',
-           'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'TargetConfig', 'LossConfig', 'OptimConfig',
-           'RunConfig', 'bounds_of', 'levels_of', 'covariate_chains', 'Config', 'config_from', 'parse_override',
-           'find_recipe', 'load_config', 'to_toml']
+__all__ = ['SIZES', 'TRANSFORMS', 'REGRESSIONS', 'metrics', 'POOLS', 'STAGES', 'recipes', 'between', 'one_of', 'names_in',
+           'per_column', 'Section', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'TargetConfig', 'LossConfig',
+           'OptimConfig', 'RunConfig', 'bounds_of', 'levels_of', 'covariate_chains', 'Config', 'config_from',
+           'parse_override', 'find_recipe', 'load_config', 'to_toml']
 
 # %% ../nbs/01_config.ipynb #a49330fd
 def between(default, low, high):
@@ -227,8 +227,9 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #24873b60
+# %% ../nbs/01_config.ipynb #91712690
 POOLS = ("clade", "presence", "mean", "attention")
+STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
 def _metric_problems(c):
     "What is wrong with the distances between samples."
@@ -353,6 +354,8 @@ class Config:
                  m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
                  m.sample != "pool" and m.sample_width % m.heads and
                      f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})",
+                 *(f"{k}.freeze_layers is {o.freeze_layers}; the ASV encoder has {m.layers} (model.layers)" for k in STAGES
+                   if (o := getattr(self, k)).freeze_layers > m.layers),
                  m.identity % 8 and f"model.identity is {m.identity}; wanted a multiple of 8",
                  d.groups and d.independent and "data.groups and data.independent are both given; choose one",
                  d.valid + d.test > .8 and f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most",

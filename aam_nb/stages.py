@@ -80,7 +80,7 @@ def _looks(bench, loss, place)->dict:
     return dict(identity=m.identity, metrics=bench.config.distances if loss.distance else (), alpha=loss.alpha, known=place, distances=bench.distances,
                 patch=m.patch, span=loss.span, hide=loss.hide if loss.counts else 0.)
 
-# %% ../nbs/71_stages.ipynb #43d9e9f9
+# %% ../nbs/71_stages.ipynb #a7b65a99
 def seen_asvs(
     store:Store,
     rows:np.ndarray, # int64, samples
@@ -135,7 +135,7 @@ def pretrain_asvs(
     config, store, optim = bench.config, bench.store, bench.config.pretrain_asv
     model, objective, source = asv_stage(bench, rows, key); taught = asvs_in(store, rows); validate = None
     fresh = np.setdiff1d(asvs_in(store, watch), taught) if watch is not None else taught[:0]
-    if len(fresh) > 8:
+    if len(fresh) > 3:
         plain = PlainAsvBatches(store, _few(fresh, 1024, config.run.seed, "watch"), optim.batch, config.model.patch, config.loss.mask, config.run.seed, config.loss.span)
         validate = lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
