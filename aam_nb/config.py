@@ -29,7 +29,7 @@ def one_of(default, *choices):
     "A word with a default out of a few."
     return field(default=default, metadata=dict(choices=choices))
 
-# %% ../nbs/01_config.ipynb #c0062c22
+# %% ../nbs/01_config.ipynb #1179f066
 def _problem(section, name, value, kind, meta):
     "What is wrong with one value, or None."
     if kind is float and isinstance(value, int) and not isinstance(value, bool): value = float(value)
@@ -55,7 +55,8 @@ def per_column(
     common = [v.strip() for _, eq, v in parts if not eq]; single = {k.strip(): v.strip() for k, eq, v in parts if eq}
     strange = [k for k in single if k not in names]
     if strange: raise AamError(f"'{text}' names the column '{strange[0]}', which is not among {', '.join(names) or 'no columns'}.{nearest(strange[0], names)}")
-    if len(common) > 1: raise AamError(f"'{text}' has {len(common)} values for all columns ({', '.join(common)}); wanted one, and NAME=VALUE for single columns.")
+    if len(common) > 1:
+        raise AamError(f"'{text}' has {len(common)} values for all columns ({', '.join(common)}); wanted one, and NAME=VALUE for single columns.")
     lost = [o for o in names if o not in single and not common]
     if lost: raise AamError(f"'{text}' says nothing of the column '{lost[0]}'. Give a value for all columns, or {lost[0]}=VALUE.")
     return {o: single.get(o) or common[0] for o in names}

@@ -80,7 +80,7 @@ def _looks(bench, loss, place)->dict:
     return dict(identity=m.identity, metrics=bench.config.distances if loss.distance else (), alpha=loss.alpha, known=place, distances=bench.distances,
                 patch=m.patch, span=loss.span, hide=loss.hide if loss.counts else 0.)
 
-# %% ../nbs/71_stages.ipynb #a7b65a99
+# %% ../nbs/71_stages.ipynb #3fb1427f
 def seen_asvs(
     store:Store,
     rows:np.ndarray, # int64, samples
@@ -136,13 +136,14 @@ def pretrain_asvs(
     model, objective, source = asv_stage(bench, rows, key); taught = asvs_in(store, rows); validate = None
     fresh = np.setdiff1d(asvs_in(store, watch), taught) if watch is not None else taught[:0]
     if len(fresh) > 3:
-        plain = PlainAsvBatches(store, _few(fresh, 1024, config.run.seed, "watch"), optim.batch, config.model.patch, config.loss.mask, config.run.seed, config.loss.span)
+        plain = PlainAsvBatches(store, _few(fresh, 1024, config.run.seed, "watch"), optim.batch, config.model.patch, config.loss.mask,
+                                config.run.seed, config.loss.span)
         validate = lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
     model.encoder.calibrate(torch.from_numpy(store.tokens[taught]).to(bench.accelerator.device))
     return model
 
-# %% ../nbs/71_stages.ipynb #a3fa2ad5
+# %% ../nbs/71_stages.ipynb #8f09b7f1
 def sample_stage(
     bench:Bench,
     model:AamModel,  # From stage 1
@@ -181,9 +182,10 @@ def all_seen(bench:Bench)->Bench:
     start = pretrained(bench, np.argsort(bench.store.sample_ids)) # by id: the order of the table changes nothing
     return replace(bench, start=start, level=bench.config.pretrain_sample.steps > 0)
 
-def set_constants(bench:Bench, model:AamModel, rows:np.ndarray, place:np.ndarray, table=None, told=None, most:int=512)->None:
+def set_constants(bench:Bench, model:AamModel, rows:np.ndarray, place:np.ndarray, table=None, most:int=512)->None:
     "Fit the constants of the sample level (centre and spread of the pools, scale of the distance heads) on training samples."
-    plain = PlainBatches(bench.samples(rows[:most], **(told or {})), 64, **(_looks(bench, bench.config.loss, place) | dict(metrics=bench.config.distances, hide=0.)))
+    looks = _looks(bench, bench.config.loss, place) | dict(metrics=bench.config.distances, hide=0.)
+    plain = PlainBatches(bench.samples(rows[:most]), 64, **looks)
     calibrate(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), table)
 
 def frozen_table(bench:Bench, model:AamModel, optim)->torch.Tensor|None: # f32 [asvs, d]

@@ -22,6 +22,7 @@ from aam_nb.model import layers
 from aam_nb.model.aam import AamModel
 from aam_nb.training.loop import SampleObjective
 from aam_nb.training.optim import make_optimizer
+from aam_nb.types import Column
 
 AIM = .5 # Of the matrix-product rate, at width 128
 FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: # PyTorch counts the fused kernel on GPUs only
@@ -69,12 +70,12 @@ def main():
     print("  attention layer, time with the fused kernel over that with plain products: " +
           ", ".join(f"{attention(o):.2f} in rows of {o}" for o in (25, 50, 150)))
     for recipe, size, chunk in (("small", 32, 64), ("small", 32, 256), ("aam", 8, 16), ("aam", 8, 32)):
-        cfg = load_config(recipe); metric = cfg.loss.metric if cfg.loss.distance else None
-        model = AamModel(replace(cfg.model, dropout=0.), store.tokens.shape[1], "regression", metric=metric).train()
-        objective = SampleObjective(model, cfg.loss, "regression", chunk=chunk)
+        cfg = load_config(recipe); metrics = cfg.distances
+        model = AamModel(replace(cfg.model, dropout=0.), store.tokens.shape[1], (Column(name="age", task="regression"),), metrics).train()
+        objective = SampleObjective(model, cfg.loss, chunk=chunk)
         optimizer = make_optimizer(model.named_parameters(), cfg.optim)
-        source = SampleBatches(SampleDataset(store, rows=np.isfinite(age), target=age), size, args.steps, seed=0, metric=metric,
-                               identity=cfg.model.identity, mask=cfg.loss.mask if metric else 0., patch=cfg.model.patch)
+        source = SampleBatches(SampleDataset(store, rows=np.isfinite(age), target=age), size, args.steps, seed=0, metrics=metrics,
+                               identity=cfg.model.identity, mask=cfg.loss.mask if metrics else 0., patch=cfg.model.patch)
         step(objective, optimizer, source[0])
         shares, asvs = [], []
         for batch in source:

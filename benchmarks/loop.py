@@ -19,6 +19,7 @@ from aam_nb.data.batch import SampleBatches, SampleDataset
 from aam_nb.model.aam import AamModel, embed_chunks
 from aam_nb.training.loop import SampleObjective, fit
 from aam_nb.training.parallel import make_accelerator
+from aam_nb.types import Column
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +37,9 @@ def main():
     args = parser.parse_args(); torch.set_num_threads(args.threads); torch.manual_seed(0)
     cfg = load_config("small"); optim = replace(cfg.optim, steps=args.steps); accelerator = make_accelerator(RunConfig(device="cpu"))
     store, age = ecam(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data")))
-    model = AamModel(cfg.model, store.tokens.shape[1], "regression").freeze_encoder()
+    model = AamModel(cfg.model, store.tokens.shape[1], (Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, "regression", table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
     source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), optim.batch, optim.steps, seed=0, augment=cfg.augment,
                            identity=cfg.model.identity)
     batches = []

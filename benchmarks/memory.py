@@ -41,10 +41,10 @@ def work(asvs, samples, held, steps, chunk):
     at = np.concatenate([np.sort(rng.choice(n, min(held, n), replace=False)) for _ in range(samples)])
     counts = sparse.csr_matrix((rng.integers(1, 200, len(at)).astype(np.int32), at, np.arange(samples + 1)*min(held, n)), (samples, n))
     store = build_store(replace(study, table=replace(study.table, counts=counts)))
-    source = SampleBatches(SampleDataset(store), samples, steps, seed=0, metric=cfg.loss.metric, mask=cfg.loss.mask,
+    source = SampleBatches(SampleDataset(store), samples, steps, seed=0, metrics=(cfg.loss.metric,), mask=cfg.loss.mask,
                            patch=cfg.model.patch, identity=cfg.model.identity)
-    model = AamModel(cfg.model, 150, metric=cfg.loss.metric).train()
-    objective = SampleObjective(model, cfg.loss, None, chunk=chunk)
+    model = AamModel(cfg.model, 150, metrics=(cfg.loss.metric,)).train()
+    objective = SampleObjective(model, cfg.loss, chunk=chunk)
     optimizer = make_optimizer(model.named_parameters(), cfg.pretrain_sample)
     print(f"data and model ({model.count_parameters()['total']:,} parameters): {peak():.2f} GiB", flush=True)
     calibrate(model, [source[0]], chunk=chunk)

@@ -1,6 +1,9 @@
 """The main job on real studies: one command each, scores beside the baselines on the same folds, kept in benchmarks/results.
 
     python benchmarks/studies.py ecam_small        infants of ecam_infant, months of life, by subject: the recipe small
+    python benchmarks/studies.py ecam_delivery     the same infants, how they were born
+    python benchmarks/studies.py ecam_both         both columns at once, by one model
+    python benchmarks/studies.py hmp_small         hmp_v35_bodysite, 18 sites of the body, by subject
     python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control, by subject
     python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train and predict in one go, with the short recipe demo
     python benchmarks/studies.py ecam_aam          one split with the recipe aam under a stated number of steps (hours on a CPU)
@@ -26,10 +29,13 @@ def flags(name):
         q = DATA/"qiime2_files"
         return dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza", target="ibd", groups="host_subject_id", missing="drop")
     target = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target="month_of_life", groups="host_subject_id")
-    return {**target, "where": "is_infant == 1"} if name == "ecam_infant" else target
+    return {**target, "where": "is_infant == 1"} if name == "ecam_infant" else target | TARGETS.get(name, {})
 
 
-JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ibd_small=("ibd_crohns_2538", "small", "evaluate"),
+TARGETS = dict(hmp_v35_bodysite=dict(target="HMPbodysubsite", groups="hostsubjectid"))
+COLUMNS = dict(ecam_delivery="delivery", ecam_both="month_of_life, delivery") # Where a job predicts others than its study's own
+JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ecam_delivery=("ecam_infant", "small", "evaluate"), ecam_both=("ecam_infant", "small", "evaluate"),
+            hmp_small=("hmp_v35_bodysite", "small", "evaluate"), ibd_small=("ibd_crohns_2538", "small", "evaluate"),
             tiny_demo=("tiny_ecam60", "demo", "chain"), ecam_aam=("ecam_infant", "aam", "train"))
 
 
@@ -37,9 +43,9 @@ def run(job, out, overrides):
     "Run a job; returns the lines it said."
     from aam_nb.config import load_config
     from aam_nb.run import evaluate_run, predict_run, train_run
-    study, recipe, how = JOBS[job]; heard = []
+    study, recipe, how = JOBS[job]; heard = []; files = flags(study) | ({"target": COLUMNS[job]} if job in COLUMNS else {})
     def say(text): print(text, flush=True); heard.append(str(text))
-    def config(name): return load_config(recipe, (*(f"data.{k}='''{v}'''" for k, v in flags(study).items()), f"run.out='''{out/name}'''", *overrides))
+    def config(name): return load_config(recipe, (*(f"data.{k}='''{v}'''" for k, v in files.items()), f"run.out='''{out/name}'''", *overrides))
     if how in ("evaluate", "chain"): evaluate_run(config("evaluate"), say=say)
     if how in ("train", "chain"): bundle = train_run(config("train"), say=say)
     if how == "chain": predict_run(bundle, flags(study)["table"], out/"predictions.tsv", say=say)

@@ -23,7 +23,9 @@ MAY = {
     "tuning": BASE | {"data.*", "model.*", "training.*", "tuning.*"},
     "evaluation": BASE | {"data.*", "model.*", "training.*", "evaluation.*"},
     "export": BASE | {"data.*", "model.*", "training.*", "export.*"},
-    "run": BASE | {"data.*", "model.*", "training.*", "tuning.*", "evaluation.*", "export.*"},
+    "study": BASE | {"data.*"},
+    "stages": BASE | {"data.*", "model.*", "training.*", "study"},
+    "run": BASE | {"data.*", "model.*", "training.*", "tuning.*", "evaluation.*", "export.*", "study", "stages"},
     "train": BASE | {"run"}, "cli": BASE | {"*"},
     **{o: BASE | QUIET | {"data.tokens"} for o in QUIET},
 }

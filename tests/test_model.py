@@ -17,7 +17,7 @@ from aam_nb.model.encoders import AsvEncoder, groups_of_pairs, patches, shares
 from aam_nb.model.heads import NucleotideHead, SampleDistanceHead, TargetHead, TreeDistanceHead
 from aam_nb.model.layers import (SHORT, AttentionPool, Block, SelfAttention, Standardise, Transformer, attend, length_groups,
                                  pair_distances)
-from aam_nb.types import Batch
+from aam_nb.types import Batch, Column
 
 BASES = 24
 KINDS = [("pool", "flat", 6), ("attention", "flat", 6), ("pool", "attention", 1), ("attention", "attention", 1)]
@@ -52,7 +52,7 @@ def batch_of(samples, tokens, identity=8, seed=0):
     return Batch(tokens=tokens[rows], rows=rows, identity=signs[rows], asv=torch.tensor([at[a] for s in samples for a in s]),
                  counts=torch.tensor([float(c) for s in samples for c in s.values()]),
                  offsets=torch.tensor([0] + [len(s) for s in samples]).cumsum(0), index=torch.arange(n),
-                 target=torch.from_numpy(rng.normal(size=(n, 1)).astype(np.float32)), distance=torch.triu(dist, 1) + torch.triu(dist, 1).T)
+                 target=torch.from_numpy(rng.normal(size=(n, 1)).astype(np.float32)), distance=(torch.triu(dist, 1) + torch.triu(dist, 1).T)[None])
 
 
 def random_samples(n, asvs, seed=0):
@@ -67,9 +67,14 @@ def awake(model):
     return model
 
 
+def column(task="regression", outputs=1):
+    "One target, or none."
+    return (Column(name="target", task=task, outputs=outputs),) if task else ()
+
+
 def model_for(sample="pool", readout="flat", patch=6, task="regression", outputs=1, metric="unweighted", **given):
     c = config(sample=sample, readout=readout, patch=patch, **given)
-    return awake(AamModel(c, BASES, task, outputs, metric)).eval()
+    return awake(AamModel(c, BASES, column(task, outputs), metrics=metric and (metric,) or ())).eval()
 
 
 def same(a, b, eps=1e-5):
@@ -249,7 +254,7 @@ def test_a_sample_is_a_set_of_shares(sample, readout, patch):
     order = [3, 0, 4, 2, 1]
     moved = model(batch_of([samples[i] for i in order], tokens))
     torch.testing.assert_close(moved.target, out.target[order], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(moved.distance, out.distance[order][:, order], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(moved.distance, out.distance[:, order][:, :, order], rtol=1e-5, atol=1e-5)
 
 
 @each_kind
@@ -509,7 +514,7 @@ def test_state_dict_holds_all_that_a_prediction_needs(sample, readout, patch):
     model, tokens = model_for(sample, readout, patch), asvs(20)
     batch = batch_of(random_samples(5, 20), tokens)
     model.encoder.calibrate(tokens); calibrate(model, [batch])
-    again = AamModel(model.config, BASES, "regression", 1, "unweighted").eval()
+    again = AamModel(model.config, BASES, column(), ("unweighted",)).eval()
     again.load_state_dict(model.state_dict())
     same(again(batch), model(batch), eps=0)
 
@@ -520,19 +525,19 @@ def test_calibrate_standardises_training_samples_and_sets_the_scale():
     calibrate(model, batches)
     assert model.training
     model.eval()
-    seen = torch.cat([model.sample.standard(model.sample.features(model._joined(model.encode(o.tokens), o), o)) for o in batches])
+    seen = torch.cat([model.sample.standard(model.sample.features(model.joined(model.encode(o.tokens), o), o)) for o in batches])
     torch.testing.assert_close(seen.mean(0), torch.zeros(64), atol=1e-3, rtol=0)
     off = ~torch.eye(8, dtype=torch.bool)
-    predicted, observed = (torch.cat([v[off] for v in vs]) for vs in ([model(o).distance for o in batches], [o.distance for o in batches]))
+    predicted, observed = (torch.cat([v[0, off] for v in vs]) for vs in ([model(o).distance for o in batches], [o.distance for o in batches]))
     assert float(predicted.detach().median()) == pytest.approx(float(observed.median()), abs=.02)
     table = embed_chunks(model, tokens)
     other = calibrate(deepcopy(model), batches, table=table)
     torch.testing.assert_close(other.sample.standard.centre, model.sample.standard.centre, rtol=1e-4, atol=1e-4)
 
 
-def test_task_and_outputs_are_checked():
-    with pytest.raises(AamError, match="'regression', 'classification'"): AamModel(config(), BASES, "regress")
-    with pytest.raises(AamError, match="0 outputs"): AamModel(config(), BASES, "classification", 0)
+def test_outputs_and_heads_are_checked():
+    with pytest.raises(AamError, match="0 outputs"): AamModel(config(), BASES, column("classification", 0))
+    with pytest.raises(AamError, match="no metric 'wieghted'. Did you mean 'weighted'"): AamModel(config(), BASES, metrics=("wieghted",))
     with pytest.raises(AamError, match="shared by 3 heads"): SelfAttention(16, 3)
     model = AamModel(config(), BASES)
     out = model(batch_of(random_samples(2, 5), asvs(5)))

@@ -229,11 +229,11 @@ def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
     "The file of `tiny_ecam60` holds unweighted UniFrac of the reads as they come: so do batches that compute it."
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk")); store = build_store(study)
     given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids); data = SampleDataset(store)
-    made, computed = PlainBatches(data, 32, metric="precomputed", distances=given), PlainBatches(data, 32, metric="unweighted")
+    made, computed = PlainBatches(data, 32, metrics=("precomputed",), distances=given), PlainBatches(data, 32, metrics=("unweighted",))
     for i in range(len(made)): torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
-    train = SampleBatches(data, 16, 4, 0, metric="precomputed", distances=given)
+    train = SampleBatches(data, 16, 4, 0, metrics=("precomputed",), distances=given)
     for a, b in zip(loader(train), loader(train, workers=2), strict=True):
-        assert torch.equal(a.distance, b.distance) and torch.equal(a.distance, torch.from_numpy(given.rows(a.index.numpy())))
+        assert torch.equal(a.distance, b.distance) and torch.equal(a.distance[0], torch.from_numpy(given.rows(a.index.numpy())))
 
 
 # What the model does with them.
@@ -245,8 +245,8 @@ def model_on(metric, distance, seed=0):
     tokens = torch.from_numpy(rng.integers(1, 5, (n, 12)).astype(np.uint8))
     asv = torch.tensor([o for i in range(n) for o in (i, (i+1) % n)]); offsets = torch.arange(0, 2*n + 1, 2)
     batch = Batch(tokens=tokens, rows=torch.arange(n), identity=torch.zeros(n, 0), asv=asv, counts=torch.ones(2*n)*5, offsets=offsets,
-                  index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance))
-    return calibrate(AamModel(config, 12, metric=metric), [batch]), batch
+                  index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance)[None])
+    return calibrate(AamModel(config, 12, metrics=(metric,)), [batch]), batch
 
 
 @pytest.mark.parametrize("top", [1., 60.])
@@ -258,13 +258,14 @@ def test_the_model_learns_them_and_its_bundle_remembers_which(tmp_path, top):
     distance = given.align(ids).rows(np.arange(12)); hidden = (np.add.outer(np.arange(12), np.arange(12)) % 3 == 0); distance[hidden] = np.nan
     model, batch = model_on(metric, distance); optim = torch.optim.Adam(model.parameters(), 3e-3); losses = []
     for _ in range(150):
-        terms = sample_losses(model(batch), batch, LossConfig(distance=1.), None); losses.append(float(terms.total.detach())); assert np.isfinite(losses[-1])
+        terms = sample_losses(model(batch), batch, LossConfig(distance=1.), metrics=model.metrics); losses.append(float(terms.total.detach()))
+        assert np.isfinite(losses[-1])
         optim.zero_grad(); terms.total.backward(); optim.step()
-    out = model.eval()(batch).distance.detach().numpy()
-    assert losses[0] < 1.2 and losses[-1] < losses[0]/5 and distance_metrics(distance, out)["spearman"] > .9
+    out = model.eval()(batch).distance[0].detach().numpy()
+    assert losses[-1] < losses[0]/5 and distance_metrics(distance, out)["spearman"] > .9
     assert (out < 1).all() or top > 1
-    saved = load_bundle(save_bundle(tmp_path/"bundle", Bundle(model=model, config=Config(model=model.config), codec=None, known=np.zeros(0, np.int64))))
-    assert saved.model.metric == metric and (saved.model(batch).distance.detach().numpy() == out).all()
+    saved = load_bundle(save_bundle(tmp_path/"bundle", Bundle(model=model, config=Config(model=model.config), targets=None, known=np.zeros(0, np.int64))))
+    assert saved.model.metrics == (metric,) and (saved.model(batch).distance[0].detach().numpy() == out).all()
     assert saved.model(batch).unit == model(batch).unit
 
 
@@ -272,25 +273,26 @@ def test_pairs_of_different_studies_do_not_count():
     "Loss, gradient and metrics are those of the pairs within each study; a batch without any known pair is worth nothing."
     matrix = random_distances(8)[0].astype(np.float32); apart = np.add.outer([0]*5 + [1]*3, -np.array([0]*5 + [1]*3)) != 0
     blocks = np.where(apart, np.nan, matrix).astype(np.float32); model, batch = model_on("precomputed", blocks)
-    predicted = model(batch).distance; upper = np.triu(~apart, 1)
+    predicted = model(batch).distance[0]; upper = np.triu(~apart, 1)
     want = ((predicted.detach().numpy() - matrix)[upper]**2).mean()
-    assert float(distance_loss(predicted.detach(), batch.distance)) == pytest.approx(float(want), rel=1e-5)
+    assert float(distance_loss(predicted.detach(), batch.distance[0])) == pytest.approx(float(want), rel=1e-5)
     said = distance_metrics(blocks, predicted.detach().numpy())
     assert said["spearman"] == pytest.approx(spearmanr(matrix[upper], predicted.detach().numpy()[upper])[0])
     none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none); loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
-    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none})]) # Leaves the scale as it is
-    assert torch.equal(model(batch).distance, predicted)
+    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
+    assert torch.equal(model(batch).distance[0], predicted)
 
 
-def test_the_unit_makes_the_loss_one():
-    matrix = random_distances(8, top=80.)[0].astype(np.float32); model, batch = model_on("precomputed_unbounded", matrix)
-    head = model.heads["distance"]; pairs = np.triu_indices(8, 1)
-    assert float(head.unit) == pytest.approx(matrix[pairs].mean(), rel=1e-5)
-    worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance, head.unit))
-    assert worth(float(head.unit)) < 1 < worth(0.) < 2
-    assert model_on("precomputed_unbounded", np.zeros((3, 3), np.float32))[0].heads["distance"].unit == 1 # Equal samples have no unit
-    assert model_on("precomputed", matrix/80)[0].heads["distance"].unit is None
+@pytest.mark.parametrize("metric,size", [("precomputed_unbounded", 1.), ("precomputed", 1/80)])
+def test_the_unit_makes_the_loss_one(metric, size):
+    "Whoever gives the mean of all pairs has a loss of 1, in each metric: so none drowns the others."
+    matrix = random_distances(8, top=80.)[0].astype(np.float32)*size; model, batch = model_on(metric, matrix)
+    head = model.heads["distance"][metric]; pairs = np.triu_indices(8, 1)
+    assert float(head.unit) == pytest.approx(matrix[pairs].std(), rel=1e-4)
+    worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance[0], head.unit))
+    assert worth(float(matrix[pairs].mean())) == pytest.approx(1., rel=1e-4) and worth(0.) > 1
+    assert model_on("precomputed_unbounded", np.zeros((3, 3), np.float32))[0].heads["distance"]["precomputed_unbounded"].unit == 1 # No unit
     with pytest.raises(AamError, match="no metric 'precompute'. Did you mean 'precomputed'"): model_on("precompute", matrix)
 
 
@@ -307,8 +309,8 @@ def test_the_model_learns_each_metric(metric):
     distance = sample_distances(counts, metric, tree, np.arange(30)).astype(np.float32)
     model, batch = model_on(metric, distance); optim = torch.optim.Adam(model.parameters(), 3e-3); losses = []
     for _ in range(120):
-        terms = sample_losses(model(batch), batch, LossConfig(distance=1.), None); losses.append(float(terms.total.detach()))
+        terms = sample_losses(model(batch), batch, LossConfig(distance=1.), metrics=model.metrics); losses.append(float(terms.total.detach()))
         optim.zero_grad(); terms.total.backward(); optim.step()
-    said = model.eval()(batch).distance.detach().numpy()
+    said = model.eval()(batch).distance[0].detach().numpy()
     assert losses[-1] < losses[0]/2 and distance_metrics(distance, said)["spearman"] > .7
     assert not bounded(metric) or (max(said.max(), distance.max()) <= 1)
