@@ -114,7 +114,7 @@ class AugmentConfig(Section):
     window:int = between(0, 0, 500)         # Bases are shuffled within windows of this many; 0 leaves them
     reverse:float = between(0., 0., 1.)     # Chance that an ASV is read as its reverse complement
 
-# %% ../nbs/01_config.ipynb #7bc6ab15
+# %% ../nbs/01_config.ipynb #45a3aa34
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     "Sizes and kinds of the three levels: nucleotide, ASV, sample."
@@ -127,7 +127,7 @@ class ModelConfig(Section):
     dropout:float = between(0., 0., .9)     # Dropout on residual branches of the transformers (never on attention weights)
     identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8; 0 for none
     sample:str = one_of("pool", "pool", "attention", "both") # Sample encoder: order-free pools, a set transformer, or the sum of both
-    pools:str = "clade, presence, mean, attention" # Which of the four pools there are
+    pools:str = "clade, presence, mean, attention" # Which pools there are: these four, and sum, which suits distances that are made of logarithms
     abundance:str = one_of("log", "log", "clr", "presence") # How reads enter: log share, log ratio to the sample's geometric mean, or not at all
     depth:bool = False                      # Tell the model the number of reads, which is a shortcut wherever depth and target go together
     sample_width:int = between(64, 8, 4096) # Width of the sample encoder
@@ -228,8 +228,8 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # How often the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds: as many models, each stopped by its own fold
 
-# %% ../nbs/01_config.ipynb #91712690
-POOLS = ("clade", "presence", "mean", "attention")
+# %% ../nbs/01_config.ipynb #c3df6e1f
+POOLS = ("clade", "presence", "mean", "attention", "sum")
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
 def _metric_problems(c):

@@ -1,7 +1,7 @@
 """How well the sample level learns each distance: rank correlation, Mantel's r and stress on samples of groups that did not train.
 
     python benchmarks/teachers.py ecam_infant            # under AAM_DATA, default ../shared/data; about 5 minutes
-    python benchmarks/teachers.py ecam_infant --metrics unweighted,aitchison --steps 200
+    python benchmarks/teachers.py ecam_infant --metrics unweighted,aitchison --steps 200 model.identity=256
 
 The ASV encoder learns once, from the tree of the training samples' ASVs, and stays as it is; then one sample level learns each metric.
 """
@@ -51,12 +51,12 @@ def taught(bench, start, table, train, test):
 
 
 if __name__ == "__main__":
-    ask = argparse.ArgumentParser(); ask.add_argument("study"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
+    ask = argparse.ArgumentParser(); ask.add_argument("study"); ask.add_argument("words", nargs="*", help="section.key=value"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
     ask.add_argument("--steps", type=int, default=400); ask.add_argument("--asv-steps", type=int, default=500)
     ask.add_argument("--batch", type=int, default=64); given = ask.parse_args()
     store, train, test, groups = divided(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data"))/given.study)
     config = load_config("small", (f"pretrain_sample.steps={given.steps}", f"pretrain_sample.batch={given.batch}", f"pretrain_asv.steps={given.asv_steps}",
-                                   "run.threads=1", "run.device=cpu"))
+                                   "run.threads=1", "run.device=cpu", *given.words))
     bench = Bench(config=config, store=store, accelerator=make_accelerator(config.run)); clock = time.perf_counter()
     start = pretrain_asvs(bench, train); table = embed_asvs(start.freeze_encoder(), store.tokens)
     print(f"{given.study}: {len(train)} samples train, {len(test)} of other hosts are measured ({groups} hosts in all); "

@@ -133,7 +133,8 @@ def test_levels_of_pairs(how):
 
 # --- pools ---
 
-SUBSETS = [tuple(o for i, o in enumerate(POOLS) if k >> i & 1) for k in range(1, 16)]
+FOUR = POOLS[:4]
+SUBSETS = [tuple(o for i, o in enumerate(FOUR) if k >> i & 1) for k in range(1, 16)]
 
 @pytest.mark.parametrize("pools", SUBSETS, ids="-".join)
 @pytest.mark.parametrize("how", HOWS)
@@ -148,9 +149,22 @@ def test_a_subset_of_pools_equals_those_columns_of_all_four(pools, how):
             if name in state: value.copy_(state[name])
         if part.asks:
             part.asks.weight.copy_(torch.cat([asks[0][o] for o in part.asking])); part.asks.bias.copy_(torch.cat([asks[1][o] for o in part.asking]))
-        want = torch.cat([o for name, o in zip(POOLS, whole.features(asv, batch).split(16, 1), strict=True) if name in pools], 1)
+        want = torch.cat([o for name, o in zip(FOUR, whole.features(asv, batch).split(16, 1), strict=True) if name in pools], 1)
         torch.testing.assert_close(part.features(asv, batch), want)
     torch.testing.assert_close(part(asv, batch).unflatten(1, (len(pools), 16)).mean(2), torch.zeros(5, len(pools)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["log", "clr", "presence"])
+def test_the_sum_pool_is_a_linear_picture_of_log_abundance(how):
+    "Against the formula written out, alone and beside the others, whose columns it does not change."
+    batch, asv = batch_of(random_samples(5, 11), 11), torch.randn(11, D); c = config(abundance=how, pools=", ".join(POOLS)); five = awake(PoolEncoder(c, D))
+    R, _ = abundances(batch, how); level = dict(log=torch.log1p(R/1e-4), clr=torch.where(R > 0, R, 1.).log(), presence=R)[how]
+    got = five.features(asv, batch); torch.testing.assert_close(got[:, 64:], level @ asv @ five.sums.weight.T, rtol=1e-4, atol=1e-4)
+    four = PoolEncoder(replace(c, pools=", ".join(FOUR)), D)
+    four.load_state_dict({k: v[:64] if v.shape[:1] == (80,) else v for k, v in five.state_dict().items() if k != "sums.weight"})
+    torch.testing.assert_close(got[:, :64], four.features(asv, batch)); torch.testing.assert_close(five(asv, batch)[:, :64], four(asv, batch))
+    alone = PoolEncoder(replace(c, pools="sum"), D)
+    assert alone.width == 16 and (alone(asv, batch)*2 - alone(asv, replace(batch, counts=batch.counts*3))*2).abs().max() < 1e-4 # Depth is not read
 
 
 def test_pools_read_ratios_as_their_formulas_say():

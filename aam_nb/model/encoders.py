@@ -131,7 +131,7 @@ def abundances(
     mean = torch.where(R > 0, R, 1.).log().sum(1, keepdim=True)/here.sum(1, keepdim=True).clamp_min(1)
     return R/mean.exp(), 1.
 
-# %% ../../nbs/21_model_encoders.ipynb #aa628696
+# %% ../../nbs/21_model_encoders.ipynb #be68d327
 class PoolEncoder(nn.Module):
     "Order-free pools over the ASVs of each sample, each brought to one scale and normalised."
     def __init__(self,
@@ -148,9 +148,10 @@ class PoolEncoder(nn.Module):
         self.asks = nn.Linear(w, sum(self.sizes)) if asks else None
         loud = "attention" in self.pools and self.how != "presence"
         self.power = nn.Parameter(torch.linspace(0, 1, self.heads + 2)[1:-1].clone()) if loud else None
-        self.width = len(self.pools)*w
+        self.width, self.alike = len(self.pools)*w, len(set(self.pools) - {"sum"})
         self.standard = Standardise(self.width)
         self.gain, self.shift = nn.Parameter(torch.ones(self.width)), nn.Parameter(torch.zeros(self.width))
+        self.sums = nn.Linear(d_in, w, bias=False) if "sum" in self.pools else None
 
     def _attention(self, h, score, R):
         here = (R > 0).to(R.dtype)
@@ -167,20 +168,25 @@ class PoolEncoder(nn.Module):
         loud = torch.log1p(R/unit)
         return (loud @ h)/loud.sum(1, keepdim=True).clamp_min(1e-9)
 
+    def _sum(self, asv, R, unit):
+        level = torch.log1p(R/unit) if self.how == "log" else R if self.how == "presence" else torch.where(R > 0, R, 1.).log()
+        return [level @ self.sums(asv)] if self.sums is not None else []
+
     def features(self,
         asv:Tensor,   # [u, d_in], a vector for each distinct ASV
         batch:Batch,  # Samples
     )->Tensor:        # [b, pools w]
         "The pools side by side, before they are standardised."
         with torch.autocast(asv.device.type, enabled=False):
-            h, (R, unit) = self.asv(asv.to(self.gain.dtype)), abundances(batch, self.how)
+            asv, (R, unit) = asv.to(self.gain.dtype), abundances(batch, self.how); h, R = self.asv(asv), R.to(self.gain.dtype)
             asked = dict(zip(self.asking, self.asks(h).split(self.sizes, 1), strict=True)) if self.asks else {}
-            return torch.cat([self._pool(o, h, asked.get(o), R.to(h.dtype), unit) for o in self.pools], 1)
+            return torch.cat([self._pool(o, h, asked.get(o), R, unit) for o in self.pools if o != "sum"] + self._sum(asv, R, unit), 1)
 
     def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, pools w]
         "One vector for each sample."
-        x = self.standard(self.features(asv, batch)).unflatten(1, (len(self.pools), -1))  # b pools w
-        return F.layer_norm(x, x.shape[2:]).flatten(1)*self.gain + self.shift
+        x = self.standard(self.features(asv, batch)); w = self.width//len(self.pools); k = self.alike*w
+        alike = F.layer_norm(x[:, :k].unflatten(1, (self.alike, w)), (w,)).flatten(1) if k else x[:, :0]
+        return torch.cat([alike, x[:, k:]], 1)*self.gain + self.shift
 
 # %% ../../nbs/21_model_encoders.ipynb #2a1f001a
 def pairs_with_reads(
