@@ -53,7 +53,7 @@ def taught(bench, start, table, train, test):
 if __name__ == "__main__":
     ask = argparse.ArgumentParser(); ask.add_argument("study"); ask.add_argument("words", nargs="*", help="section.key=value"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
     ask.add_argument("--steps", type=int, default=400); ask.add_argument("--asv-steps", type=int, default=500)
-    ask.add_argument("--batch", type=int, default=64); given = ask.parse_args()
+    ask.add_argument("--batch", type=int, default=64); given = ask.parse_intermixed_args()
     store, train, test, groups = divided(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data"))/given.study)
     config = load_config("small", (f"pretrain_sample.steps={given.steps}", f"pretrain_sample.batch={given.batch}", f"pretrain_asv.steps={given.asv_steps}",
                                    "run.threads=1", "run.device=cpu", *given.words))
