@@ -478,7 +478,7 @@ def _where(ids, wanted):
     at = {o: i for i, o in enumerate(ids)}
     return np.array([at[o] for o in wanted], dtype=np.int64)
 
-# %% ../nbs/80_run.ipynb #4fc38a47
+# %% ../nbs/80_run.ipynb #123d42d2
 def evaluate_run(
     config:Config,
     say=print,
@@ -500,7 +500,7 @@ def evaluate_run(
             say(str(one)); found[name].append(replace(one, warnings=(*ready.leaks, *one.warnings)))
             write_evaluation(found[name][-1], folder/name if many else folder)
     ready.bench.log.close()
-    paths = [_report(ready, o, ready.out/o/"report.html" if many else ready.out/"report.html") for o in found.values()]
+    paths = [_report(ready, o, (ready.out/name if many else ready.out)/"report.html") for name, o in found.items()]
     for path in paths: say(f"The report stands in {path}.")
     return paths[0]
 

@@ -51,7 +51,8 @@ def taught(bench, start, table, train, test):
 
 
 if __name__ == "__main__":
-    ask = argparse.ArgumentParser(); ask.add_argument("study"); ask.add_argument("words", nargs="*", help="section.key=value"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
+    ask = argparse.ArgumentParser(); ask.add_argument("study")
+    ask.add_argument("words", nargs="*", help="section.key=value"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
     ask.add_argument("--steps", type=int, default=400); ask.add_argument("--asv-steps", type=int, default=500)
     ask.add_argument("--batch", type=int, default=64); given = ask.parse_intermixed_args()
     store, train, test, groups = divided(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data"))/given.study)

@@ -12,7 +12,7 @@ import pytest
 from aam_nb.config import REGRESSIONS, TRANSFORMS, config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.run import predict_run, pretrain_run, train_run
+from aam_nb.run import evaluate_run, predict_run, pretrain_run, train_run
 from aam_nb.training.bundle import load_bundle
 
 SMALL = {"model": {"width": 16, "layers": 2, "heads": 2, "sample_width": 16, "sample_layers": 1, "head_width": 8, "identity": 16, "latents": 4,
@@ -209,6 +209,18 @@ def test_each_option_of_classes_does_something(how, files, tmp_path):
 def test_what_cannot_be_combined_is_refused_with_its_reason(how, text, files, tmp_path):
     with pytest.raises(AamError, match=text): train_run(config(files, tmp_path/"run", **how), say=quiet)
     assert not (tmp_path/"run").exists()
+
+
+def test_two_targets_are_evaluated_side_by_side(files, tmp_path):
+    "Each with its own folder, its own samples, baselines and report, from models that learned both."
+    heard = []; report = evaluate_run(config(files, tmp_path/"run", "age, site", run=dict(folds=3, inner=2)), say=heard.append)
+    truth = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
+    age, site = (pd.read_csv(tmp_path/"run"/o/"predictions.tsv", sep="\t") for o in ("age", "site"))
+    assert report == tmp_path/"run/age/report.html" and (tmp_path/"run/site/report.html").is_file()
+    assert set(age.sample_id) == set(truth.index[truth.age.notna()]) and set(site.sample_id) == set(truth.index[truth.site.notna()]) and len(age) != len(site)
+    assert {"aam", "forest", "aam:low", "aam:high"} <= set(age.columns) and (age["aam:low"] <= age["aam:high"]).all() and "aam:gut" in site
+    both = age.merge(site, on="sample_id"); assert (both.fold_x == both.fold_y).all() # one set of folds for all targets
+    assert len(list((tmp_path/"run/folds").glob("*.npz"))) == 3 and sum("stands in" in o for o in heard) == 2
 
 
 def test_prediction_needs_what_the_model_is_told(files, tmp_path):
