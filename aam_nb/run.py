@@ -217,21 +217,23 @@ def cache_run(
     say(f"{store} stands in {out}, {sum(o.stat().st_size for o in out.iterdir())/1e6:,.1f} MB.")
     return out
 
-# %% ../nbs/80_run.ipynb #bc9011f8
+# %% ../nbs/80_run.ipynb #a75942d6
 def inspect_run(
     config:Config,
     say=print,
-): # `Inspection`
-    "Report on a study: facts and suspected leaks, on the terminal and, with `run.out`, as a page to look at."
+): # `Inspection`, of the first target
+    "Report on a study: facts and suspected leaks, on the terminal and, with `run.out`, as a page to look at; one for each target."
     from aam_nb.evaluation.inspect import inspect_study, write_inspection
     if config.run.out: check_out(config)
     study, data = load_study(config.data), config.data
     start = start_bundle(config, max(map(len, study.table.sequences)))
-    first = config.targets[0] if config.targets else ""
-    found = inspect_study(study, first, data.groups, pretrained=None if start is None else start.samples, task=_task_of(config, first), seed=config.run.seed)
-    say(str(found))
-    if config.run.out: say(f"The page stands in {write_inspection(found, open_run(config))}.")
-    return found
+    found = {o: inspect_study(study, o, data.groups, pretrained=None if start is None else start.samples, task=_task_of(config, o), seed=config.run.seed)
+             for o in config.targets or ("",)}
+    out = open_run(config) if config.run.out else None
+    for name, one in found.items():
+        say(str(one))
+        if out: say(f"The page stands in {write_inspection(one, out/name if len(found) > 1 else out)}.")
+    return next(iter(found.values()))
 
 def _task_of(config, name)->str: return config.of_target(name, "task") if name else "auto"
 
