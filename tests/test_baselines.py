@@ -2,13 +2,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
 from aam_nb.evaluation.baselines import (BASELINES, Features, baselines, branch_gram, clr, clr_gram, coordinates, fit_predict,
-                                         inner_folds, log_branch, logistic, penalised, prevalent, relative, ridge, trivial)
+                                         grid, inner_folds, log_branch, logistic, penalised, prevalent, relative, ridge, told, trivial)
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,20 @@ def study(): return simulate(samples=90, asvs=150, groups=30, seed=3)
 def truth(study):
     site = np.unique(study.metadata["site"].to_numpy(str), return_inverse=True)[1]
     return dict(age=study.metadata["age"].to_numpy(float), site=site, subject=study.metadata["subject"].to_numpy(object))
+
+
+TOLD = "diet, country/city, weight, bmi"
+
+
+@pytest.fixture(scope="module")
+def fed(study):
+    "The study with covariates: missing categories and numbers, and in the last 30 rows a diet and a city that no row before has."
+    rng, age = np.random.default_rng(0), study.metadata["age"].to_numpy(float); n = len(age)
+    diet = np.array(["milk", "mixed", "solid"], dtype=object)[np.digitize(age + rng.normal(0, 4, n), [6, 12])]
+    country = rng.choice(["A", "B"], n); city = np.array([f"{o}{i}" for o, i in zip(country, rng.integers(3, size=n))], dtype=object)
+    diet[60:64], city[62:66] = "raw", "new"; diet[rng.random(n) < .1] = np.nan; city[rng.random(n) < .1] = np.nan
+    weight, bmi = 4 + .4*age + rng.normal(0, 2, n), rng.normal(20, 3, n); weight[rng.random(n) < .2] = np.nan; bmi[70:75] = np.nan # bmi: none in training
+    return replace(study, metadata=study.metadata.assign(diet=diet, country=country, city=city, weight=weight, bmi=bmi))
 
 
 def raw(n, p, seed=0):
@@ -89,23 +104,77 @@ def test_penalty_is_chosen_on_groups():
     assert by_group >= 100*by_sample
 
 
+def sklearn_told(metadata, y, train, test, classes, folds):
+    "The same baseline out of scikit-learn's parts: its encoders, its linear models, and the penalty by the inner folds."
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.metrics import log_loss, mean_squared_error
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    table = metadata.assign(city=metadata.country + "/" + metadata.city) # missing where the city is
+    encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["diet", "country", "city"]), sparse_threshold=0, remainder=make_pipeline(
+        StandardScaler(), SimpleImputer(strategy="constant", fill_value=0., add_indicator=True)))
+    columns = ["diet", "country", "city", "weight", "bmi"]; x = encode.fit(table[columns].iloc[train]).transform(table[columns])
+    def fit(rows, times):
+        penalty = times*((x[rows] - x[rows].mean(0))**2).sum()/len(rows)
+        if not classes: return Ridge(alpha=penalty).fit(x[rows], y[rows]).predict
+        return LogisticRegression(C=1/penalty, tol=1e-8, max_iter=5000).fit(x[rows], y[rows]).predict_proba
+    loss = (lambda y, p: log_loss(y, p, labels=range(classes))) if classes else mean_squared_error
+    multiples = grid[::2] if classes else grid
+    best = min(multiples, key=lambda o: sum(loss(y[b], fit(a, o)(x[b]))*len(b) for a, b in folds))
+    return fit(train, best)(x[test])
+
+
+@pytest.mark.parametrize("task,classes", [("regression", 0), ("classification", 3)])
+def test_told_is_a_pipeline_of_sklearn(fed, truth, task, classes):
+    from aam_nb.core import draw_key
+    y, train, test = truth["age"], np.arange(60), np.arange(60, 90)
+    if classes: y = np.digitize(y, [6, 12]) # infants of three stages
+    folds = inner_folds(y, train, task, truth["subject"], seed=draw_key(42, "inner") % 2**32)
+    ours = fit_predict("told", Features(fed, TOLD), y, train, test, task, classes, groups=truth["subject"])
+    assert np.allclose(ours, sklearn_told(fed.metadata, y, train, test, classes, folds), atol=1e-4) and np.ptp(ours, axis=0).min() > .1
+
+
+def test_told_codes_by_hand():
+    rows = pd.DataFrame(dict(diet=["a", "b", None, "c"], country=["X", "Y", "X", "X"], city=["x", "y", None, "z"], bmi=[1., 3., np.nan, 2.]))
+    found = told(rows, "diet, country/city, bmi", np.array([0, 1]))
+    #          missing, unknown, a, b | missing, unknown, X, Y | missing, unknown, x, y | number, missing; the number stands where its column is read
+    parts = dict(diet=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]], country=[[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0]],
+                 city=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]], bmi=[[-1, 0], [1, 0], [0, 1], [0, 0]])
+    assert np.array_equal(found, np.hstack(list(parts.values())))
+
+
+def test_told_where_nothing_is_told(study, fed, truth):
+    "A covariate that the training rows lack counts for nothing; with no other the prediction is the trivial one."
+    train, test, y = np.arange(60), np.arange(60, 90), truth["age"]
+    blank = fed.metadata.assign(diet=fed.metadata.diet.where(np.arange(90) >= 60), bmi=np.where(np.arange(90) < 60, 20., fed.metadata.bmi))
+    assert told(blank, "diet, bmi", train).shape == (90, 0) and np.array_equal(told(blank, TOLD, train), told(blank, "country/city, weight", train))
+    assert np.array_equal(fit_predict("told", Features(replace(fed, metadata=blank), "diet, bmi"), y, train, test), np.full(30, np.median(y[train])))
+    assert "told" in baselines(fed, TOLD) and "told" not in baselines(fed) and set(baselines(fed, TOLD)) == set(BASELINES)
+    with pytest.raises(AamError, match="the covariates are '' and the study has metadata"): fit_predict("told", fed, y, train, test)
+    with pytest.raises(AamError, match="the study has no metadata"): fit_predict("told", Features(replace(fed, metadata=None), TOLD), y, train, test)
+    with pytest.raises(AamError, match="'town' is no column"): fit_predict("told", Features(fed, "country/town"), y, train, test)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("task,target", [("regression", "age"), ("classification", "site")])
-def test_test_rows_teach_nothing(study, truth, name, task, target):
-    "Other targets and other counts in the test rows change no prediction of the remaining test row."
+def test_test_rows_teach_nothing(fed, truth, name, task, target):
+    "Other targets, counts and covariates in the test rows change no prediction of the remaining test row."
     train, test = np.arange(60), np.array([60]); y = truth[target]; kw = dict(task=task, classes=3, groups=truth["subject"], threads=1)
     if name == "forest": kw["groups"] = None
-    before = fit_predict(name, study, y, train, test, **kw)
-    counts = study.table.counts.toarray(); counts[61:] = counts[61:][:, ::-1]*3
-    other = replace(study, table=replace(study.table, counts=sparse.csr_matrix(counts)))
+    before = fit_predict(name, Features(fed, TOLD), y, train, test, **kw)
+    counts = fed.table.counts.toarray(); counts[61:] = counts[61:][:, ::-1]*3; metadata = fed.metadata.copy()
+    metadata.loc[metadata.index[61:], ["diet", "city", "weight", "bmi"]] = ["odd", "far", 99., -9.]
+    other = replace(fed, table=replace(fed.table, counts=sparse.csr_matrix(counts)), metadata=metadata)
     lies = y.copy(); lies[60:] = lies[60:][::-1] if task == "classification" else 1e6
-    assert np.allclose(before, fit_predict(name, other, lies, train, test, **kw), atol=1e-8)
+    assert np.allclose(before, fit_predict(name, Features(other, TOLD), lies, train, test, **kw), atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["clr", "branch", "forest", "depth", "trivial"])
-def test_class_that_training_lacks(study, truth, name):
+@pytest.mark.parametrize("name", BASELINES)
+def test_class_that_training_lacks(fed, truth, name):
     train = np.flatnonzero(truth["site"] != 1); test = np.flatnonzero(truth["site"] == 1)[:5]
-    p = fit_predict(name, study, truth["site"], train, test, "classification", 3, groups=truth["subject"], threads=1)
+    p = fit_predict(name, Features(fed, TOLD), truth["site"], train, test, "classification", 3, groups=truth["subject"], threads=1)
     assert p.shape == (5, 3) and np.allclose(p.sum(1), 1) and (p[:, 1] == 0).all()
 
 
