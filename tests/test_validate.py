@@ -228,6 +228,35 @@ def test_classes_have_a_calibration_error(study):
     assert e.scores["forest"]["calibration_error"][0] == calibration_error(e.truth, e.predictions["forest"])
 
 
+@pytest.mark.parametrize("target", ["age", "site"])
+def test_told_is_there_with_covariates_and_only_then(study, target, tmp_path):
+    "A model of its own, scored like the others, no member of the average; the baselines on reads are what they were."
+    y, g = column(study, target), column(study, "subject"); rng = np.random.default_rng(0)
+    diet = np.where(rng.random(80) < .8, pd.factorize(y.astype(str) if target == "site" else y > y.median())[0], rng.integers(2, size=80)).astype(str)
+    fed = replace(study, metadata=study.metadata.assign(diet=diet, weight=np.where(rng.random(80) < .2, np.nan, rng.normal(size=80))))
+    plain, both = (evaluate(fed, y, groups=g, folds=3, covariates=o) for o in ("", "diet, weight"))
+    assert set(both.predictions) - set(plain.predictions) == {"told"} and "told" not in plain.scores and both.members == plain.members
+    for o in plain.predictions: assert np.allclose(plain.predictions[o], both.predictions[o])
+    skill = (lambda e, o: -e.scores[o]["mae"][0]) if target == "age" else (lambda e, o: e.scores[o]["auc"][0])
+    assert skill(both, "told") > skill(both, "trivial") and "told" in both.differences and both.seconds["told"] > 0
+    said = "'Covariates only' may use diet, weight; the other baselines see reads alone."
+    assert both.told == said and said in both.notes and repr(both).endswith(said) and "Covariates only  " in repr(both)
+    assert plain.told == "" and not any("reads alone" in o for o in plain.notes) and "ovariates" not in repr(plain)
+    told = json.loads((write_evaluation(both, tmp_path)/"evaluation.json").read_text()); assert told["covariates"] == "diet, weight"
+    assert "told" in pd.read_csv(tmp_path/"predictions.tsv", sep="\t")
+
+
+def test_a_model_that_is_told_is_named_beside_its_rival(study):
+    from aam_nb.evaluation.report import report_html
+    fed = replace(study, metadata=study.metadata.assign(diet=np.tile(["a", "b"], 40))); y, g = column(study, "age"), column(study, "subject")
+    e = evaluate(fed, y, groups=g, folds=3, fit_model=knows(study, "age", 2.), covariates="diet"); page = report_html(e, "Told", fed)
+    assert "aam and 'Covariates only' may use diet; the other baselines see reads alone." in e.notes and page.count("the other baselines see reads alone") == 1
+    assert page.count("Covariates only</th>") == 1 and "a linear model of the covariates" in page
+    page = report_html(evaluate(fed, y, groups=g, folds=3), "Not told", fed); assert "ovariates" not in page
+    with pytest.raises(AamError, match="'diets' is no column.*'diet'"): evaluate(fed, y, groups=g, folds=3, covariates="diets")
+    with pytest.raises(AamError, match="another name"): evaluate(fed, y, groups=g, fit_model=knows(study, "age"), model_name="told")
+
+
 def test_bad_asks(study):
     y, g = column(study, "age"), column(study, "subject")
     with pytest.raises(AamError, match="groups"): evaluate(study, y, groups=np.repeat("one", 80))

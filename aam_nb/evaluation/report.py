@@ -84,9 +84,9 @@ def _shared(found):
     if len(styles) != 1 or found[2].count("<use") < 3 or "style=" in found[1]: return found[0]
     return found[1] + f' style="{styles.pop()}">\n' + re.sub(r' style="[^"]*"', "", found[2]) + "</g>"
 
-# %% ../../nbs/56_evaluation_report.ipynb #536096d3
+# %% ../../nbs/56_evaluation_report.ipynb #e5cb1bed
 def _kind(e, name): return "model" if name == e.model else name if name in COLORS else "other"
-def _order(e): return [o for o in (e.model, "average", "forest", "clr", "branch", "depth", "trivial") if o in e.predictions]
+def _order(e): return [o for o in (e.model, "average", "forest", "clr", "branch", "told", "depth", "trivial") if o in e.predictions]
 def _focus(e): return e.model or "average"
 def _label(e): return f"at {e.depth:,} reads" if e.depth else "as they come"
 def _size(e, m): return e.scores["forest"]["mae"][0] if m in ("mae", "rmse") else .1 # sets the decimals of a score
@@ -153,7 +153,7 @@ def plot_numbers(e:Evaluation, key:str="numbers")->Picture:
     return picture(key, draw, (7.4, 2.9 if len(names) == 3 else 3.6), f"Predicted against true {e.target} of {len(e.ids)} samples. {said}",
                    "Each point is a sample, predicted by a model that saw neither it nor its group.")
 
-# %% ../../nbs/56_evaluation_report.ipynb #cfa426db
+# %% ../../nbs/56_evaluation_report.ipynb #28f85265
 def _roc(positive, score):
     "False and true positive rates, from the highest score down."
     order = np.argsort(-score, kind="stable"); last = np.append(np.diff(score[order]) != 0, True)
@@ -163,7 +163,8 @@ def _roc(positive, score):
 def _curves(e):
     "What the ROC panel shows: name, colour, line style, curve."
     if len(e.classes) == 2:
-        pick = [o for o in (e.model, "average", "forest", "depth") if o in e.predictions]; dashes = dict(average="--", forest="-.", depth=":")
+        pick = [o for o in (e.model, "average", "forest", "told", "depth") if o in e.predictions]
+        dashes = dict(average="--", forest="-.", told=(0, (6, 2)), depth=":")
         return [(e.title(o), COLORS[_kind(e, o)], dashes.get(o, "-"), _roc(e.truth == 1, e.predictions[o][:, 1])) for o in pick]
     hues = (COLORS["model"], COLORS["forest"], INK, "#7a3e9d", "#2d7a3e", "#8a6d00"); p = e.predictions[_focus(e)]
     return [(e.classes[k], hues[i], "-" if i < 3 else "--", _roc(e.truth == k, p[:, k])) for i, k in enumerate(largest(e, 6))]
@@ -426,7 +427,7 @@ def _first(evaluations, notes):
     lost = listing_html([esc(o if str(o).endswith(".") else f"{o}.") for o in notes], "notes")
     return section_html("first", "Read this first", warned, calm, f"<h3>What was left out, and how</h3>{lost}" if notes else "")
 
-# %% ../../nbs/56_evaluation_report.ipynb #ce49bb72
+# %% ../../nbs/56_evaluation_report.ipynb #b47d942c
 def _trusted(evaluations): return list(evaluations)[::-1] if evaluations[0].alarm.fires else list(evaluations)
 
 def _who(evaluations):
@@ -435,7 +436,7 @@ def _who(evaluations):
     for i, e in enumerate(_trusted(evaluations)):
         m, (first, *rest) = MAIN[e.task], verdict(e)
         cards = "".join(f'<div class="card {_kind(e, o)}"><dt>{mark}{esc(_heading(e, o))}</dt><dd>{_score(e, m, e.scores[o][m])}</dd></div>'
-                        for o in (e.model, "average", "forest", "trivial") if o in e.predictions)
+                        for o in (e.model, "average", "forest", "told", "trivial") if o in e.predictions)
         out += [f"<h3>{esc(capital(_label(e)))}</h3>" if len(evaluations) > 1 else "",
                 f'<p class="{"verdict" if i == 0 else "plain"}">{esc(first)}</p>',
                 *(f"<p>{esc(o)}</p>" for o in rest), f'<dl class="cards">{cards}</dl>',
@@ -485,7 +486,7 @@ def _facts(e, study):
              ("target", f"{esc(e.target)}, {target}")]
     return '<dl class="facts">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts) + "</dl>"
 
-# %% ../../nbs/56_evaluation_report.ipynb #39b8caec
+# %% ../../nbs/56_evaluation_report.ipynb #6cfbac62
 MEANS = dict(mae="the mean distance between predicted and true value",
              r2="the share of the variance that is explained; 0 is no better than the mean",
              auc="the chance that a sample of a class gets a higher probability of it than another sample of its fold; "
@@ -493,6 +494,7 @@ MEANS = dict(mae="the mean distance between predicted and true value",
              accuracy="the share of samples whose most probable class is the true one")
 METHODS = dict(trivial="the same prediction for everyone: the training median, or the training shares of the classes",
                depth="a linear model of the number of reads and nothing else; what it can do, no biology is needed for",
+               told="a linear model of the covariates and nothing else; what it can do, no reads are needed for",
                clr="an L2 linear model on centred log ratios of ASVs",
                branch="an L2 linear model on log abundances of the branches of the tree",
                forest="500 trees on relative abundances",

@@ -142,7 +142,7 @@ def show(
     size = abs(size or x); places = int(np.clip(2 - np.floor(np.log10(size)), 0, 6)) if size else 3
     return f"{x:{'+' if sign else ''},.{places}f}".replace("-", "\u2212")
 
-# %% ../../nbs/51_evaluation_validate.ipynb #997a924b
+# %% ../../nbs/51_evaluation_validate.ipynb #7b475b67
 Score = tuple[float, float, float] # value, low and high end of its 95 % interval
 
 def times_tested(
@@ -176,6 +176,7 @@ class Evaluation:
     names:tuple[str,...] = ()    # What each fold held out, e.g. the site; empty where folds were drawn
     interval:np.ndarray|None = None # float64 [n, 2], low and high end of the model's intervals, in the target's unit; None where it gave none
     level:float = 0.             # Share of the true values that they promise to hold, mean over the rows; 0 without intervals
+    covariates:str = ""          # What the model is told beside the reads, as `data.covariates`
 
     @property
     def repeat(self)->np.ndarray: # int [n], from 1
@@ -206,6 +207,12 @@ class Evaluation:
         text = f"Average of {len(self.members)}" if name == "average" else BASELINES[name][self.task]
         return f"the {text[0].lower()}{text[1:]}" if running else text
 
+    @property
+    def told(self)->str: # A sentence; "" without covariates
+        "Who sees the covariates and who does not."
+        who = f"{self.model} and " if self.model else ""
+        return f"{who}'{self.title('told')}' may use {self.covariates}; the other baselines see reads alone." if self.covariates else ""
+
     def labels(self, name:str)->np.ndarray: # Object array of str [n]
         "The most probable class of each sample."
         return strings(self.classes)[self.predictions[name].argmax(1)]
@@ -214,7 +221,7 @@ class Evaluation:
         lines = [f"{self.title(k):20}" + "  ".join(f"{m} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for m, v in s.items() if v[1] == v[1])
                  for k, s in self.scores.items()]
         at = f", {self.depth:,} reads each" if self.depth else ""
-        return "\n".join([f"{self.target}: {self.samples} samples, {self.fold_text}{at}", *lines])
+        return "\n".join([f"{self.target}: {self.samples} samples, {self.fold_text}{at}", *lines, *filter(None, [self.told])])
 
 # %% ../../nbs/51_evaluation_validate.ipynb #38f33f7c
 def average(
@@ -352,10 +359,10 @@ def _scored_folds(folds, names, study, y, task, groups, seed):
     check_folds([folds[k] for k in kept], study.ids, groups)
     return {k + 1: tuple(study.positions(o) for o in folds[k]) for k in kept}, tuple(names[k] for k in kept) if names else ()
 
-# %% ../../nbs/51_evaluation_validate.ipynb #4aaa255d
-def _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model, threads, say):
+# %% ../../nbs/51_evaluation_validate.ipynb #41ff7e94
+def _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model, threads, say, covariates):
     "Out-of-fold predictions of each fold by method, seconds by method, and the model's inner scores and intervals."
-    features, names = Features(study), baselines(study) + ([model] if fit_model else [])
+    features, names = Features(study, covariates), baselines(study, covariates) + ([model] if fit_model else [])
     preds, seconds, inner, spans, begun = {o: [] for o in names}, dict.fromkeys(names, 0.), [], [], time.perf_counter()
     for done, (k, (train, test)) in enumerate(folds.items(), 1):
         for o in names:
@@ -385,7 +392,7 @@ def _intervals(spans, order, model):
     found = np.concatenate(given)[order]
     return found[:, :2], float(found[:, 2].mean())
 
-# %% ../../nbs/51_evaluation_validate.ipynb #b12bc9cd
+# %% ../../nbs/51_evaluation_validate.ipynb #d0e321f1
 def _fold_notes(folds, rows, n):
     "What to know of the folds."
     tested, repeats, out = len(set(rows)), times_tested(rows).max(), []
@@ -407,6 +414,7 @@ def evaluate(
     threads:int=0,    # Of the forest; 0 for all cores
     say:Callable[[str],None]=lambda text: None, # Is told after each fold how far it is
     names=(),         # What each fold of a list holds out, e.g. the site
+    covariates:str="", # Metadata columns that the model is told beside the reads, as `data.covariates`; one more baseline sees them alone
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for fewer groups than folds, or a group on both sides of one."
     if model_name in (*BASELINES, "average"): raise AamError(f"'{model_name}' is the name of a baseline. Give the model another name.")
@@ -415,7 +423,7 @@ def evaluate(
     study, y, codec, groups, notes = _scored_study(study, values, task, groups)
     task, classes = codec.task, tuple(map(str, codec.classes or ()))
     folds, names = _scored_folds(folds, names, study, y, task, groups, seed)
-    preds, seconds, inner, spans = _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model_name, threads, say)
+    preds, seconds, inner, spans = _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model_name, threads, say, covariates)
     rows, fold, order = _in_rows(list(folds.values())); preds = {k: np.concatenate(p)[order] for k, p in preds.items()}
     interval, level = _intervals(spans, order, model_name); preds["average"], members = average(preds, model_name)
     ids, truth, own = study.ids[rows], y[rows], None if groups is None else groups[rows]
@@ -426,9 +434,9 @@ def evaluate(
     alarm = depth_alarm(study, strings(np.array(classes)[y]) if classes else y, task)
     target, model = str(getattr(values, "name", None) or "target"), model_name if fit_model else ""
     found = Evaluation(target=target, task=task, classes=classes, model=model, ids=ids, truth=truth, groups=own, fold=fold, predictions=preds,
-                       scores=scores, differences=gaps, alarm=alarm, members=members, depth=depth, seed=seed, notes=tuple(notes), seconds=seconds,
-                       names=names, interval=interval, level=level)
-    return replace(found, warnings=tuple(_warnings(study.metadata, found.first())))
+                       scores=scores, differences=gaps, alarm=alarm, members=members, depth=depth, seed=seed, seconds=seconds,
+                       names=names, interval=interval, level=level, covariates=covariates)
+    return replace(found, warnings=tuple(_warnings(study.metadata, found.first())), notes=tuple(filter(None, [*notes, found.told])))
 
 # %% ../../nbs/51_evaluation_validate.ipynb #06ae7432
 def difference(
