@@ -370,7 +370,7 @@ def write_held_out(ready:Prepared, made:Fitted, valid:np.ndarray, test:np.ndarra
     for i, o in enumerate(names): frame.insert(1 + i, f"{o}:true" if len(names) > 1 else "true", metadata[o].to_numpy())
     with whole_file(ready.out/"predictions.tsv") as p: frame.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
 
-# %% ../nbs/80_run.ipynb #f538b103
+# %% ../nbs/80_run.ipynb #c6d5062f
 def held_out_scores(
     ready:Prepared, made:Fitted,
     train:np.ndarray, # int64 rows, all that any rival may see
@@ -386,9 +386,10 @@ def held_out_scores(
 def _rivals(ready, codec, y, train, test, said):
     "The model's scores and those of the baselines, for one target."
     from aam_nb.evaluation.baselines import Features, baselines, fit_predict
-    run, features = ready.bench.config.run, Features(ready.study); scores = {"aam": _metrics(codec.task, y[test], said)}
+    run, told = ready.bench.config.run, ready.bench.config.data.covariates
+    features, scores = Features(ready.study, told), {"aam": _metrics(codec.task, y[test], said)}
     if codec.task == "classification": y = np.where(np.isfinite(y), y, 0).astype(int)
-    for name in baselines(ready.study):
+    for name in baselines(ready.study, told):
         rival = fit_predict(name, features, y, train, test, task=codec.task, classes=len(codec.classes or ()), groups=ready.groups, seed=run.seed,
                             threads=run.threads)
         scores[name] = _metrics(codec.task, y[test], rival)
@@ -411,7 +412,7 @@ def score_lines(scores:dict[str,dict[str,float]], of:str="")->str: # One line a 
     wide = max(map(len, scores))
     return f"On the test samples{of}:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items())
 
-# %% ../nbs/80_run.ipynb #672304b2
+# %% ../nbs/80_run.ipynb #d8926b59
 def fit_fold(
     bench:Bench, study:Study, groups,
     train:np.ndarray, # int64 rows of the outer training part
@@ -472,7 +473,7 @@ def evaluate_prepared(
     for name in config.targets:
         found.append(evaluate(study, study.metadata[name], _task_of(config, name), groups, folds, config.run.seed,
                               lambda train, test, fold, name=name: of_target(name, fold - 1, train, test),
-                              depth=config.data.depth, threads=config.run.threads, say=say, names=held))
+                              depth=config.data.depth, threads=config.run.threads, say=say, names=held, covariates=config.data.covariates))
     return found
 
 def _where(ids, wanted):
