@@ -370,7 +370,7 @@ def write_held_out(ready:Prepared, made:Fitted, valid:np.ndarray, test:np.ndarra
     for i, o in enumerate(names): frame.insert(1 + i, f"{o}:true" if len(names) > 1 else "true", metadata[o].to_numpy())
     with whole_file(ready.out/"predictions.tsv") as p: frame.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
 
-# %% ../nbs/80_run.ipynb #c6d5062f
+# %% ../nbs/80_run.ipynb #cfd081ce
 def held_out_scores(
     ready:Prepared, made:Fitted,
     train:np.ndarray, # int64 rows, all that any rival may see
@@ -410,7 +410,8 @@ def score_line(scores:dict[str,float])->str: # "mae 2.71, r2 0.69"
 def score_lines(scores:dict[str,dict[str,float]], of:str="")->str: # One line a rival
     "Scores as a small table for the terminal."
     wide = max(map(len, scores))
-    return f"On the test samples{of}:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items())
+    told = "\n  (told: the covariates alone; the other baselines see reads alone)" if "told" in scores else ""
+    return f"On the test samples{of}:\n" + "\n".join(f"  {k:<{wide}}  {score_line(v)}" for k, v in scores.items()) + told
 
 # %% ../nbs/80_run.ipynb #d8926b59
 def fit_fold(

@@ -451,7 +451,7 @@ def difference(
     gap = lambda r: f(r) - g(r)
     return gap(np.arange(len(e.ids))), *bootstrap(gap, _drawn(e.ids, e.groups), n=draws, seed=e.seed)
 
-# %% ../../nbs/51_evaluation_validate.ipynb #55e03c47
+# %% ../../nbs/51_evaluation_validate.ipynb #29c58eab
 def compare(
     evaluation:Evaluation,
     first:str,         # A method
@@ -476,6 +476,7 @@ def verdict(
     if _one_class_each(e): return (f"No verdict: {NO_AUC[0].lower()}{NO_AUC[1:]}",)
     out = [compare(e, first, "forest")[1]]
     if e.model: out.append(compare(e, "average", "forest")[1])
+    if e.model and e.covariates: out.append(compare(e, first, "told")[1])
     if e.alarm.fires:
         alone = show(e.scores["depth"][MAIN[e.task]][0], .1 if e.task == "classification" else 0.)
         out.append(f"Depth alone reaches {NAMES[MAIN[e.task]]} {alone} here: these scores do not show that anything was learned from the community.")
