@@ -35,7 +35,7 @@ if TYPE_CHECKING: import pandas as pd
 # %% auto #0
 __all__ = ['Bench', 'seen_asvs', 'known_asvs', 'new_model', 'asv_stage', 'pretrain_asvs', 'sample_stage', 'pretrain_samples',
            'pretrained', 'all_seen', 'set_constants', 'frozen_table', 'codecs', 'Fitted', 'set_linear', 'target_stage',
-           'fit_target']
+           'validation_loss', 'fit_target']
 
 # %% ../nbs/71_stages.ipynb #322c9fde
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ def frozen_table(bench:Bench, model:AamModel, optim)->torch.Tensor|None: # f32 [
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(bench.cache.array("embeddings", key, lambda: make().cpu().numpy())).to(bench.accelerator.device)
 
-# %% ../nbs/71_stages.ipynb #0ed442eb
+# %% ../nbs/71_stages.ipynb #e4e9059f
 def codecs(
     bench:Bench,
     train:np.ndarray, # int64 rows that teach them
@@ -268,6 +268,18 @@ def target_stage(
     made = Fitted(model=model, bench=bench, targets=targets, covariates=covariates, known=known, place=place, told=told, table=table)
     return made, SampleObjective(model, config.loss, table=table, mixup=config.augment.mixup, smoothing=config.target.smoothing), source
 
+def validation_loss(
+    outputs:torch.Tensor, # [n, k]
+    target:torch.Tensor,  # f32 [n, t], encoded
+    columns,              # `Column`s
+    weight:torch.Tensor|None=None, # f32 [n, t]
+)->dict[str,torch.Tensor]: # By target
+    "The losses that pick the step. Beside other targets, classes are judged as they are used later, at a temperature of their own."
+    each = target_loss(outputs, target, columns, weight)
+    if len(columns) == 1: return each
+    cooler = [target_loss(outputs/t, target, columns, weight) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
+    return {o.name: torch.stack([c[o.name] for c in cooler]).min() if o.task == "classification" else each[o.name] for o in columns}
+
 def fit_target(
     bench:Bench, start:AamModel, targets:Targets, covariates:CovariateCodec|None, train:np.ndarray,
     valid:np.ndarray, # int64 rows that pick the step
@@ -278,6 +290,6 @@ def fit_target(
     target, weight = targets.encode(bench.metadata)[valid], target_weights(targets, bench.metadata, bench.config, train)
     weight = None if weight is None else torch.from_numpy(weight[valid])
     def validate():
-        each = target_loss(torch.from_numpy(made.outputs(valid)), torch.from_numpy(target), targets.columns, weight)
+        each = validation_loss(torch.from_numpy(made.outputs(valid)), torch.from_numpy(target), targets.columns, weight)
         return dict(loss=float(torch.stack([*each.values()]).mean())) | ({k: float(v) for k, v in each.items()} if len(each) > 1 else {})
     return replace(made, fit=bench.fit(objective, source, bench.config.optim, "target", validate))
