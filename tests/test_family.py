@@ -8,12 +8,15 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from aam_nb.config import REGRESSIONS, TRANSFORMS, config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.run import evaluate_run, predict_run, pretrain_run, train_run
+from aam_nb.stages import validation_loss
 from aam_nb.training.bundle import load_bundle
+from aam_nb.types import Column
 
 SMALL = {"model": {"width": 16, "layers": 2, "heads": 2, "sample_width": 16, "sample_layers": 1, "head_width": 8, "identity": 16, "latents": 4,
                    "latent_layers": 1},
@@ -221,6 +224,17 @@ def test_two_targets_are_evaluated_side_by_side(files, tmp_path):
     assert {"aam", "forest", "aam:low", "aam:high"} <= set(age.columns) and (age["aam:low"] <= age["aam:high"]).all() and "aam:gut" in site
     both = age.merge(site, on="sample_id"); assert (both.fold_x == both.fold_y).all() # one set of folds for all targets
     assert len(list((tmp_path/"run/folds").glob("*.npz"))) == 3 and sum("stands in" in o for o in heard) == 2
+
+
+def test_a_class_that_is_too_sure_does_not_stop_the_others():
+    "Beside a number, logits times eight are worth as much as they were; alone a class pays for being too sure, and a wrong order always does."
+    site, age = Column(name="site", task="classification", outputs=3), Column(name="age", task="regression")
+    torch.manual_seed(0); logits, target = torch.randn(200, 3), torch.randint(0, 3, (200, 1)).float(); number = torch.zeros(200, 1)
+    logits[torch.arange(200), target[:, 0].long()] += 1.5; both = torch.cat([target, number], 1)
+    worth = lambda x: validation_loss(torch.cat([x, number], 1), both, (site, age)); plain = lambda x: validation_loss(x, target, (site,))["site"]
+    assert float(worth(8*logits)["site"]) == pytest.approx(float(worth(logits)["site"]), rel=.01) and worth(logits)["age"] == 0
+    assert plain(8*logits) > 2*plain(logits) and worth(8*logits.roll(1, 1))["site"] > 1.
+    assert plain(logits) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target[:, 0].long())))
 
 
 def test_prediction_needs_what_the_model_is_told(files, tmp_path):
