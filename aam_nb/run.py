@@ -482,7 +482,7 @@ def _where(ids, wanted):
     at = {o: i for i, o in enumerate(ids)}
     return np.array([at[o] for o in wanted], dtype=np.int64)
 
-# %% ../nbs/80_run.ipynb #123d42d2
+# %% ../nbs/80_run.ipynb #4b6ef63f
 def evaluate_run(
     config:Config,
     say=print,
@@ -513,8 +513,8 @@ def _report(ready, found, path)->Path:
     from aam_nb.evaluation.report import write_report
     from aam_nb.training.track import read_log
     history = [o for o in read_log(ready.out/"metrics.jsonl") if o["stage"].startswith(("fold 1 ", "fold 1.1 "))]
-    return write_report(found, path, title=f"Predicting {found[0].target}", study=ready.study, history=history,
-                        notes=[o for o in ready.study.notes if o not in ready.leaks]) # They stand among the warnings
+    study = replace(ready.study, notes=tuple(o for o in ready.study.notes if o not in ready.leaks)) # They stand among the warnings
+    return write_report(found, path, title=f"Predicting {found[0].target}", study=study, history=history)
 
 # %% ../nbs/80_run.ipynb #ffdc9c53
 def at_common_depth(ready:Prepared, depth:int)->Prepared:
