@@ -16,11 +16,12 @@ import torch
 from dedup import ROOT, ecam
 from torch.utils import flop_counter
 
-from aam_nb.config import load_config
-from aam_nb.data.batch import SampleBatches, SampleDataset
+from aam_nb.recipe import load_config
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.model import layers
 from aam_nb.model.aam import AamModel
-from aam_nb.training.loop import SampleObjective
+from aam_nb.training.objectives import SampleObjective
 from aam_nb.training.optim import make_optimizer
 from aam_nb.types import Column
 

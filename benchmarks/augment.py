@@ -22,16 +22,25 @@ import numpy as np
 import torch
 from dedup import ecam
 
-from aam_nb.config import AugmentConfig, DataConfig, RunConfig, load_config
+from aam_nb.recipe import load_config
+from aam_nb.sections import AugmentConfig, DataConfig, RunConfig
 from aam_nb.core import keyed_rng
-from aam_nb.data.augment import AsvDraws, augment_tokens, mask_patches, mix_samples
-from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset, asvs_in
+from aam_nb.batches.augment import augment_tokens
+from aam_nb.batches.bases import mask_patches
+from aam_nb.batches.draws import AsvDraws
+from aam_nb.batches.mix import mix_samples
+from aam_nb.batches.asv_batches import AsvBatches
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset, asvs_in
 from aam_nb.data.split import kfold, strata
-from aam_nb.data.store import build_store
+from aam_nb.batches.build import build_store
 from aam_nb.model.aam import AamModel, embed_chunks
-from aam_nb.stages import Bench, asv_stage, codecs, target_stage
-from aam_nb.study import keep, load_study, with_target
-from aam_nb.training.loop import AsvObjective, SampleObjective, fit, mixup_pairs
+from aam_nb.training.bench import Bench
+from aam_nb.training.encoder_stage import asv_stage
+from aam_nb.training.target_stage import codecs, target_stage
+from aam_nb.runs.samples import keep, load_study, with_target
+from aam_nb.training.loop import fit
+from aam_nb.training.objectives import AsvObjective, SampleObjective, mixup_pairs
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.types import Column
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aam_nb.data.augment import rarefy
+from aam_nb.batches.reads import rarefy
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, read_tree
+from aam_nb.data.study import make_study
+from aam_nb.data.tree import read_tree
 from aam_nb.evaluation.validate import evaluate
 
 

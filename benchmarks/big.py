@@ -98,7 +98,7 @@ def make(folder, samples, asvs):
 def build(folder):
     "Files to store."
     from aam_nb.data.metadata import read_metadata
-    from aam_nb.data.store import cache_biom
+    from aam_nb.batches.stream import cache_biom
     from aam_nb.data.tree import read_tree
     imports, clock, work = peak(), time.perf_counter(), time.process_time()
     metadata, tree = read_metadata(folder/"metadata.tsv"), read_tree(folder/"tree.nwk")
@@ -115,14 +115,16 @@ def train(folder):
 
     import numpy as np
     import torch
-    from aam_nb.config import load_config
-    from aam_nb.data.batch import AsvBatches, SampleBatches, SampleDataset
-    from aam_nb.data.metadata import TargetCodec
-    from aam_nb.data.store import open_store
+    from aam_nb.recipe import load_config
+    from aam_nb.batches.asv_batches import AsvBatches
+    from aam_nb.batches.sample_batches import SampleBatches
+    from aam_nb.batches.samples import SampleDataset
+    from aam_nb.data.codec import TargetCodec
+    from aam_nb.batches.store import open_store
     from aam_nb.model.aam import AamModel, calibrate
-    from aam_nb.training.loop import AsvObjective, SampleObjective
+    from aam_nb.training.objectives import AsvObjective, SampleObjective
     from aam_nb.training.optim import make_optimizer
-    from aam_nb.training.predict import embed_asvs
+    from aam_nb.training.outputs import embed_asvs
     torch.set_num_threads(1); said = []
     def say(what, seconds=None): said.append(dict(what=what, peak=peak(), seconds=seconds))
     def steps(objective, source, optim):
@@ -159,9 +161,11 @@ def load(folder):
     "Samples a second from one worker process and from none, after the first batches, which pay for the start."
     import numpy as np
     import torch
-    from aam_nb.config import AugmentConfig
-    from aam_nb.data.batch import SampleBatches, SampleDataset, loader
-    from aam_nb.data.store import open_store
+    from aam_nb.sections import AugmentConfig
+    from aam_nb.batches.loader import loader
+    from aam_nb.batches.sample_batches import SampleBatches
+    from aam_nb.batches.samples import SampleDataset
+    from aam_nb.batches.store import open_store
     torch.set_num_threads(1); store = open_store(folder/"store"); out = {}
     common = dict(batch=32, steps=220, seed=0, identity=64, known=np.arange(len(store.tokens)))
     for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1), ("augmented, in the training process",

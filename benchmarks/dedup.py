@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aam_nb.config import load_config
-from aam_nb.data.batch import SampleBatches, SampleDataset
+from aam_nb.recipe import load_config
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.data.metadata import read_metadata
-from aam_nb.data.store import build_store
+from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, read_tree
+from aam_nb.data.study import make_study
+from aam_nb.data.tree import read_tree
 from aam_nb.model.aam import AamModel
-from aam_nb.training.loop import SampleObjective
+from aam_nb.training.objectives import SampleObjective
 from aam_nb.types import Column
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,8 @@ from pathlib import Path
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.simulate import simulate
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, read_tree
+from aam_nb.data.study import make_study
+from aam_nb.data.tree import read_tree
 from aam_nb.evaluation.inspect import inspect_study, quick_checks
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aam_nb.config import AugmentConfig
-from aam_nb.data.batch import AsvBatches, Corpus, SampleBatches, SampleDataset, loader
+from aam_nb.sections import AugmentConfig
+from aam_nb.batches.asv_batches import AsvBatches
+from aam_nb.batches.corpus import Corpus
+from aam_nb.batches.loader import loader
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.data.metadata import read_metadata
-from aam_nb.data.store import build_store
+from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, read_tree
+from aam_nb.data.study import make_study
+from aam_nb.data.tree import read_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM = 2000 # Samples a second, so that the loader is never what a step waits for

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from dedup import ecam
 
-from aam_nb.config import RunConfig, load_config
-from aam_nb.data.batch import SampleBatches, SampleDataset
+from aam_nb.recipe import load_config
+from aam_nb.sections import RunConfig
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.model.aam import AamModel, embed_chunks
-from aam_nb.training.loop import SampleObjective, fit
+from aam_nb.training.loop import fit
+from aam_nb.training.objectives import SampleObjective
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.types import Column
 

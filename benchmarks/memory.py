@@ -26,13 +26,14 @@ def work(asvs, samples, held, steps, chunk):
     import numpy as np
     from scipy import sparse
 
-    from aam_nb.config import load_config
+    from aam_nb.recipe import load_config
     from aam_nb.core import keyed_rng
-    from aam_nb.data.batch import SampleBatches, SampleDataset
+    from aam_nb.batches.sample_batches import SampleBatches
+    from aam_nb.batches.samples import SampleDataset
     from aam_nb.data.simulate import simulate
-    from aam_nb.data.store import build_store
+    from aam_nb.batches.build import build_store
     from aam_nb.model.aam import AamModel, calibrate
-    from aam_nb.training.loop import SampleObjective
+    from aam_nb.training.objectives import SampleObjective
     from aam_nb.training.optim import make_optimizer
     print(f"imports: {peak():.2f} GiB", flush=True)
     cfg = load_config("aam"); chunk = chunk or cfg.pretrain_sample.chunk

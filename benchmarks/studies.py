@@ -41,8 +41,10 @@ JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ecam_delivery=("eca
 
 def run(job, out, overrides):
     "Run a job; returns the lines it said."
-    from aam_nb.config import load_config
-    from aam_nb.run import evaluate_run, predict_run, train_run
+    from aam_nb.recipe import load_config
+    from aam_nb.runs.evaluate import evaluate_run
+    from aam_nb.runs.predict import predict_run
+    from aam_nb.runs.train import train_run
     study, recipe, how = JOBS[job]; heard = []; files = flags(study) | ({"target": COLUMNS[job]} if job in COLUMNS else {})
     def say(text): print(text, flush=True); heard.append(str(text))
     def config(name): return load_config(recipe, (*(f"data.{k}='''{v}'''" for k, v in files.items()), f"run.out='''{out/name}'''", *overrides))
@@ -54,7 +56,7 @@ def run(job, out, overrides):
 
 def written(job, heard, seconds, overrides, out):
     "The result as a page, without paths of the machine."
-    from aam_nb.run import versions
+    from aam_nb.runs.folder import versions
     lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard for o in text.splitlines() if " stands in " not in o]
     command = " ".join(["python benchmarks/studies.py", job, *overrides])
     machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"

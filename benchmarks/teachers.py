@@ -15,17 +15,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from aam_nb.config import load_config, metrics
-from aam_nb.data.batch import PlainBatches, SampleDataset, asvs_in, known_places
+from aam_nb.recipe import load_config
+from aam_nb.sections import metrics
+from aam_nb.batches.collate import known_places
+from aam_nb.batches.sample_batches import PlainBatches
+from aam_nb.batches.samples import SampleDataset, asvs_in
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.split import kfold
-from aam_nb.data.store import build_store
+from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, read_tree
-from aam_nb.stages import Bench, new_model, pretrain_asvs, sample_stage
-from aam_nb.training.loop import measure_samples
+from aam_nb.data.study import make_study
+from aam_nb.data.tree import read_tree
+from aam_nb.training.bench import Bench, new_model
+from aam_nb.training.encoder_stage import pretrain_asvs
+from aam_nb.training.sample_stage import sample_stage
+from aam_nb.training.measure import measure_samples
 from aam_nb.training.parallel import make_accelerator
-from aam_nb.training.predict import embed_asvs
+from aam_nb.training.outputs import embed_asvs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aam_nb.evaluation.validate import score_functions
+from aam_nb.evaluation.scores import score_functions
 from aam_nb.training.metrics import bootstrap
 
 

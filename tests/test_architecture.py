@@ -12,22 +12,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"core", "config", "types"}
+CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "evaluation", "export", "runs"]
+START = {"core", "disk", "registry", "fields", "sections", "config", "recipe", "types"}
 QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim", "checkpoint")} # know nothing of files beyond checkpoints, nor of processes
-# A module, or a chapter, and what it may import: modules, or whole chapters with a star.
+# A module, or a chapter, and what it may import beside the pages of the start: modules, or whole chapters with a star.
 MAY = {
-    "core": set(), "config": {"core"}, "types": {"core", "config"},
-    "data": BASE | {"data.*"},
-    "model": BASE | {"data.tokens", "model.*"},
-    "training": BASE | {"training.*", "data.*", "model.*"},
-    "tuning": BASE | {"data.*", "model.*", "training.*", "tuning.*"},
-    "evaluation": BASE | {"data.*", "model.*", "training.*", "evaluation.*"},
-    "export": BASE | {"data.*", "model.*", "training.*", "export.*"},
-    "study": BASE | {"data.*"},
-    "stages": BASE | {"data.*", "model.*", "training.*", "study"},
-    "run": BASE | {"data.*", "model.*", "training.*", "tuning.*", "evaluation.*", "export.*", "study", "stages"},
-    "train": BASE | {"run"}, "cli": BASE | {"*"},
-    **{o: BASE | QUIET | {"data.tokens"} for o in QUIET},
+    "data": {"data.*"},
+    "batches": {"data.*", "batches.*"},
+    "model": {"data.tokens", "model.*"},
+    "training": {"data.*", "batches.*", "model.*", "training.*"},
+    "tuning": {"data.*", "batches.*", "model.*", "training.*", "tuning.*"},
+    "inference": {"data.*", "batches.*", "model.*", "training.*", "inference.*"},
+    "evaluation": {"data.*", "batches.*", "model.*", "training.*", "inference.*", "evaluation.*"},
+    "export": {"data.*", "batches.*", "model.*", "training.*", "inference.*", "export.*"},
+    "runs": {f"{o}.*" for o in CHAPTERS},
+    "train": {"runs.*"}, "cli": {"*"},
+    **{o: QUIET | {"data.tokens"} for o in QUIET},
+    **{o: set() for o in START},
 }
 
 
@@ -38,11 +39,12 @@ def modules():
 
 
 def numbers():
-    "Module name -> number of its notebook."
+    "Module name -> number of its notebook: the chapter's, then the page's."
     found = {}
-    for path in (ROOT/"nbs").glob("[0-9]*.ipynb"):
+    for path in (ROOT/"nbs").glob("[0-9]_*/[0-9]*.ipynb"):
         for cell in json.loads(path.read_text())["cells"]:
-            if m := re.search(r"#\|\s*default_exp\s+(\S+)", "".join(cell["source"])): found[m[1]] = int(path.name[:2])
+            m = re.search(r"#\|\s*default_exp\s+(\S+)", "".join(cell["source"]))
+            if m: found[m[1]] = (int(path.parent.name[0]), int(path.name[:2]))
     return found
 
 
@@ -70,7 +72,7 @@ def is_chapter(name): return (ROOT/name.replace(".", "/")).is_dir()
 
 def allowed(name, other):
     "Whether the table lets `name` import `other`."
-    may = MAY.get(name) or MAY[name.split(".")[0]] if name not in BASE else MAY[name]
+    may = START | MAY[name if name in MAY else name.split(".")[0]]
     return bool({other, other.split(".")[0] + ".*", "*"} & may)
 
 
@@ -86,17 +88,24 @@ def test_imports_follow_the_table(name):
 @pytest.mark.parametrize("name", TREES)
 def test_imports_go_to_lower_numbers(name):
     number = numbers()
-    wrong = [o for o in inside(name, TREES[name]) if number.get(o, 100) >= number[name]]
+    wrong = [o for o in inside(name, TREES[name]) if number.get(o, (99, 0)) >= number[name]]
     assert not wrong, f"notebook {number[name]} imports {wrong}"
 
 
+@pytest.mark.parametrize("name", TREES)
+def test_private_names_stay_at_home(name):
+    taken = [o.name for n in ast.walk(TREES[name]) if isinstance(n, ast.ImportFrom) and n.level for o in n.names]
+    wrong = [o for o in taken if o.startswith("_")]
+    assert not wrong, f"aam_nb.{name} takes {wrong} from other pages"
+
+
 def test_the_table_is_not_empty_of_meaning():
-    assert allowed("model.aam", "data.tokens") and not allowed("model.aam", "data.table") and not allowed("data.batch", "model.aam")
-    assert not allowed("core", "types") and not allowed("training.losses", "training.loop") and allowed("training.loop", "training.losses")
-    assert not allowed("evaluation.validate", "run") and not allowed("run", "cli") and allowed("cli", "run")
+    assert allowed("model.aam", "data.tokens") and not allowed("model.aam", "data.table") and not allowed("batches.collate", "model.aam")
+    assert not allowed("core", "data.files") and not allowed("training.losses", "training.loop") and allowed("training.loop", "training.losses")
+    assert not allowed("evaluation.validate", "runs.train") and not allowed("runs.train", "cli") and allowed("cli", "runs.train")
     assert not list(inside("data.x", ast.parse("import numpy, os.path")))
-    assert list(inside("data.x", ast.parse("from ..core import few\nfrom . import table\nfrom aam_nb.types import Table\nimport aam_nb.run"))) == \
-        ["core", "data.table", "types", "run"]
+    assert list(inside("data.x", ast.parse("from ..core import few\nfrom . import table\nfrom aam_nb.types import Table\nimport aam_nb.train"))) == \
+        ["core", "data.table", "types", "train"]
 
 
 def outside(tree):
@@ -132,7 +141,7 @@ def test_importing_the_package_is_light():
 
 
 def test_importing_data_pages_needs_no_heavy_package():
-    pages = [o for o in TREES if o.startswith("data.") and o != "data.batch"]
+    pages = [o for o in TREES if o.startswith("data.")]
     assert loaded("".join(f"import aam_nb.{o}\n" for o in pages)) <= {"scipy"}
 
 

@@ -3,20 +3,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from aam_nb.config import AugmentConfig
+import aam_nb.batches.augment as augment
+from aam_nb.batches.augment import augment_sample, augment_samples, augment_tokens, false_for, hide_covariates
+from aam_nb.batches.bases import (
+    hide_reads,
+    insert_and_delete,
+    mask_patches,
+    reverse_complement,
+    reverse_some,
+    shuffle_windows,
+    substitute,
+)
+from aam_nb.batches.build import build_store
+from aam_nb.batches.draws import AsvDraws, pair_draws
+from aam_nb.batches.mix import mix_pair, mix_samples, whole_reads
+from aam_nb.batches.reads import drop_asvs, jitter_counts, rarefy, rarefy_counts, read_share, redraw, select_asvs
 from aam_nb.core import AamError, keyed_rng
-from aam_nb.data import augment
-from aam_nb.data.augment import (AsvDraws, augment_sample, augment_samples, augment_tokens, drop_asvs, false_for, hide_covariates,
-                                 hide_reads, insert_and_delete, jitter_counts, mask_patches, mix_pair, mix_samples, pair_draws, rarefy,
-                                 rarefy_counts, read_share, redraw, reverse_complement, reverse_some, select_asvs, shuffle_windows,
-                                 substitute, whole_reads)
 from aam_nb.data.simulate import simulate
-from aam_nb.data.store import build_store
 from aam_nb.data.tokens import MASK, PAD, detokenize, sequence_keys, tokenize
+from aam_nb.sections import AugmentConfig
 from aam_nb.types import Sample, Table, Tree, strings
+
 
 def sample(n=40, depth=5000, id="S1", seed=0):
     counts = np.random.default_rng(seed).multinomial(depth - n, np.random.default_rng(seed).dirichlet(np.full(n, .3))) + 1
@@ -446,7 +457,7 @@ def test_steps_that_make_distances_false_are_named():
 
 def test_unifrac_of_a_view_is_of_its_own_counts(store):
     "The steps that are not refused change the counts before distances are taken from them."
-    from aam_nb.data.batch import collate
+    from aam_nb.batches.collate import collate
     from aam_nb.data.distances import unifrac
     config = AugmentConfig(jitter="multinomial", rarefy_low=.05)
     views = [augment_sample(o, config, 7, 0) for o in samples_of(store)[:5]]

@@ -8,8 +8,28 @@ from scipy import sparse
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.baselines import (BASELINES, Features, baselines, branch_gram, clr, clr_gram, coordinates, fit_predict,
-                                         grid, inner_folds, log_branch, logistic, penalised, prevalent, relative, ridge, told, trivial)
+from aam_nb.evaluation.baselines import (
+    BASELINES,
+    baselines,
+    fit_predict,
+    grid,
+    inner_folds,
+    logistic,
+    penalised,
+    ridge,
+    trivial,
+)
+from aam_nb.evaluation.features import (
+    Features,
+    branch_gram,
+    clr,
+    clr_gram,
+    coordinates,
+    log_branch,
+    prevalent,
+    relative,
+    told,
+)
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +238,9 @@ def test_reference_scores_on_infants(data_dir):
     "Out-of-fold R2 of both ridges on ecam_infant near the study's .68 and .67, by group."
     from aam_nb.data.metadata import read_metadata
     from aam_nb.data.split import kfold, strata
+    from aam_nb.data.study import make_study
     from aam_nb.data.table import read_table
-    from aam_nb.data.tree import make_study, read_tree
+    from aam_nb.data.tree import read_tree
     d = data_dir/"ecam_infant"
     s = make_study(read_table(d/"table.biom"), read_metadata(d/"metadata.tsv"), read_tree(d/"tree.nwk"), where="is_infant == 1")
     s = replace(s, table=s.table.samples(s.metadata["month_of_life"].notna().to_numpy()),

@@ -9,19 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
-from aam_nb.config import AugmentConfig
+from aam_nb.batches.asv_batches import AsvBatches, PlainAsvBatches
+from aam_nb.batches.augment import augment_sample, augment_samples
+from aam_nb.batches.build import build_store
+from aam_nb.batches.collate import collate, known_places
+from aam_nb.batches.loader import loader
+from aam_nb.batches.reads import select_asvs
+from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
+from aam_nb.batches.samples import SampleDataset, asvs_in
+from aam_nb.batches.turns import turns
 from aam_nb.core import AamError, digest
-from aam_nb.data.augment import augment_sample, augment_samples, select_asvs
-from aam_nb.data.batch import (AsvBatches, PlainAsvBatches, PlainBatches, SampleBatches, SampleDataset, asvs_in, collate, known_places,
-                               loader, turns)
 from aam_nb.data.distances import count_distances, faith_pd, unifrac
-from aam_nb.data.store import build_store
 from aam_nb.data.tokens import MASK
 from aam_nb.data.tree import parse_newick
+from aam_nb.sections import AugmentConfig
 from aam_nb.types import Study, Table, strings
+
 
 def made(samples=11, asvs=40, seed=0, tree=True):
     "A random study with one empty sample and a tree without the first two ASVs."
@@ -104,6 +111,7 @@ def test_distances_are_those_of_the_very_counts_in_the_batch(metric):
 def test_the_distance_equals_scikit_bio():
     skbio = pytest.importorskip("skbio"); pytest.importorskip("skbio.diversity")
     from io import StringIO
+
     from aam_nb.data.tree import newick
     batch = SampleBatches(SampleDataset(STORE, [0, 1, 2, 4, 5]), 5, 1, 0, AugmentConfig(rarefy=1.), metrics=("unweighted",))[0]
     tree = skbio.TreeNode.read(StringIO(newick(STORE.tree)))
@@ -210,8 +218,9 @@ def test_hidden_bases_of_plain_batches_do_not_depend_on_the_batch():
             for r, m in zip(b.rows.tolist(), b.masked.tolist(), strict=True): assert seen.setdefault(r, m) == m
 
 def test_a_real_study_comes_out_as_it_went_in(data_dir):
+    from aam_nb.data.study import make_study
     from aam_nb.data.table import read_table
-    from aam_nb.data.tree import make_study, read_tree
+    from aam_nb.data.tree import read_tree
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk"))
     batch = PlainBatches(SampleDataset(build_store(study)), 60, metrics=("unweighted",))[0]
     reads = sparse.csr_matrix((batch.counts.numpy(), batch.asv.numpy(), batch.offsets.numpy()), shape=(60, 356))

@@ -12,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from aam_nb.core import AamError
-from aam_nb.data.metadata import TargetCodec
+from aam_nb.data.codec import TargetCodec
 from aam_nb.evaluation.calibrate import calibrated, conformal_margin, fit_temperature, outside
 from aam_nb.training.metrics import calibration_error, interval_metrics
 

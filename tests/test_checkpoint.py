@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from aam_nb.config import OptimConfig
 from aam_nb.core import AamError
+from aam_nb.sections import OptimConfig
 from aam_nb.training.checkpoint import load_checkpoint, mend, optimizer_tensors, read_checkpoint, save_checkpoint
 from aam_nb.training.optim import Ema, make_optimizer
 

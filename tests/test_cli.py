@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aam_nb.cli import app
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.training.bundle import load_bundle
+from aam_nb.inference.bundle import load_bundle
 
 TINY = ["model.width=16", "model.layers=1", "model.sample_width=16", "model.head_width=8", "model.identity=16", "pretrain_asv.steps=6",
         "pretrain_asv.batch=24", "optim.steps=12", "optim.batch=8", "optim.every=4"]

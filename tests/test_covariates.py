@@ -4,10 +4,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aam_nb.core import AamError
-from aam_nb.data.metadata import CovariateCodec, read_metadata
+from aam_nb.data.covariates import CovariateCodec
+from aam_nb.data.metadata import read_metadata
 from aam_nb.types import Covariates
 
 PLACES = pd.DataFrame(dict(country=["US", "US", "US", "FR", "FR", None, "IT", "IT"], state=["TX", "TX", "CO", "IDF", None, "TX", None, "LZ"],

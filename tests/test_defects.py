@@ -20,24 +20,32 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from aam_nb.config import AugmentConfig, LossConfig, ModelConfig, OptimConfig, RunConfig, config_from
+from aam_nb.batches.build import build_store
+from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
+from aam_nb.batches.samples import SampleDataset
+from aam_nb.config import config_from
 from aam_nb.core import AamError, draw_key
-from aam_nb.data.batch import PlainBatches, SampleBatches, SampleDataset
-from aam_nb.data.distances import read_distances
-from aam_nb.data.metadata import CovariateCodec, TargetCodec, Targets, target_weights
+from aam_nb.data.codec import TargetCodec
+from aam_nb.data.covariates import CovariateCodec
+from aam_nb.data.distance_files import read_distances
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.store import build_store
+from aam_nb.data.targets import Targets
 from aam_nb.data.tokens import MASK
+from aam_nb.data.weights import target_weights
+from aam_nb.inference.bundle import load_bundle
+from aam_nb.inference.predict import decoded, predict_table
 from aam_nb.model.aam import AamModel, backward_chunks, embed_chunks
 from aam_nb.model.fusion import OutputScale
 from aam_nb.model.heads import SampleDistanceHead, linked
-from aam_nb.run import predict_run, train_run
-from aam_nb.training.bundle import load_bundle
-from aam_nb.training.loop import AsvObjective, SampleObjective, fit, measure_asvs, measure_samples
+from aam_nb.runs.predict import predict_run
+from aam_nb.runs.train import train_run
+from aam_nb.sections import AugmentConfig, LossConfig, ModelConfig, OptimConfig, RunConfig
+from aam_nb.training.loop import fit
 from aam_nb.training.losses import count_loss, distance_loss, sample_losses, target_loss
+from aam_nb.training.measure import measure_asvs, measure_samples
+from aam_nb.training.objectives import AsvObjective, SampleObjective
 from aam_nb.training.optim import make_optimizer, rate, set_rate
 from aam_nb.training.parallel import check_alone, make_accelerator
-from aam_nb.training.predict import decoded, predict_table
 from aam_nb.training.track import read_log
 from aam_nb.types import AsvBatch, Batch, Column, Covariates, Outputs
 

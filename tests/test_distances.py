@@ -8,10 +8,19 @@ from hypothesis import strategies as st
 from random_trees import random_counts, random_newick, scikit_bio
 from scipy import sparse
 
-from aam_nb.config import metrics
 from aam_nb.core import AamError
-from aam_nb.data.distances import COUNT_METRICS, METRICS, TREE_METRICS, count_distances, faith_pd, sample_distances, unifrac, unifrac_blocks
+from aam_nb.data.distances import (
+    COUNT_METRICS,
+    METRICS,
+    TREE_METRICS,
+    count_distances,
+    faith_pd,
+    sample_distances,
+    unifrac,
+    unifrac_blocks,
+)
 from aam_nb.data.tree import branch_abundance, parse_newick, read_tree, shear
+from aam_nb.sections import metrics
 
 seeds, sizes = st.integers(0, 2**32), st.integers(2, 30)
 

@@ -4,22 +4,36 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_trees import random_newick
 from scipy import sparse
 from scipy.stats import gmean
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-import aam_nb.model.encoders as encoders
-from aam_nb.config import POOLS, SIZES, Config, ModelConfig
+import aam_nb.model.linear as linear
+import aam_nb.model.sample_encoder as sample_encoder_page
+from aam_nb.config import POOLS, Config
 from aam_nb.core import AamError
 from aam_nb.data.tokens import PAD
 from aam_nb.data.tree import branch_abundance, parse_newick
-from aam_nb.model.encoders import (AsvEncoder, AttentionEncoder, Components, LogComponents, PoolEncoder, SumEncoder, WithDepth, abundances,
-                                   branch_shares, groups_of_pairs, pairs_with_reads, sample_encoder, shares)
+from aam_nb.model.asv_encoder import AsvEncoder
 from aam_nb.model.layers import CrossAttention, SideBySide, Standardise
+from aam_nb.model.linear import Components, LogComponents, branch_shares
+from aam_nb.model.sample_encoder import (
+    AttentionEncoder,
+    PoolEncoder,
+    SumEncoder,
+    WithDepth,
+    abundances,
+    groups_of_pairs,
+    pairs_with_reads,
+    sample_encoder,
+    shares,
+)
+from aam_nb.sections import SIZES, ModelConfig
 from aam_nb.types import Batch
-from random_trees import random_newick
 
 SAMPLES = ("pool", "attention", "both")
 HOWS = ("log", "clr", "presence")
@@ -286,7 +300,7 @@ def test_half_precision_keeps_the_reads(sample, how, depth):
 
 
 def test_the_set_transformer_sums_reads_exactly_in_half_precision(monkeypatch):
-    seen = []; monkeypatch.setattr(encoders, "pairs_with_reads", lambda *a: seen.append(pairs_with_reads(*a)) or seen[-1])
+    seen = []; monkeypatch.setattr(sample_encoder_page, "pairs_with_reads", lambda *a: seen.append(pairs_with_reads(*a)) or seen[-1])
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         made("attention", "log", False)(torch.randn(1000, D).bfloat16(), batch_of([{a: 1 for a in range(1000)}], 1000))
     torch.testing.assert_close(seen[0][2], torch.full((1000,), -.5))
@@ -441,11 +455,11 @@ def test_the_linear_path_is_all_in_its_state(kind):
 
 
 def test_so_many_samples_define_the_components(monkeypatch):
-    counts, monkey = table(50, 12), 10; monkeypatch.setattr(encoders, "MOST", monkey)
+    counts, monkey = table(50, 12), 10; monkeypatch.setattr(linear, "MOST", monkey)
     few = LogComponents(config(linear="asvs"), 1, 12).fit(counts)
     monkeypatch.undo(); rows = np.linspace(0, 49, monkey).round().astype(int)
     torch.testing.assert_close(few.parts["asvs"].loadings, LogComponents(config(linear="asvs"), 1, 12).fit(counts[rows]).parts["asvs"].loadings)
-    assert encoders.MOST == 2048
+    assert linear.MOST == 2048
 
 
 def test_what_the_linear_path_refuses():

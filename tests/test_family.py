@@ -10,12 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
-from aam_nb.config import REGRESSIONS, TRANSFORMS, config_from
+from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.run import evaluate_run, predict_run, pretrain_run, train_run
-from aam_nb.stages import validation_loss
-from aam_nb.training.bundle import load_bundle
+from aam_nb.inference.bundle import load_bundle
+from aam_nb.runs.evaluate import evaluate_run
+from aam_nb.runs.predict import predict_run
+from aam_nb.runs.pretrain import pretrain_run
+from aam_nb.runs.train import train_run
+from aam_nb.sections import REGRESSIONS, TRANSFORMS
+from aam_nb.training.target_stage import validation_loss
 from aam_nb.types import Column
 
 SMALL = {"model": {"width": 16, "layers": 2, "heads": 2, "sample_width": 16, "sample_layers": 1, "head_width": 8, "identity": 16, "latents": 4,

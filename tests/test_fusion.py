@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from aam_nb.config import ModelConfig
 from aam_nb.core import AamError
-from aam_nb.model.encoders import pairs_with_reads
 from aam_nb.model.fusion import FUSIONS, ChainToken, CovariateTokens, Fusion, NumberTokens, OutputScale, told_rows
+from aam_nb.model.sample_encoder import pairs_with_reads
+from aam_nb.sections import ModelConfig
 from aam_nb.types import Batch, Covariates
 
 SHAPE = Covariates(chains=(("diet",), ("country", "state", "city")), sizes=(3, 2, 4, 5), numbers=("age", "weight"))

@@ -7,20 +7,25 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
+from test_report import CHROMIUM, Page
 
 from aam_nb.core import AamError
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.simulate import simulate
 from aam_nb.data.split import kfold, split_groups, split_independent
+from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
 from aam_nb.data.tokens import sequence_keys
-from aam_nb.data.tree import make_study, read_tree
-from aam_nb.evaluation.inspect import (ALIKE, CELLS, SEVERITIES, _chi, _controls, _copies, _exchanges, _gain, _guesses, _id_series, _lab, alike,
-                                       inspect_study, inspection_html, quick_checks, shortcuts, write_inspection)
+from aam_nb.data.tree import read_tree
+from aam_nb.evaluation.alike import ALIKE, CELLS, _chi, _copies, alike
+from aam_nb.evaluation.findings import SEVERITIES, _id_series
+from aam_nb.evaluation.inspect import _controls, inspect_study, quick_checks
+from aam_nb.evaluation.inspect_page import inspection_html, write_inspection
+from aam_nb.evaluation.shortcuts import _exchanges, _gain, _guesses, _lab, shortcuts
 from aam_nb.types import Split, Study, Table, strings
-from test_report import CHROMIUM, Page
 
 
 @cache
@@ -239,8 +244,8 @@ def test_blocks_do_not_matter(study, monkeypatch):
     assert pairs.tolist() == [[7, 120], [50, 121]] and chi[0] == 0
     shuffled = np.random.default_rng(0).permutation(122); again, _ = alike(s.table.samples(shuffled))
     assert {tuple(sorted(s.ids[shuffled][o])) for o in again} == {("S007", "x"), ("S050", "y")}
-    from aam_nb.evaluation import inspect
-    monkeypatch.setattr(inspect, "PAIRS_AT_ONCE", 122*7); assert alike(s.table)[0].tolist() == pairs.tolist()
+    import aam_nb.evaluation.alike as page
+    monkeypatch.setattr(page, "PAIRS_AT_ONCE", 122*7); assert alike(s.table)[0].tolist() == pairs.tolist()
 
 
 def test_poor_communities_are_never_called_alike():

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from aam_nb.config import LossConfig, ModelConfig, OptimConfig, RunConfig
 from aam_nb.core import AamError, draw_key, keyed_rng
 from aam_nb.data.tokens import MASK
 from aam_nb.model.aam import AamModel, calibrate, embed_chunks
+from aam_nb.sections import LossConfig, ModelConfig, OptimConfig, RunConfig
 from aam_nb.training.checkpoint import read_checkpoint
-from aam_nb.training.loop import (AsvObjective, Loop, SampleObjective, fit, measure_asvs, measure_samples, mixup_pairs, stop_requests)
+from aam_nb.training.loop import Loop, fit, stop_requests
 from aam_nb.training.losses import asv_losses, sample_losses
+from aam_nb.training.measure import measure_asvs, measure_samples
+from aam_nb.training.objectives import AsvObjective, SampleObjective, mixup_pairs
 from aam_nb.training.parallel import check_alone, make_accelerator, pick_device
 from aam_nb.training.track import Bar, RunLog, read_log
 from aam_nb.types import AsvBatch, Batch, Column

@@ -2,17 +2,28 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_pinball_loss, mean_squared_error
 from torch.nn import functional as F
 
-from aam_nb.config import REGRESSIONS, LossConfig, ModelConfig
 from aam_nb.core import AamError
 from aam_nb.data.tokens import MASK, OTHER, PAD
 from aam_nb.model.aam import AamModel
-from aam_nb.training.losses import (asv_losses, bases_loss, bases_scores, count_loss, distance_loss, hidden_bases, known_mean, sample_losses,
-                                    target_loss, tree_loss)
+from aam_nb.sections import REGRESSIONS, LossConfig, ModelConfig
+from aam_nb.training.losses import (
+    asv_losses,
+    bases_loss,
+    bases_scores,
+    count_loss,
+    distance_loss,
+    hidden_bases,
+    known_mean,
+    sample_losses,
+    target_loss,
+    tree_loss,
+)
 from aam_nb.types import AsvBatch, Batch, Column, Outputs
 
 NAN = float("nan")

@@ -1,15 +1,23 @@
 "Metadata by QIIME 2's rules, conditions against pandas, targets that come back as they went in, and weights against scikit-learn."
-import csv, gzip, json
+import csv
+import gzip
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from aam_nb.config import TRANSFORMS, Config, DataConfig, TargetConfig
+from aam_nb.config import Config
 from aam_nb.core import AamError
-from aam_nb.data.metadata import TargetCodec, Targets, is_id_header, is_missing, is_number, read_metadata, select, target_weights
+from aam_nb.data.codec import TargetCodec
+from aam_nb.data.metadata import is_id_header, is_missing, is_number, read_metadata
+from aam_nb.data.targets import Targets
+from aam_nb.data.weights import target_weights
+from aam_nb.data.where import select
+from aam_nb.sections import TRANSFORMS, DataConfig, TargetConfig
 from aam_nb.types import Column, strings
 
 

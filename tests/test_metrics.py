@@ -8,8 +8,17 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from aam_nb.core import AamError
-from aam_nb.training.metrics import (bootstrap, calibration_error, class_metrics, correlation, distance_metrics, interval_metrics,
-                                     paired_bootstrap, regression_metrics, reliability)
+from aam_nb.training.metrics import (
+    bootstrap,
+    calibration_error,
+    class_metrics,
+    correlation,
+    distance_metrics,
+    interval_metrics,
+    paired_bootstrap,
+    regression_metrics,
+    reliability,
+)
 
 
 @pytest.mark.parametrize("seed", range(8))

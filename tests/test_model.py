@@ -5,18 +5,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from aam_nb.config import ModelConfig
 from aam_nb.core import AamError, draw_key
 from aam_nb.data.tokens import MASK, OTHER, PAD, VOCAB
 from aam_nb.model.aam import AamModel, backward_chunks, calibrate, embed_chunks
-from aam_nb.model.encoders import AsvEncoder, groups_of_pairs, patches, shares
+from aam_nb.model.asv_encoder import AsvEncoder, patches
 from aam_nb.model.heads import NucleotideHead, SampleDistanceHead, TargetHead, TreeDistanceHead
-from aam_nb.model.layers import (SHORT, AttentionPool, Block, SelfAttention, Standardise, Transformer, attend, length_groups,
-                                 pair_distances)
+from aam_nb.model.layers import (
+    SHORT,
+    AttentionPool,
+    Block,
+    SelfAttention,
+    Standardise,
+    Transformer,
+    attend,
+    length_groups,
+    pair_distances,
+)
+from aam_nb.model.sample_encoder import groups_of_pairs, shares
+from aam_nb.sections import ModelConfig
 from aam_nb.types import Batch, Column
 
 BASES = 24

@@ -11,9 +11,11 @@ import aam_nb.evaluation.report as report
 import aam_nb.evaluation.validate as validate
 from aam_nb.config import config_from
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.split import folds_for, labels, nested, split_for, strata
+from aam_nb.data.split import labels, nested, strata
+from aam_nb.data.split_lists import folds_for, split_for
 from aam_nb.evaluation.validate import evaluate
-from aam_nb.run import evaluate_run, train_run
+from aam_nb.runs.evaluate import evaluate_run
+from aam_nb.runs.train import train_run
 
 KINDS = ["by group", "by group and stratum", "random", "stratified", "repeated", "one clinic at a time", "listed folds", "listed parts"]
 ALONE = ("random", "stratified") # kinds that take the samples as independent

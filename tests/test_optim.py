@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from aam_nb.config import ModelConfig, OptimConfig
 from aam_nb.core import AamError
-from aam_nb.model.encoders import AsvEncoder
+from aam_nb.model.asv_encoder import AsvEncoder
+from aam_nb.sections import ModelConfig, OptimConfig
 from aam_nb.training.optim import Ema, make_optimizer, parameter_groups, rate, set_rate
 
 

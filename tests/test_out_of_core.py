@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +12,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
+import aam_nb.batches.stream as stream_page
+from aam_nb.batches.build import build_store
+from aam_nb.batches.cache import Cache
+from aam_nb.batches.sample_batches import PlainBatches
+from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.store import open_store
+from aam_nb.batches.stream import cache_biom
 from aam_nb.core import AamError
-from aam_nb.data import store as store_page
-from aam_nb.data.batch import PlainBatches, SampleDataset
+from aam_nb.data.biom import write_table
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.store import Cache, build_store, cache_biom, open_store
-from aam_nb.data.table import open_table, read_table, write_table
-from aam_nb.data.tree import make_study, newick, parse_newick, read_tree
+from aam_nb.data.study import make_study
+from aam_nb.data.table import open_table, read_table
+from aam_nb.data.tree import newick, parse_newick, read_tree
 from aam_nb.types import Table, strings
 
 TESTS = Path(__file__).parent
@@ -52,7 +60,7 @@ def around(table, data):
 
 def fresh(folder, name):
     "A place that is empty, in a folder that hypothesis uses again and again."
-    store_page.shutil.rmtree(folder/name, ignore_errors=True)
+    shutil.rmtree(folder/name, ignore_errors=True)
     return folder/name
 
 
@@ -63,7 +71,7 @@ def test_slices_end_with_the_store_of_the_whole_table(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp(); table = random_table(data); write_table(table, folder/"any.biom"); more = around(table, data)
     def oracle(): return build_store(make_study(read_table(folder/"any.biom"), more["metadata"], more["tree"], "drop", more["where"]))
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(store_page, "_SLICE", data.draw(st.integers(1, 9)))
+        m.setattr(stream_page, "_SLICE", data.draw(st.integers(1, 9)))
         try: wanted = oracle()
         except AamError as e:
             with pytest.raises(AamError) as found: cache_biom(folder/"any.biom", fresh(folder, "s"), missing="drop", **more)
@@ -103,12 +111,13 @@ def build(files, folder, entries=1000, progress=None):
     "The store by slices of so many counts."
     files, folder = Path(files), Path(folder)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(store_page, "_SLICE", entries)
+        m.setattr(stream_page, "_SLICE", entries)
         return cache_biom(files/"table.biom", folder, read_metadata(files/"metadata.tsv"), read_tree(files/"tree.nwk"), progress=progress)
 
 
 def test_other_forms_are_read_at_once(files, tmp_path):
-    import gzip, zipfile
+    import gzip
+    import zipfile
     biom = (files[0]/"table.biom").read_bytes(); (tmp_path/"t.biom.gz").write_bytes(gzip.compress(biom, 1))
     with zipfile.ZipFile(tmp_path/"t.qza", "w") as z:
         z.writestr("6e4d/metadata.yaml", "uuid: 6e4d\ntype: FeatureTable[Frequency]\n"); z.writestr("6e4d/data/feature-table.biom", biom)
@@ -129,7 +138,7 @@ def test_a_build_goes_on_where_it_was_stopped(files, tmp_path):
         assert not (tmp_path/"store").exists() and (tmp_path/".store.building").is_dir()
         assert build(files[0], tmp_path/"store", progress=lambda *o, seen=seen: seen.append(o)).digest == files[1].digest
         assert seen == calls # Each slice was read once
-        assert sorted(o.name for o in tmp_path.iterdir()) == ["store", "whole"]; store_page.shutil.rmtree(tmp_path/"store")
+        assert sorted(o.name for o in tmp_path.iterdir()) == ["store", "whole"]; shutil.rmtree(tmp_path/"store")
     before = (tmp_path/"whole"/"manifest.json").stat().st_ino; again = []
     build(files[0], tmp_path/"whole", progress=lambda *o: again.append(o))
     assert not again and (tmp_path/"whole"/"manifest.json").stat().st_ino == before # Known by its inputs
@@ -145,11 +154,11 @@ def test_what_an_earlier_build_left_is_used_only_where_it_fits(files, tmp_path):
     def first(): seen = []; assert build(files[0], tmp_path/"store", progress=lambda o, _: seen.append(o)).digest == files[1].digest; return seen[0]
     for name in ("asv", "reads", "lengths"):
         with open(stopped()/name, "ab") as f: f.write(b"torn by a kill")
-        assert first() > 60; store_page.shutil.rmtree(tmp_path/"store")
+        assert first() > 60; shutil.rmtree(tmp_path/"store")
         o = stopped()/name; o.write_bytes(o.read_bytes()[:-1])
-        assert first() < 60; store_page.shutil.rmtree(tmp_path/"store")
+        assert first() < 60; shutil.rmtree(tmp_path/"store")
     for text in ("", "[]", "{}", '{"done": 3}'):
-        (stopped()/"done.json").write_text(text); assert first() < 60; store_page.shutil.rmtree(tmp_path/"store")
+        (stopped()/"done.json").write_text(text); assert first() < 60; shutil.rmtree(tmp_path/"store")
     stopped(); other = cache_biom(files[0]/"table.biom", tmp_path/"store") # Without metadata and tree
     assert other.tree is None and other.metadata is None and [o.name for o in tmp_path.iterdir()] == ["store"]
     stopped(); build_store(simulate(40, 30), tmp_path/"store"); assert [o.name for o in tmp_path.iterdir()] == ["store"]
@@ -196,14 +205,14 @@ def server():
 def test_killed_at_any_moment_the_next_build_is_whole(files, server, tmp_path, kills):
     rng, killed, start = np.random.default_rng(kills), 0, time.perf_counter()
     assert server.wait(server.start("build", files[0], tmp_path/"store")) == 0
-    whole = time.perf_counter() - start; store_page.shutil.rmtree(tmp_path/"store")
+    whole = time.perf_counter() - start; shutil.rmtree(tmp_path/"store")
     for _ in range(kills):
         pid = server.start("build", files[0], tmp_path/"store"); time.sleep(rng.uniform(0, whole))
         os.kill(pid, signal.SIGKILL) # Still there for the server to wait for, even where it has ended
         killed += server.wait(pid) == signal.SIGKILL
         if (tmp_path/"store").exists(): assert open_store(tmp_path/"store", check=True).digest == files[1].digest # Whole or absent
         assert build(files[0], tmp_path/"store").digest == open_store(tmp_path/"store", check=True).digest == files[1].digest
-        assert [o.name for o in tmp_path.iterdir()] == ["store"]; store_page.shutil.rmtree(tmp_path/"store")
+        assert [o.name for o in tmp_path.iterdir()] == ["store"]; shutil.rmtree(tmp_path/"store")
     assert killed > kills/3
 
 
@@ -288,7 +297,7 @@ def test_fractions_deep_in_a_table_are_named(files, tmp_path):
 
 
 def build_from(folder):
-    with pytest.MonkeyPatch.context() as m: m.setattr(store_page, "_SLICE", 500); return cache_biom(folder/"t.biom", folder/"store")
+    with pytest.MonkeyPatch.context() as m: m.setattr(stream_page, "_SLICE", 500); return cache_biom(folder/"t.biom", folder/"store")
 
 
 def test_names_and_their_sequences(files, tmp_path):
@@ -323,7 +332,7 @@ def test_real_studies_by_slices(data_dir, tmp_path, name):
     folder = data_dir/name; about, tree = read_metadata(folder/"metadata.tsv"), read_tree(folder/"tree.nwk")
     whole = build_store(make_study(read_table(folder/"table.biom"), about, tree, "drop"))
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(store_page, "_SLICE", 20_000)
+        m.setattr(stream_page, "_SLICE", 20_000)
         store = cache_biom(folder/"table.biom", tmp_path/"store", about, tree, missing="drop")
     assert store.digest == whole.digest and store.manifest["notes"] == whole.manifest["notes"]
     pd.testing.assert_frame_equal(store.metadata, about.loc[store.sample_ids], check_names=False)

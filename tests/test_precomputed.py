@@ -14,16 +14,21 @@ from random_trees import random_counts, random_newick
 from scipy.stats import spearmanr
 from skbio import DistanceMatrix
 
-from aam_nb.config import Config, LossConfig, ModelConfig, metrics
+from aam_nb.batches.build import build_store
+from aam_nb.batches.loader import loader
+from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
+from aam_nb.batches.samples import SampleDataset
+from aam_nb.config import Config
 from aam_nb.core import AamError
-from aam_nb.data.batch import PlainBatches, SampleBatches, SampleDataset, loader
-from aam_nb.data.distances import COUNT_METRICS, TREE_METRICS, Distances, read_distances, sample_distances
-from aam_nb.data.store import build_store
+from aam_nb.data.distance_files import Distances, read_distances
+from aam_nb.data.distances import COUNT_METRICS, TREE_METRICS, sample_distances
+from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, parse_newick, read_tree
+from aam_nb.data.tree import parse_newick, read_tree
+from aam_nb.inference.bundle import Bundle, load_bundle, save_bundle
 from aam_nb.model.aam import AamModel, calibrate
 from aam_nb.model.heads import BOUNDED, UNBOUNDED, bounded
-from aam_nb.training.bundle import Bundle, load_bundle, save_bundle
+from aam_nb.sections import LossConfig, ModelConfig, metrics
 from aam_nb.training.losses import distance_loss, sample_losses
 from aam_nb.training.metrics import distance_metrics
 from aam_nb.types import Batch

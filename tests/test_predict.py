@@ -6,16 +6,22 @@ import pandas as pd
 import pytest
 import torch
 
+from aam_nb.batches.build import build_store
+from aam_nb.batches.collate import known_places
+from aam_nb.batches.corpus import Corpus
+from aam_nb.batches.reads import rarefy, select_asvs
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.config import config_from
 from aam_nb.core import AamError
-from aam_nb.data.augment import rarefy, select_asvs
-from aam_nb.data.batch import Corpus, SampleDataset, known_places
-from aam_nb.data.metadata import CovariateCodec, TargetCodec, Targets
+from aam_nb.data.codec import TargetCodec
+from aam_nb.data.covariates import CovariateCodec
 from aam_nb.data.simulate import simulate
-from aam_nb.data.store import build_store
+from aam_nb.data.targets import Targets
+from aam_nb.inference.bundle import Bundle
+from aam_nb.inference.embed import embed_store
+from aam_nb.inference.predict import AtDepth, decoded, predict_store, predict_table
 from aam_nb.model.aam import AamModel
-from aam_nb.training.bundle import Bundle
-from aam_nb.training.predict import AtDepth, decoded, embed_asvs, embed_store, predict_rows, predict_store, predict_table, sample_outputs
+from aam_nb.training.outputs import embed_asvs, predict_rows, sample_outputs
 from aam_nb.types import Study, strings
 
 TABLE = simulate(samples=20, asvs=40, groups=5, length=40, seed=3).table

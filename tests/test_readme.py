@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import readme as writer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +39,7 @@ def test_links_lead_somewhere():
 def parsed(words):
     "A command line as the real command line tool takes it, without running it."
     import typer
+
     from aam_nb.cli import app
     group = typer.main.get_command(app)
     context = group.make_context("aam", words[:1], resilient_parsing=True)
@@ -62,7 +62,7 @@ def test_a_flag_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("words", [o for o in commands() if o[:2] == ["accelerate", "launch"]], ids=lambda o: " ".join(o[:4]))
 def test_launch_commands_name_a_recipe_and_keys(words):
-    from aam_nb.config import load_config
+    from aam_nb.recipe import load_config
     module, recipe, *overrides = words[words.index("-m")+1:]
     config = load_config(ROOT/recipe, tuple(overrides))
     assert (ROOT/"aam_nb"/(module.removeprefix("aam_nb.") + ".py")).is_file() and config.data.table == "table.qza"

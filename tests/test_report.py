@@ -11,9 +11,13 @@ import pytest
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.report import (COLORS, GREY, INK, STYLE, _shades, plot_intervals, plot_reliability, plot_training, report_html,
-                                      write_report)
-from aam_nb.evaluation.validate import DepthAlarm, Evaluation, coverage_text, interval_scores, score_all, verdict
+from aam_nb.evaluation.depth import DepthAlarm
+from aam_nb.evaluation.evaluation import Evaluation, coverage_text, interval_scores, score_all
+from aam_nb.evaluation.html import STYLE, _shades
+from aam_nb.evaluation.picture import COLORS, GREY, INK
+from aam_nb.evaluation.plots import plot_intervals, plot_reliability, plot_training
+from aam_nb.evaluation.report import report_html, write_report
+from aam_nb.evaluation.verdict import verdict
 from aam_nb.types import strings
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))

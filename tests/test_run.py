@@ -8,14 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
+from aam_nb.batches.cache import Cache
 from aam_nb.config import config_from
 from aam_nb.core import AamError
+from aam_nb.data.biom import write_table
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.table import read_table, write_table
-from aam_nb.data.store import Cache
-from aam_nb.run import cache_run, evaluate_run, predict_run, pretrain_run, train_run
-from aam_nb.training.bundle import load_bundle
-from aam_nb.training.predict import predict_table
+from aam_nb.data.table import read_table
+from aam_nb.inference.bundle import load_bundle
+from aam_nb.inference.predict import predict_table
+from aam_nb.runs.cache import cache_run
+from aam_nb.runs.evaluate import evaluate_run
+from aam_nb.runs.predict import predict_run
+from aam_nb.runs.pretrain import pretrain_run
+from aam_nb.runs.train import train_run
 from aam_nb.types import Table
 
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},

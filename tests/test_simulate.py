@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score, r2_score
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.split import kfold, strata, subject_like
+from aam_nb.data.split import kfold, strata
+from aam_nb.data.subjects import subject_like
 from aam_nb.data.tree import branch_abundance, newick, path_lengths
 from aam_nb.types import Study, Table, strings
 
@@ -143,8 +144,9 @@ def test_files_are_read_by_biom_scikit_bio_and_pandas(tmp_path):
 
 def test_our_readers_give_the_study_back(study, tmp_path):
     from aam_nb.data.metadata import read_metadata
+    from aam_nb.data.study import make_study
     from aam_nb.data.table import read_table
-    from aam_nb.data.tree import make_study, read_tree
+    from aam_nb.data.tree import read_tree
     folder = write_study(study, tmp_path)
     again = make_study(read_table(folder/"table.biom"), read_metadata(folder/"metadata.tsv"), read_tree(folder/"tree.nwk"))
     assert (again.table.counts != study.table.counts).nnz == 0 and list(again.table.sequences) == list(study.table.sequences)

@@ -10,9 +10,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aam_nb.core import AamError
-from aam_nb.data.split import (fold_numbers, folds_for, folds_given, kfold, labels, leave_one_out, nested, plot_folds, plot_split, read_folds,
-                               read_given, read_split, repeated, split_for, split_given, split_groups, split_independent, strata, subject_like,
-                               write_folds, write_split)
+from aam_nb.data.split import (
+    fold_numbers,
+    kfold,
+    labels,
+    leave_one_out,
+    nested,
+    repeated,
+    split_groups,
+    split_independent,
+    strata,
+)
+from aam_nb.data.split_lists import (
+    folds_for,
+    folds_given,
+    read_folds,
+    read_given,
+    read_split,
+    split_for,
+    split_given,
+    write_folds,
+    write_split,
+)
+from aam_nb.data.split_picture import plot_folds, plot_split
+from aam_nb.data.subjects import subject_like
 from aam_nb.types import Split, strings
 
 DATA = Path(os.environ.get("AAM_DATA", Path(__file__).parents[1]/"../shared/data"))

@@ -8,13 +8,16 @@ import pytest
 import aam_nb.evaluation.baselines as baselines
 import aam_nb.evaluation.report as report
 import aam_nb.evaluation.validate as validate
-import aam_nb.run as run
 from aam_nb.config import config_from
 from aam_nb.core import AamError
+from aam_nb.data.biom import write_table
 from aam_nb.data.simulate import simulate, write_study
-from aam_nb.data.split import leave_one_out, read_folds, read_split, repeated
-from aam_nb.data.table import read_table, write_table
-from aam_nb.run import choose_folds, choose_split, evaluate_run, load_study, train_run, with_split
+from aam_nb.data.split import leave_one_out, repeated
+from aam_nb.data.split_lists import read_folds, read_split
+from aam_nb.data.table import read_table
+from aam_nb.runs.evaluate import evaluate_run
+from aam_nb.runs.samples import choose_folds, choose_split, group_values, load_study, with_split
+from aam_nb.runs.train import train_run
 from aam_nb.types import Table
 
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
@@ -54,7 +57,7 @@ def metadata(files): return pd.read_csv(files/"metadata.tsv", sep="\t", index_co
 def asked(cfg, choose):
     "What a run would choose."
     study = with_split(load_study(cfg.data), cfg.data)
-    return choose(study, cfg, study.metadata[cfg.data.target], run.group_values(study, cfg.data))
+    return choose(study, cfg, study.metadata[cfg.data.target], group_values(study, cfg.data))
 def lists(folds): return [(list(a), list(b)) for a, b in folds]
 
 

@@ -10,16 +10,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
+import aam_nb.batches.arrays as arrays_page
+import aam_nb.batches.cache as cache_page
+import aam_nb.batches.store as store_page
+from aam_nb.batches.build import build_store
+from aam_nb.batches.cache import Cache, cached_branch_reads, cached_tree, cached_unifrac
+from aam_nb.batches.store import open_store, ragged
 from aam_nb.core import AamError, digest
-from aam_nb.data import store as store_page
 from aam_nb.data.distances import unifrac_blocks
-from aam_nb.data.store import Cache, build_store, cached_branch_reads, cached_tree, cached_unifrac, open_store, ragged
 from aam_nb.data.tokens import identity_signs, sequence_keys, tokenize
 from aam_nb.data.tree import branch_abundance, newick
 from aam_nb.types import Study, Table, Tree, strings
+
 
 def made(seed=0, samples=7, asvs=30, tree=True):
     "A random study: empty samples, ASVs without reads or tip, IUPAC codes, ids that are not ASCII, gaps in the metadata."
@@ -139,7 +145,7 @@ def test_a_damaged_store_is_built_again(tmp_path):
         open_store(tmp_path/"store")
 
 def test_another_layout_is_stale(tmp_path, monkeypatch):
-    with monkeypatch.context() as m: m.setattr(store_page, "_VERSION", 0); build_store(made(), tmp_path/"store")
+    with monkeypatch.context() as m: m.setattr(arrays_page, "_VERSION", 0); build_store(made(), tmp_path/"store")
     with pytest.raises(AamError, match="has layout 0, wanted 2.*build_store"): open_store(tmp_path/"store")
     build_store(made(), tmp_path/"store"); open_store(tmp_path/"store")
 
@@ -289,7 +295,7 @@ def test_what_the_data_pages_keep(tmp_path, monkeypatch):
     for metric in ("unweighted", "generalized"):
         assert np.allclose(cached_unifrac(cache, store, metric), unifrac_blocks(study.table.counts, study.tree, study.tip, metric))
     (tmp_path/"t.nwk").write_text(newick(study.tree)); tree = cached_tree(cache, tmp_path/"t.nwk")
-    for name in ("unifrac_blocks", "branch_abundance", "read_tree"): monkeypatch.delattr(store_page, name) # All are kept by now
+    for name in ("unifrac_blocks", "branch_abundance", "read_tree"): monkeypatch.delattr(cache_page, name) # All are kept by now
     again = cached_tree(cache, tmp_path/"t.nwk"); cached_unifrac(cache, store); cached_branch_reads(cache, store)
     assert list(again.tips) == list(tree.tips) and (again.length == tree.length).all() and (again.start == tree.start).all()
     with pytest.raises(AamError, match="has no tree"): cached_unifrac(cache, build_store(made(tree=False)))

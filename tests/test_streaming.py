@@ -12,18 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 from test_batch import DATA, FULL, STORE, made, same
 
-from aam_nb.config import AugmentConfig, LossConfig, ModelConfig
+from aam_nb.batches.asv_batches import AsvBatches, PlainAsvBatches
+from aam_nb.batches.augment import augment_tokens
+from aam_nb.batches.bases import mask_patches
+from aam_nb.batches.build import build_store
+from aam_nb.batches.collate import Signs, collate, known_places
+from aam_nb.batches.corpus import Corpus, Joined
+from aam_nb.batches.draws import AsvDraws
+from aam_nb.batches.loader import loader
+from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
+from aam_nb.batches.samples import SampleDataset, asvs_in
+from aam_nb.batches.store import Store
+from aam_nb.batches.turns import rank_part, study_turns, turns
 from aam_nb.core import AamError, digest
-from aam_nb.data.augment import AsvDraws, augment_tokens, mask_patches
-from aam_nb.data.batch import (AsvBatches, Corpus, Joined, PlainAsvBatches, PlainBatches, SampleBatches, SampleDataset, Signs, asvs_in,
-                               collate, known_places, loader, rank_part, study_turns, turns)
-from aam_nb.data.distances import COUNT_METRICS, count_distances, faith_pd, read_distances, unifrac
-from aam_nb.data.store import Store, build_store
+from aam_nb.data.distance_files import read_distances
+from aam_nb.data.distances import COUNT_METRICS, count_distances, faith_pd, unifrac
 from aam_nb.data.tree import path_lengths
+from aam_nb.sections import AugmentConfig, LossConfig, ModelConfig
 from aam_nb.types import Column, Study, Table, strings
 
 VARIED = AugmentConfig(rarefy=1., substitution=.05, indel=.02, reverse=.3, window=4, shuffle=True, jitter="multinomial", identity_dropout=.3)
@@ -126,9 +136,12 @@ def test_the_order_is_one_for_0_1_and_4_workers_and_1_and_2_ranks(source):
 PROGRAM = """
 import json, sys, time
 sys.path.insert(0, {tests!r})
-from aam_nb.config import AugmentConfig
-from aam_nb.data.batch import Corpus, SampleBatches, SampleDataset, loader
-from aam_nb.data.store import open_store
+from aam_nb.sections import AugmentConfig
+from aam_nb.batches.corpus import Corpus
+from aam_nb.batches.loader import loader
+from aam_nb.batches.sample_batches import SampleBatches
+from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.store import open_store
 from test_streaming import line
 if __name__ == "__main__":
     folders, out, start, rank, world, workers, pause = json.loads(sys.argv[1])
@@ -294,7 +307,7 @@ def test_distances_are_those_of_the_varied_and_mixed_reads(augment):
 def test_mixed_reads_mix_the_targets_in_the_loss_and_nothing_twice():
     pytest.importorskip("skbio.table")
     from aam_nb.model.aam import AamModel
-    from aam_nb.training.loop import SampleObjective
+    from aam_nb.training.objectives import SampleObjective
     torch.manual_seed(0); data = SampleDataset(STORE, target=np.arange(11.)); age = Column(name="age", task="regression")
     batch = SampleBatches(data, 6, 1, 7, AugmentConfig(mix="reads"), 16)[0]; assert batch.partner is not None
     model = AamModel(ModelConfig(width=16, identity=16, patch=7, sample_width=16, head_width=8, dropout=0., head_dropout=0.), 14, columns=(age,))

@@ -2,9 +2,9 @@
 import pytest
 
 from aam_nb.data.metadata import read_metadata
+from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study
-from aam_nb.evaluation.validate import depth_alarm
+from aam_nb.evaluation.depth import depth_alarm
 
 
 @pytest.mark.parametrize("table, metadata, samples, auc", [

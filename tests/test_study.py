@@ -9,8 +9,9 @@ from scipy import sparse
 from aam_nb.core import AamError
 from aam_nb.data.distances import unifrac
 from aam_nb.data.metadata import read_metadata
+from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
-from aam_nb.data.tree import make_study, parse_newick, read_tree
+from aam_nb.data.tree import parse_newick, read_tree
 from aam_nb.types import Table, strings
 
 ASVS = ["ACGT", "ACGA", "TTTT", "GGGG"]

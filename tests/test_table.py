@@ -1,13 +1,24 @@
 "Count tables: equal to biom-format's own reading, and whatever is wrong with a file comes out as one sentence that names it."
-import gzip, hashlib, io, json, stat, time, zipfile
+import gzip
+import hashlib
+import io
+import json
+import stat
+import time
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from aam_nb.core import AamError
-from aam_nb.data.table import LETTERS, load, read_qza, read_sequences, read_table, sniff, write_table
+from aam_nb.data.biom import write_table
+from aam_nb.data.files import load, read_qza, sniff
+from aam_nb.data.sequences import LETTERS, read_sequences
+from aam_nb.data.table import read_table
 from aam_nb.types import Table, strings
 
 
@@ -275,7 +286,7 @@ def test_fasta_of_any_width(tmp_path_factory, sequences, width, end):
 
 
 def test_artefacts_are_looked_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("aam_nb.data.table._ROOM", 2**20)
+    monkeypatch.setattr("aam_nb.data.files._ROOM", 2**20)
     def refused(says, kind="Phylogeny[Rooted]", member="tree.nwk", change=None, data="(a:1,b:1);", want="tree.nwk", **more):
         path = qza(tmp_path/"a.qza", data, kind, member, **more)
         if change:
@@ -298,7 +309,7 @@ def test_artefacts_are_looked_over(tmp_path, monkeypatch):
 
 
 def test_gzip_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr("aam_nb.data.table._ROOM", 2**20)
+    monkeypatch.setattr("aam_nb.data.files._ROOM", 2**20)
     (tmp_path/"b.tsv.gz").write_bytes(gzip.compress(bytes(5_000_000)))
     with pytest.raises(AamError, match="grows more than 200-fold"): load(tmp_path/"b.tsv.gz")
     (tmp_path/"two.tsv.gz").write_bytes(gzip.compress(b"#OTU ID\tS1\n") + gzip.compress(b"ACGT\t3\n"))

@@ -3,7 +3,8 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aam_nb.core import AamError
 from aam_nb.data.tokens import OTHER, VOCAB, detokenize, identity_signs, sequence_keys, tokenize

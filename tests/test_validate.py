@@ -14,8 +14,11 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, roc_a
 import aam_nb.evaluation.validate as validate
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.validate import (average, compare, coverage_text, depth_alarm, difference, evaluate, fold_auc, interval_scores, score_all,
-                                        show, verdict, write_evaluation)
+from aam_nb.evaluation.depth import depth_alarm, fold_auc
+from aam_nb.evaluation.evaluation import average, coverage_text, interval_scores, score_all
+from aam_nb.evaluation.scores import show
+from aam_nb.evaluation.validate import evaluate
+from aam_nb.evaluation.verdict import compare, difference, verdict, write_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +271,7 @@ def test_bad_asks(study):
 
 
 def test_common_depth(study):
-    from aam_nb.data.augment import rarefy
+    from aam_nb.batches.reads import rarefy
     table = rarefy(study.table, 300, 0); rows = study.positions(table.sample_ids)
     s = replace(study, table=table, metadata=study.metadata.iloc[rows])
     e = evaluate(s, column(s, "age"), groups=column(s, "subject"), folds=3, depth=300)
@@ -364,7 +367,8 @@ def test_an_interval_draws_a_sample_with_all_its_repeats():
 
 
 def test_left_out_values_and_parts(study):
-    from aam_nb.data.split import folds_given, leave_one_out
+    from aam_nb.data.split import leave_one_out
+    from aam_nb.data.split_lists import folds_given
     y, g = column(study, "age"), column(study, "subject"); clinic = "clinic " + g.str[-1].astype(int).mod(3).astype(str)
     e = evaluate(study, y, groups=g, folds=leave_one_out(study.ids, clinic, g), names=sorted(set(clinic)))
     assert [set(clinic[e.fold == k]) for k in (1, 2, 3)] == [{o} for o in e.names] and list(e.ids) == list(study.ids)
