@@ -71,7 +71,7 @@ def target_cost(cfg, store, age, accelerator, steps=100):
     optim, dataset = replace(cfg.optim, steps=steps), SampleDataset(store, None, age.astype(np.float32))
     model = AamModel(cfg.model, store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
     source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
     step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps
