@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..batches.build import build_store
 from ..batches.corpus import Corpus
-from ..batches.store import open_store, Store
+from ..batches.source import SampleSource
+from ..batches.store import open_store
 from ..core import AamError
 from ..data.metadata import read_metadata
 from ..data.table import read_table
@@ -25,7 +26,7 @@ __all__ = ['as_store', 'read_ids', 'predict_run', 'embed_run']
 def as_store(
     table:str|Path,                # Table file, or a store folder, or several with commas between: stores are read batch by batch
     sequences:str|Path|None=None,  # Representative sequences, when ids are not sequences
-)->Store:
+)->SampleSource:
     "Samples to predict or embed."
     if Path(table).is_dir(): return open_store(table)
     if "," in str(table) and not Path(table).exists(): return Corpus([open_store(o.strip()) for o in str(table).split(",") if o.strip()])

@@ -17,7 +17,8 @@ from ..batches.build import build_store
 from ..batches.cache import Cache, cached_tree
 from ..batches.corpus import Corpus
 from ..batches.reads import rarefy
-from ..batches.store import open_store, Store
+from ..batches.source import SampleSource
+from ..batches.store import open_store
 from ..config import Config, covariate_chains
 from ..core import AamError, few, nearest
 from ..data.codec import TargetCodec
@@ -74,7 +75,7 @@ def stored(
     study:Study,
     data:DataConfig, # For a corpus, whose stores have the trees
     folder:Path,     # Where a store shall stand that is not there yet
-)->Store:            # Its samples are the study's, in the same order
+)->SampleSource:          # Its samples are the study's, in the same order
     "The store of a study: the one that it was read from, where that is all of it, or a new one; of a corpus, one for each study."
     if study.store is not None: return study.store
     if not data.corpus: return build_store(study, folder)
