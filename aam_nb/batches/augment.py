@@ -17,7 +17,7 @@ from .draws import AsvDraws, generator_from, keyed_draws, sample_keys, unit_draw
 from .hide import hide_covariates
 from .reads import draw_dirichlet, draw_multinomial, drop_asvs, read_share, redraw
 from ..core import AamError, keyed_rng
-from ..registry import augmentations
+from ..registry import augmentations, metrics as distance_records
 from ..sections import AugmentConfig
 from ..types import Sample
 
@@ -187,7 +187,8 @@ def false_for(
 )->list[str]:             # One sentence for each step; empty where all is well
     "What would make the distances false that a run learns, and what to set instead."
     bases = [o.name for o in base_steps(config) if not o.keeps_distances] if tree or metrics else []
-    reads = _change_reads(config) if "precomputed" in metrics else []
+    made_elsewhere = any(distance_records[o].between is None for o in metrics) # Not computed anew for each view
+    reads = _change_reads(config) if made_elsewhere else []
     why = [(o, "changes the bases by which an ASV has its place in the tree, and the run learns distances from the tree")
            for o in bases]
     why += [(o, "changes the reads of a sample, and precomputed distances are of the reads as they were") for o in reads]

@@ -19,10 +19,10 @@ from ..config import Config
 from ..core import AamError, need
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import read_distances
-from ..data.distances import TREE_METRICS
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import write_json
+from ..registry import metrics
 from ..inference.bundle import Bundle, save_bundle
 from ..model.aam import AamModel
 from .folder import check_out, open_run
@@ -46,7 +46,7 @@ def check_teachers(config:Config, study:Study)->None:
     along = config.pretrain_asv.steps > 0 and config.loss.tree > 0 and tree
     wrong = false_for(config.augment, along, config.distances)
     for metric in config.distances:
-        if metric in TREE_METRICS and not tree:
+        if metrics[metric].needs_tree and not tree:
             wrong.append(f"loss.metric = '{metric}' is a distance along a tree. Pass --tree, choose another metric, or set "
                          "pretrain_sample.steps=0 and loss.distance=0.")
     if mixes: need("skbio", "mix")
