@@ -1,4 +1,4 @@
-"A distance from outside the package: one record, used by its name in an override, from training to predictions."
+"A distance from outside the package: one record, used by its name, from training to predictions."
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,9 @@ from aam_nb.registry import metrics, registered
 from aam_nb.runs.train import train_run
 from aam_nb.training.track import read_log
 
-SHORT = ["pretrain_asv.steps=0", "pretrain_sample.steps=6", "pretrain_sample.batch=8", "optim.steps=6", "optim.batch=8",
-         "loss.distance=1", "model.width=16", "model.layers=1", "model.sample_width=16", "run.threads=1"]
+SHORT = ["pretrain_asv.steps=0", "pretrain_sample.steps=6", "pretrain_sample.batch=8", "optim.steps=6",
+         "optim.batch=8", "loss.distance=1", "model.width=16", "model.layers=1", "model.sample_width=16",
+         "run.threads=1"]
 
 
 def hellinger(counts, **_):
@@ -51,8 +52,9 @@ def study(tmp_path_factory):
 
 def configured(study, out, *words):
     "A short training on that study, with some overrides."
-    files = [f"data.table={study/'table.biom'}", f"data.metadata={study/'metadata.tsv'}", f"data.tree={study/'tree.nwk'}"]
-    return load_config(None, (*files, "data.target=age", "data.groups=subject", f"run.out={out}", *SHORT, *words))
+    files = [f"data.table={study}/table.biom", f"data.metadata={study}/metadata.tsv", f"data.tree={study}/tree.nwk"]
+    wanted = ["data.target=age", "data.groups=subject", f"run.out={out}"]
+    return load_config(None, (*files, *wanted, *SHORT, *words))
 
 
 def test_a_distance_is_learned_before_and_beside_the_target(study, tmp_path):
@@ -84,12 +86,15 @@ def test_a_distance_that_nobody_registered_is_refused(study, tmp_path):
         configured(study, tmp_path, "loss.metric=hellinger")
     with registered(metrics, HELLINGER):
         with pytest.raises(AamError, match="named 'hellinger' already"): metrics.add(HELLINGER)
-        with pytest.raises(AamError, match="named 'jaccard' already"): metrics.add(replace(HELLINGER, name="jaccard"))
-    with pytest.raises(AamError, match="cannot be named 'my distance'"): replace(HELLINGER, name="my distance")
+    with pytest.raises(AamError, match="named 'jaccard' already"):
+        metrics.add(replace(HELLINGER, name="jaccard"))
+    with pytest.raises(AamError, match="cannot be named 'my distance'"):
+        replace(HELLINGER, name="my distance")
     assert "hellinger" not in metrics and metrics["jaccard"].between is not hellinger
 
 
 def test_a_distance_along_a_tree_needs_one(study, tmp_path):
     with registered(metrics, BRANCHES):
         config = configured(study, tmp_path/"run", "data.tree=", "loss.metric=branches")
-        with pytest.raises(AamError, match="'branches' is a distance along a tree"): train_run(config, say=print)
+        with pytest.raises(AamError, match="'branches' is a distance along a tree"):
+            train_run(config, say=print)

@@ -38,13 +38,15 @@ class Metric:
             raise AamError(f"A distance cannot be named '{self.name}'. Use letters, digits and underscores.")
 
 # %% ../../nbs/1_data/85_distances.ipynb #c1779798
-UNIFRACS = ("unweighted", "weighted", "weighted_normalized", "generalized") # The kinds, in the order of the table
+UNIFRACS = ("unweighted", "weighted", "weighted_normalized", "generalized")
 
 def _check_unifrac(kind:str, alpha:float):
     "Refuse a kind that does not exist, or an alpha that has no meaning."
     if kind not in UNIFRACS:
-        raise AamError(f"There is no UniFrac '{kind}'; wanted one of {', '.join(UNIFRACS)}.{nearest(kind, UNIFRACS)}")
-    if not 0 <= alpha <= 1: raise AamError(f"alpha is {alpha}; generalized UniFrac takes a number from 0 to 1.")
+        raise AamError(f"There is no UniFrac '{kind}'; wanted one of {', '.join(UNIFRACS)}."
+                       + nearest(kind, UNIFRACS))
+    if not 0 <= alpha <= 1:
+        raise AamError(f"alpha is {alpha}; generalized UniFrac takes a number from 0 to 1.")
 
 def _distance(kind:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
     "The distance of the table. Two samples that cover no branch at all are at distance 0."
@@ -54,14 +56,14 @@ def _distance(kind:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
     return np.divide(difference, whole, out=np.zeros_like(whole), where=whole > 0)
 
 # %% ../../nbs/1_data/85_distances.ipynb #856666d3
-def _presence(x:np.ndarray, y:np.ndarray, length:np.ndarray)->tuple[np.ndarray, np.ndarray]: # total, shared, each [i, j]
-    "Sums over branches for presence: `x` [i, branches] against `y` [j, branches], 0. or 1."
+def _presence(x:np.ndarray, y:np.ndarray, length:np.ndarray)->tuple[np.ndarray,np.ndarray]: # Each [i, j]
+    "Total and shared for presence: `x` [i, branches] against `y` [j, branches], 0. or 1."
     return np.add.outer(x @ length, y @ length), (x*length) @ y.T
 
 # %% ../../nbs/1_data/85_distances.ipynb #d6acef0a
 def _shares(x:np.ndarray, y:np.ndarray, length:np.ndarray, alpha:float,
-            same:bool)->tuple[np.ndarray, np.ndarray]: # total, shared, each [i, j]
-    "Sums over branches for shares: `x` [i, branches] against `y` [j, branches]; only pairs j > i if `same` (x is y)."
+            same:bool)->tuple[np.ndarray,np.ndarray]: # Each [i, j]; only pairs j > i if `same` (x is y)
+    "Total and shared for shares of reads: `x` [i, branches] against `y` [j, branches]."
     y = np.ascontiguousarray(y.T)
     power = y if alpha == 1 else np.where(y > 0, y**alpha, 0)
     own = length @ power
@@ -107,8 +109,8 @@ def _both_ways(out:np.ndarray)->np.ndarray:
     return out + out.T
 
 # %% ../../nbs/1_data/85_distances.ipynb #31fe94fb
-def _between(a, b, tree:Tree, tip:np.ndarray, kind:str, alpha:float)->np.ndarray: # float64 [rows of a, rows of b]
-    "Distances between the samples of `a` and those of `b`, or within `a` when `b` is None."
+def _between(a, b, tree:Tree, tip:np.ndarray, kind:str, alpha:float)->np.ndarray:
+    "Distances between the samples of `a` [i, asvs] and those of `b` [j, asvs], or within `a` when `b` is None."
     tree, tip = tree_with_reads(tree, tip, a if b is None else sparse.vstack([a, b], format="csr"))
     x = _below(a, tree, tip, kind)
     y = x if b is None else _below(b, tree, tip, kind)
@@ -125,7 +127,7 @@ def unifrac(
     metric:str="unweighted", # One of `UNIFRACS`
     alpha:float=.5,          # For "generalized" only: 0 to 1; 1 gives abundant lineages the most weight
 )->np.ndarray:               # float64 [b, b], symmetric, 0 on the diagonal
-    "UniFrac between all samples of a batch, exactly. Raises `AamError` for a kind or an alpha that does not exist."
+    "UniFrac between all samples of a batch, exactly. Raises `AamError` for an unknown kind or alpha."
     _check_unifrac(metric, alpha)
     return _between(sparse.csr_matrix(counts), None, tree, np.asarray(tip), metric, alpha)
 
@@ -236,10 +238,15 @@ def robust_aitchison(
     return _both_ways(np.sqrt(np.maximum(_squares_apart(log), 0)))
 
 # %% ../../nbs/1_data/85_distances.ipynb #66b78150
-metrics.add(Metric(name="braycurtis", bounded=True, squared=True, between=lambda counts, **_: bray_curtis(counts)))
-metrics.add(Metric(name="jaccard", bounded=True, between=lambda counts, **_: jaccard(counts)))
-metrics.add(Metric(name="aitchison", bounded=False, between=lambda counts, *, asvs=None, **_: aitchison(counts, asvs)))
-metrics.add(Metric(name="robust_aitchison", bounded=False, between=lambda counts, **_: robust_aitchison(counts)))
+def _reads_record(name:str, distance:Callable, **more)->Metric:
+    "The record of a distance that takes reads and nothing else."
+    return Metric(name=name, between=lambda counts, **_: distance(counts), **more)
+
+metrics.add(_reads_record("braycurtis", bray_curtis, bounded=True, squared=True))
+metrics.add(_reads_record("jaccard", jaccard, bounded=True))
+metrics.add(Metric(name="aitchison", bounded=False,
+                   between=lambda counts, *, asvs=None, **_: aitchison(counts, asvs)))
+metrics.add(_reads_record("robust_aitchison", robust_aitchison, bounded=False))
 
 # %% ../../nbs/1_data/85_distances.ipynb #4b201713
 metrics.add(Metric(name="precomputed", bounded=True, between=None))
@@ -258,9 +265,10 @@ def sample_distances(
     alpha:float=.5,           # For "generalized" only
     asvs:int|None=None,       # ASVs of the table, for "aitchison"; the columns of `counts` if None
 )->np.ndarray:                # float [b, b], symmetric, 0 on the diagonal
-    "Distances between the samples of a batch. Raises `AamError` for a distance that does not exist or lacks its tree."
+    "Distances between the samples of a batch. Raises `AamError` for an unknown distance, or one without its tree."
     record = metrics[metric]
     if record.between is None:
-        raise AamError(f"The distance '{metric}' is not computed from reads. Read its file with `read_distances`.")
+        raise AamError(f"The distance '{metric}' is not computed from reads. "
+                       "Read its file with `read_distances`.")
     if record.needs_tree and tree is None: _needs_tree(metric)
     return record.between(sparse.csr_matrix(counts), tree=tree, tip=tip, alpha=alpha, asvs=asvs)
