@@ -211,7 +211,8 @@ def test_files(tmp_path):
 
 @pytest.mark.parametrize("name, data", [
     ("a.qza", b"((id1:1,id2:3):2,id3:4);"), ("a.nwk", b"PK\x03\x04 and more"),
-    ("b.nwk", b"\x89HDF\r\n\x1a\n"), ("c.nwk", b""), ("d.nwk", b"(\xff:1,b:1);"), ("e.nwk", b"(a:1,b:"), ("f.nwk", b"sample_id\tage\nS1\t3\n"),
+    ("b.nwk", b"\x89HDF\r\n\x1a\n"), ("c.nwk", b""),
+    ("d.nwk", b"(\xff:1,b:1);"), ("e.nwk", b"(a:1,b:"), ("f.nwk", b"sample_id\tage\nS1\t3\n"),
     ("absent.nwk", None)])
 def test_a_file_that_holds_no_tree_is_named(name, data, tmp_path):
     if data is not None: (tmp_path/name).write_bytes(data)
@@ -219,7 +220,7 @@ def test_a_file_that_holds_no_tree_is_named(name, data, tmp_path):
 
 
 def test_a_reference_tree_from_an_artefact(data_dir):
-    "The 217,407 tips that QIIME 2 users have, cut to the study, give the tree that was prepared by other means."
+    "The 217,407 tips that QIIME 2 users have, cut to the study, give the tree prepared by other means."
     t = time.perf_counter()
     whole = read_tree(data_dir/"qiime2_files"/"ibd-tree.qza")
     seconds = time.perf_counter() - t
