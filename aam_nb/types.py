@@ -144,7 +144,8 @@ class Batch(_Moves):
     place:Tensor|None = None    # i64 [u], which of the ASVs that the model knows; -1 where it is none of them
     hidden:Tensor|None = None   # bool [n], pairs whose reads are hidden, to be guessed
     masked:Tensor|None = None   # u8 [u, l], a second view of the tokens with patches masked
-    partner:Tensor|None = None  # i64 [b], place in the global batch of the sample whose reads are mixed in; None where none are
+    column:Tensor|None = None   # i64 [b], the sample's place in the global batch; None for 0, 1, 2...
+    partner:Tensor|None = None  # i64 [b], column of the sample whose reads are mixed in; None where none are
     share:Tensor|None = None    # f32 [b], how much of the mixed reads is the sample's own: the target is mixed alike
     key:int = 0        # The draw key of this step: dropout, mixup and the like follow from it
 
@@ -167,6 +168,7 @@ class AsvBatch(_Moves):
     masked:Tensor      # u8 [u, l], with patches masked
     rows:Tensor        # i64 [u], rows of the store
     distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
+    column:Tensor|None = None   # i64 [u], which column the ASV itself is; None for 0, 1, 2...
     key:int = 0
 
 # %% ../nbs/0_start/80_types.ipynb #80189790

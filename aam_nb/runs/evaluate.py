@@ -20,7 +20,7 @@ from .plan import planned
 from .prepare import _task_of, prepare, Prepared
 from .samples import choose_folds, column, group_values, inner_folds, stored, to_depth
 from ..training.bench import Bench
-from ..training.sample_stage import all_seen, pretrained
+from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target
 from ..types import positions, Study
 
@@ -70,7 +70,7 @@ def evaluate_prepared(
     "Outer folds on a prepared study; a finished fold is kept, so a killed evaluation goes on with the next one."
     from aam_nb.evaluation.validate import evaluate
     config = ready.bench.config; part = f"depth_{config.data.depth}" if config.data.depth else ""
-    study, bench, groups = ready.study, all_seen(replace(ready.bench, folder=None, part=part and f"{part} ")), ready.groups
+    study, bench, groups = ready.study, pretrained_on_all(replace(ready.bench, folder=None, part=part and f"{part} ")), ready.groups
     folds = choose_folds(study, config, ready.values, groups); inner = inner_folds(study, config, ready.values, groups, folds)
     held = sorted(set(labels(column(study, config.data.leave_out, "data.leave_out")))) if config.data.leave_out else ()
     write_folds(folds, folder/"folds.tsv", held); rows = [tuple(study.positions(o) for o in f) for f in folds]

@@ -42,8 +42,8 @@ def planned(
     if bench.start is None or not target:
         stages.append(("pretrain_asv", asv, pretrains))
         if config.pretrain_sample.steps:
-            stages.append(("pretrain_sample", sample_stage(bench, model, rows, table=blank(config.pretrain_sample))[:2], pretrains))
-    if target: stages.append(("optim", target_stage(bench, model, *codecs(bench, rows), rows, table=blank(config.optim))[1:], fits))
+            stages.append(("pretrain_sample", sample_stage(bench, model, rows, embeddings=blank(config.pretrain_sample)), pretrains))
+    if target: stages.append(("optim", target_stage(bench, model, *codecs(bench, rows), rows, embeddings=blank(config.optim))[1:], fits))
     parts, seconds = [], 0.
     for name, (objective, source), times in stages:
         optim = getattr(config, name)

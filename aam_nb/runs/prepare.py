@@ -84,9 +84,9 @@ class Prepared:
 # %% ../../nbs/9_runs/20_prepare.ipynb #c6a0743d
 def _bench(config, store, accelerator, out, start, **more)->Bench:
     "The bench of a run folder, with the bundle to start from."
-    level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
-    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume), level=level,
-                 start=start and start.model.to(accelerator.device), cache=Cache(config.run.cache or out/"cache"), **more)
+    sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
+    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume),
+                 sample_level=sample_level, start=start and start.model.to(accelerator.device), cache=Cache(config.run.cache or out/"cache"), **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #072b2d5a
 def prepare(

@@ -51,7 +51,7 @@ def pretrain_run(
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say); bench, store = ready.bench, ready.bench.store
     rows, watch = watched(store.sample_ids, group_values(ready.study, config.data) if config.data.groups else None, config)
     say(planned(bench))
-    model = pretrain_samples(bench, pretrain_asvs(bench, rows, watch=watch), rows, watch=watch)
+    model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=watch), rows, held_back=watch)
     ready.bundle(model, rows, dict(samples=len(rows), pretrained_on=store.digest))
     for stage, found in last_checks(ready.out).items(): say(f"{stage}, on what did not teach: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
     say(f"The pretrained bundle stands in {ready.out/'bundle'}.")

@@ -11,7 +11,7 @@ from ..config import Config
 from ..core import AamError, few
 from ..inference.bundle import Bundle, load_bundle
 from ..training.bench import Bench, new_model
-from ..training.transfer import take_over
+from ..training.transfer import take_over, trained_parts
 
 # %% auto #0
 __all__ = ['start_bundle', 'transductive_note', 'start_report']
@@ -50,5 +50,4 @@ def transductive_note(
 # %% ../../nbs/9_runs/15_start.ipynb #ba5b6491
 def start_report(bench:Bench, target:bool): # `LoadReport`
     "What a fit takes over from the bundle to start from."
-    parts = ("encoder", "heads.tree", "heads.bases") + (("sample", "heads.distance", "heads.counts") if bench.level and target else ())
-    return take_over(new_model(bench, bench.start.bases), bench.start, parts)
+    return take_over(new_model(bench, bench.start.bases), bench.start, trained_parts(bench.sample_level and target))

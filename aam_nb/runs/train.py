@@ -21,7 +21,7 @@ from .held_out import held_out_scores, score_line, score_lines
 from .plan import planned
 from .prepare import prepare, Prepared
 from .samples import choose_split
-from ..training.sample_stage import all_seen, pretrained
+from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 
 # %% auto #0
@@ -38,8 +38,8 @@ def train_run(
     with whole_file(ready.out/"split.png") as p: plot_split(split, ready.values).savefig(p, format="png")
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(bench, True)}")
-    bench = all_seen(bench); seen = np.arange(len(store)) if config.run.transductive and not config.run.start else train
-    made = fit_target(bench, pretrained(bench, train, watch=valid), *codecs(bench, train), train, valid)
+    bench = pretrained_on_all(bench); seen = np.arange(len(store)) if config.run.transductive and not config.run.start else train
+    made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
     targets, notes = with_calibration(ready, made, valid)
     for o in notes: say(o)
     made = replace(made, targets=targets); write_held_out(ready, made, valid, test)
