@@ -39,7 +39,8 @@ from aam_nb.model.aam import AamModel, embed_chunks
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.target_stage import codecs, target_stage
-from aam_nb.runs.samples import keep, load_study, with_target
+from aam_nb.runs.choice import keep, with_target
+from aam_nb.runs.samples import load_study
 from aam_nb.training.loop import fit
 from aam_nb.training.objectives import AsvObjective, SampleObjective, mixup_pairs
 from aam_nb.training.parallel import make_accelerator
@@ -72,7 +73,7 @@ def target_cost(cfg, store, age, accelerator, steps=100):
     optim, dataset = replace(cfg.optim, steps=steps), SampleDataset(store, None, age.astype(np.float32))
     model = AamModel(cfg.model, store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
     source = SampleBatches(dataset, View(augment=cfg.augment, identity=cfg.model.identity), batch=optim.batch, steps=steps)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
     step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps

@@ -43,7 +43,7 @@ def main():
     store, age = ecam(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data")))
     model = AamModel(cfg.model, store.tokens.shape[1], (Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
     view = View(augment=cfg.augment, identity=cfg.model.identity)
     source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), view, batch=optim.batch, steps=optim.steps)
     batches = []

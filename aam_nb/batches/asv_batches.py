@@ -35,15 +35,14 @@ def _paths(store:Store, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
         if own.start < own.stop and o.tip is not None: out[own, own] = path_lengths(_branches(o), o.tip[rows[own] - base])
     return torch.from_numpy(out)
 
-# %% ../../nbs/2_batches/80_asv_batches.ipynb #89dba48e
+# %% ../../nbs/2_batches/80_asv_batches.ipynb #4fef7646
 def _asv_batch(store:Store, view:View, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
     "A part of some ASVs against all of them: bases, a second view of them, and what the tree says of each pair."
-    distance, column = _paths(store, rows), np.arange(len(rows))[part]
-    rows = rows[part]
+    distance, rows = _paths(store, rows), rows[part]
     tokens, keys = store.tokens[rows], store.keys[rows]
     if view.augment is not None: tokens = augment_tokens(tokens, keys, view.augment, view.seed, *key)
-    arrays = dict(tokens=tokens, masked=masked_tokens(view, tokens, keys, *key), rows=rows, column=column)
-    return AsvBatch(distance=None if distance is None else distance[part], key=draw,
+    arrays = dict(tokens=tokens, masked=masked_tokens(view, tokens, keys, *key), rows=rows)
+    return AsvBatch(distance=None if distance is None else distance[part], start=part.start or 0, key=draw,
                     **{k: torch.from_numpy(v) for k, v in arrays.items()})
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #969ae117

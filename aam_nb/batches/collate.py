@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .. import registry
 from .corpus import _branches, _studies, _texts
 from .store import Store
 from .view import AS_STORED, View
-from ..data.distances import COUNT_METRICS, sample_distances
+from ..data.distances import sample_distances
 from ..data.tokens import identity_signs
 from ..types import Batch, Sample
 
@@ -64,18 +65,18 @@ def _stacked(samples:list[Sample], name:str)->np.ndarray|None: # [b, ...]
     "A field of all samples; None where they have none."
     return None if getattr(samples[0], name) is None else np.stack([getattr(o, name) for o in samples])
 
-# %% ../../nbs/2_batches/65_collate.ipynb #e4dd5f18
+# %% ../../nbs/2_batches/65_collate.ipynb #633d67b6
 def _within(study:Store, counts, at:np.ndarray, metric:str, alpha:float)->np.ndarray: # float32 [n, n]
     "Distances between samples of one study, with reads `counts` [n, asvs] of its ASVs `at`."
-    if metric in COUNT_METRICS: return sample_distances(counts, metric, asvs=len(study.tokens))
+    if not registry.metrics[metric].needs_tree: return sample_distances(counts, metric, asvs=len(study.tokens))
     along = dict(tree=_branches(study), tip=study.tip[at], alpha=alpha)
     return sample_distances(counts, metric, asvs=len(study.tokens), **along)
 
-# %% ../../nbs/2_batches/65_collate.ipynb #c67fcafb
+# %% ../../nbs/2_batches/65_collate.ipynb #18a786b7
 def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
     "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; None where no study has the tree."
     stores, samples, asvs = _studies(store)
-    needs_tree = metric not in COUNT_METRICS
+    needs_tree = registry.metrics[metric].needs_tree
     if needs_tree and store.tip is None: return None
     study = np.searchsorted(samples[1:-1], index, side="right")
     out = np.full((len(index),)*2, np.nan, dtype=np.float32)
@@ -91,8 +92,9 @@ def _distances(index:np.ndarray, lists:tuple, store:Store, view:View)->np.ndarra
     "Distances between samples `index` of these lists by each metric of a view; None where none of them is known."
     rows, asv, counts, offsets = lists
     drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(index), len(rows)))
-    found = [view.distances.rows(index) if o == "precomputed" else _between(store, index, rows, drawn, o, view.alpha)
-             for o in view.metrics]
+    made = [registry.metrics[o].between is not None for o in view.metrics]
+    found = [_between(store, index, rows, drawn, o, view.alpha) if here else view.distances.rows(index)
+             for o, here in zip(view.metrics, made, strict=True)]
     if all(o is None for o in found): return None
     unknown = np.full((len(index),)*2, np.nan, dtype=np.float32)
     return np.stack([unknown if o is None else o for o in found])
@@ -115,15 +117,16 @@ def collate(
     part:slice|None=None,  # Which of the samples are this process's; all of them if None
 )->Batch:
     "Put samples together: each distinct ASV once, the samples as ragged lists."
-    index, lists, column = np.array([o.index for o in samples]), _lists(samples), np.arange(len(samples))
+    index, lists, total = np.array([o.index for o in samples]), _lists(samples), len(samples)
     distance = _distances(index, lists, store, view) if view.metrics else None
-    if part is not None: samples, index, column, lists = samples[part], index[part], column[part], _lists(samples[part])
+    if part is not None: samples, index, lists = samples[part], index[part], _lists(samples[part])
     if signs is None and view.identity: signs = Signs(store, view.identity)
     rows, asv, counts, offsets = lists
     arrays = dict(tokens=store.tokens[rows], rows=rows, asv=asv, counts=counts.astype(np.float32), offsets=offsets,
-                  index=index, column=column,
+                  index=index,
                   place=None if view.known is None else view.known[rows],
-                  distance=None if distance is None else distance[:, column],
+                  distance=None if distance is None else distance[:, part or slice(None)],
                   **{k: _stacked(samples, k) for k in ("target", "weight", "category", "number")})
     tensors = {k: torch.from_numpy(v) for k, v in arrays.items() if v is not None}
-    return Batch(identity=_names(signs, rows, view.known), key=key, **tensors)
+    place = {} if part is None else dict(start=part.start, total=total)
+    return Batch(identity=_names(signs, rows, view.known), key=key, **place, **tensors)

@@ -138,7 +138,7 @@ def _mixed(source:SampleBatches, samples:list[Sample], step:int)->tuple[list[Sam
     samples, partner, share = mix_samples(samples, view.augment, view.seed, step, along)
     return samples, dict(partner=partner, share=share)
 
-# %% ../../nbs/2_batches/75_sample_batches.ipynb #3f782e3f
+# %% ../../nbs/2_batches/75_sample_batches.ipynb #8b0789d2
 @patch
 def __getitem__(self:SampleBatches, step:int)->Batch:
     if not 0 <= step < self.steps: raise IndexError(step)
@@ -147,7 +147,8 @@ def __getitem__(self:SampleBatches, step:int)->Batch:
     all_samples = self.world > 1 and (bool(view.metrics) or mixes_reads(view))
     samples, mixed = _mixed(self, self.views(places if all_samples else places[part]), step)
     batch = collate(samples, store, view, signs=self.signs, key=draw_key(view.seed, "step", step), part=part if all_samples else None)
-    batch = replace(batch, column=torch.arange(part.start, part.stop), **{k: torch.from_numpy(v[part]) for k, v in mixed.items()})
+    if self.world > 1: batch = replace(batch, start=part.start, total=len(places))
+    batch = replace(batch, **{k: torch.from_numpy(v[part]) for k, v in mixed.items()})
     keys = store.keys[batch.rows.numpy()]
     ids = [o.id for o in (samples[part] if all_samples else samples)]
     batch = _hide_reads(_vary(batch, keys, view, step), ids, keys, view, step)

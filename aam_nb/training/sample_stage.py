@@ -37,7 +37,7 @@ def sample_stage(
     set_constants(bench, model, rows, place, embeddings)
     view = bench.view(loss, place, seed=bench.seed("pairs", *key), augment=config.augment, mask=0. if optim.freeze else loss.mask)
     source = SampleBatches(bench.samples(rows), view, batch=optim.batch, steps=optim.steps, temperature=config.data.temperature)
-    return SampleObjective(model, loss, table=embeddings), source
+    return SampleObjective(model, loss, embeddings=embeddings), source
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #39b3ba00
 def _measure_on(bench:Bench, objective:SampleObjective, source:SampleBatches, held_back:np.ndarray|None):

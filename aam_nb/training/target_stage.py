@@ -121,7 +121,7 @@ def target_stage(
     view = bench.view(config.loss, made.place, seed=bench.seed("target", *key), augment=config.augment,
                       chains=covariates.shape.chains if covariates else ())
     source = SampleBatches(samples, view, batch=optim.batch, steps=optim.steps, temperature=config.data.temperature)
-    objective = SampleObjective(made.model, config.loss, table=made.embeddings, mixup=config.augment.mixup,
+    objective = SampleObjective(made.model, config.loss, embeddings=made.embeddings, mixup=config.augment.mixup,
                                 smoothing=config.target.smoothing)
     return made, objective, source
 
@@ -133,9 +133,10 @@ def validation_loss(
     weight:torch.Tensor|None=None, # f32 [n, t]
 )->dict[str,torch.Tensor]: # By target
     "The losses that pick the step. Beside other targets, classes are judged at a temperature of their own, as they are used later."
-    each = target_loss(outputs, target, columns, weight)
+    def means(x): return {k: v.mean for k, v in target_loss(x, target, columns, weight).items()}
+    each = means(outputs)
     if len(columns) == 1: return each
-    cooler = [target_loss(outputs/t, target, columns, weight) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
+    cooler = [means(outputs/t) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
     best = {o.name: torch.stack([c[o.name] for c in cooler]).min() for o in columns}
     return {o.name: best[o.name] if o.task == "classification" else each[o.name] for o in columns}
 
