@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from .augment import augment_tokens
-from .corpus import _branches, _studies
-from .store import Store
+from .source import SampleSource
 from .turns import check_ranks, rank_part, study_turns
 from .view import AS_STORED, masked_tokens, View
 from ..core import AamError, draw_key, keyed_rng
@@ -25,18 +24,17 @@ from ..types import AsvBatch
 __all__ = ['AsvBatches', 'PlainAsvBatches']
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #be7578f3
-def _paths(store:Store, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
+def _paths(store:SampleSource, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
     "Path lengths between ASVs; NaN between studies, and for an ASV without a tip."
-    if store.tip is None: return None
-    stores, _, first = _studies(store)
+    if not any(o.has_tree for o in store.studies): return None
     out = np.full((len(rows),)*2, np.nan, dtype=np.float32)
-    edges = np.searchsorted(rows, first)
-    for o, base, own in zip(stores, first, map(slice, edges, edges[1:]), strict=False):
-        if own.start < own.stop and o.tip is not None: out[own, own] = path_lengths(_branches(o), o.tip[rows[own] - base])
+    edges = np.searchsorted(rows, store.asv_edges)
+    for o, own in zip(store.studies, map(slice, edges, edges[1:]), strict=False):
+        if own.start < own.stop and o.has_tree: out[own, own] = path_lengths(o.branches, o.tips(rows[own]))
     return torch.from_numpy(out)
 
-# %% ../../nbs/2_batches/80_asv_batches.ipynb #4fef7646
-def _asv_batch(store:Store, view:View, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
+# %% ../../nbs/2_batches/80_asv_batches.ipynb #f666265d
+def _asv_batch(store:SampleSource, view:View, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
     "A part of some ASVs against all of them: bases, a second view of them, and what the tree says of each pair."
     distance, rows = _paths(store, rows), rows[part]
     tokens, keys = store.tokens[rows], store.keys[rows]
@@ -45,17 +43,17 @@ def _asv_batch(store:Store, view:View, rows:np.ndarray, part:slice, *key, draw:i
     return AsvBatch(distance=None if distance is None else distance[part], start=part.start or 0, key=draw,
                     **{k: torch.from_numpy(v) for k, v in arrays.items()})
 
-# %% ../../nbs/2_batches/80_asv_batches.ipynb #969ae117
-def _by_study(store:Store, rows)->list[np.ndarray]: # For each study, rows of its ASVs, ascending
+# %% ../../nbs/2_batches/80_asv_batches.ipynb #3d0994a6
+def _by_study(store:SampleSource, rows)->list[np.ndarray]: # For each study, rows of its ASVs, ascending
     "Rows of ASVs, each once, divided by study; all of the store's if None."
     rows = np.arange(len(store.tokens)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
-    return np.split(rows, np.searchsorted(rows, _studies(store)[2][1:-1]))
+    return np.split(rows, np.searchsorted(rows, store.asv_edges[1:-1]))
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #108f502a
 class AsvBatches:
     "Random sets of distinct ASVs by step. Raises `AamError` without ASVs, and for processes that do not fit them."
     def __init__(self,
-        store:Store, # Where the ASVs are
+        store:SampleSource, # Where the ASVs are
         rows=None,   # Rows of the ASVs to learn from; all of them if None
         view:View=AS_STORED, # How they are looked at: augment, patch, mask and span; and the seed of the run
         *,
@@ -86,7 +84,7 @@ class AsvBatches:
 class PlainAsvBatches:
     "Every ASV once, in fixed parts with fixed hidden bases."
     def __init__(self,
-        store:Store,  # Where the ASVs are
+        store:SampleSource,  # Where the ASVs are
         rows=None,    # Rows of the ASVs to look at; all of them if None
         view:View=AS_STORED, # patch, mask, span and seed
         *,

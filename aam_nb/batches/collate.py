@@ -12,8 +12,7 @@ import torch
 from scipy import sparse
 
 from .. import registry
-from .corpus import _branches, _studies, _texts
-from .store import Store
+from .source import SampleSource, StudyPart
 from .view import AS_STORED, View
 from ..data.distances import sample_distances
 from ..data.tokens import identity_signs
@@ -26,7 +25,7 @@ __all__ = ['Signs', 'known_places', 'collate']
 class Signs:
     "The vectors of signs that name a store's ASVs, made when they are first asked for. Raises `AamError` for other widths."
     def __init__(self,
-        store:Store,
+        store:SampleSource,
         width:int, # Signs of each ASV: 0 to 512, a multiple of 8
     ):
         identity_signs([], width) # Refuses other widths
@@ -37,7 +36,7 @@ class Signs:
     def __getitem__(self, rows:np.ndarray)->np.ndarray: # int8 [rows, width]
         new = rows[~self.made[rows]]
         if len(new):
-            self.signs[new] = identity_signs(_texts(self.store, "sequences", new), self.width)
+            self.signs[new] = identity_signs(self.store.sequences_of(new), self.width)
             self.made[new] = True
         return self.signs[rows]
 
@@ -65,30 +64,30 @@ def _stacked(samples:list[Sample], name:str)->np.ndarray|None: # [b, ...]
     "A field of all samples; None where they have none."
     return None if getattr(samples[0], name) is None else np.stack([getattr(o, name) for o in samples])
 
-# %% ../../nbs/2_batches/65_collate.ipynb #633d67b6
-def _within(study:Store, counts, at:np.ndarray, metric:str, alpha:float)->np.ndarray: # float32 [n, n]
+# %% ../../nbs/2_batches/65_collate.ipynb #78fa267a
+def _within(study:StudyPart, counts, at:np.ndarray, metric:str, alpha:float)->np.ndarray: # float32 [n, n]
     "Distances between samples of one study, with reads `counts` [n, asvs] of its ASVs `at`."
-    if not registry.metrics[metric].needs_tree: return sample_distances(counts, metric, asvs=len(study.tokens))
-    along = dict(tree=_branches(study), tip=study.tip[at], alpha=alpha)
-    return sample_distances(counts, metric, asvs=len(study.tokens), **along)
+    asvs = len(study.store.tokens)
+    if not registry.metrics[metric].needs_tree: return sample_distances(counts, metric, asvs=asvs)
+    return sample_distances(counts, metric, asvs=asvs, tree=study.branches, tip=study.tips(at), alpha=alpha)
 
-# %% ../../nbs/2_batches/65_collate.ipynb #18a786b7
-def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
+# %% ../../nbs/2_batches/65_collate.ipynb #c5066c68
+def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
     "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; None where no study has the tree."
-    stores, samples, asvs = _studies(store)
-    needs_tree = registry.metrics[metric].needs_tree
-    if needs_tree and store.tip is None: return None
-    study = np.searchsorted(samples[1:-1], index, side="right")
+    studies, edges = store.studies, store.asv_edges
+    lacks = [registry.metrics[metric].needs_tree and not o.has_tree for o in studies]
+    if all(lacks): return None
+    number = store.study_of(index)
     out = np.full((len(index),)*2, np.nan, dtype=np.float32)
-    for k in np.unique(study):
-        if needs_tree and stores[k].tip is None: continue
-        here = np.flatnonzero(study == k)
-        own = slice(*np.searchsorted(rows, asvs[k:k+2]))
-        out[np.ix_(here, here)] = _within(stores[k], drawn[here][:, own], rows[own] - asvs[k], metric, alpha)
+    for k in np.unique(number):
+        if lacks[k]: continue
+        here = np.flatnonzero(number == k)
+        own = slice(*np.searchsorted(rows, edges[k:k+2]))
+        out[np.ix_(here, here)] = _within(studies[k], drawn[here][:, own], rows[own], metric, alpha)
     return out
 
 # %% ../../nbs/2_batches/65_collate.ipynb #25550215
-def _distances(index:np.ndarray, lists:tuple, store:Store, view:View)->np.ndarray|None: # float32 [m, b, b]
+def _distances(index:np.ndarray, lists:tuple, store:SampleSource, view:View)->np.ndarray|None: # float32 [m, b, b]
     "Distances between samples `index` of these lists by each metric of a view; None where none of them is known."
     rows, asv, counts, offsets = lists
     drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(index), len(rows)))
@@ -109,7 +108,7 @@ def _names(signs, rows:np.ndarray, known:np.ndarray|None)->torch.Tensor: # f32 [
 # %% ../../nbs/2_batches/65_collate.ipynb #702e6613
 def collate(
     samples:list[Sample],  # Of the global batch, in its order
-    store:Store,           # Where their ASVs are
+    store:SampleSource,           # Where their ASVs are
     view:View=AS_STORED,   # identity, known, metrics, alpha and distances
     *,
     signs:Signs|None=None, # Of the view's width, where they have been made before

@@ -8,20 +8,18 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/sample_batches.html.md"""
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
 from .augment import augment_samples, augment_tokens
-from .bases import hide_reads
 from .collate import collate, Signs
-from .corpus import _branches, _bytes, _studies
 from .draws import AsvDraws, pair_draws
+from .hide import hide_reads
 from .mix import mix_samples
 from .samples import SampleDataset
-from .store import Store
+from .source import SampleSource
 from .turns import check_ranks, rank_part, study_turns, turns
 from .view import AS_STORED, check_distances, masked_tokens, mixes_reads, View
 from ..core import AamError, draw_key, keyed_rng
@@ -57,13 +55,12 @@ def _hide_reads(batch:Batch, ids:list[str], keys:np.ndarray, view:View, *key)->B
     return replace(batch, hidden=torch.from_numpy(hide_reads(draw, batch.offsets.numpy(), view.hide)))
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #0e528e77
-def _by_study(store:Store, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
+def _by_study(store:SampleSource, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
     "Which samples are of which study, in the order of their ids."
-    stores, first, _ = _studies(store)
-    study = np.searchsorted(first[1:-1], rows, side="right")
-    order = np.argsort(_bytes(store, "sample_ids")[rows], kind="stable")
+    study = store.study_of(rows)
+    order = np.argsort(store.id_bytes[rows], kind="stable")
     order = order[np.argsort(study[order], kind="stable")]
-    return np.split(order, np.cumsum(np.bincount(study, minlength=len(stores)))[:-1])
+    return np.split(order, np.cumsum(np.bincount(study, minlength=len(store.studies)))[:-1])
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #e323cd61
 class SampleBatches:
@@ -128,14 +125,12 @@ def views(self:SampleBatches,
     if view.augment is None: return samples
     return augment_samples(samples, view.augment, view.seed, [e for e, _ in places], view.chains)
 
-# %% ../../nbs/2_batches/75_sample_batches.ipynb #ff6ea017
+# %% ../../nbs/2_batches/75_sample_batches.ipynb #5373f551
 def _mixed(source:SampleBatches, samples:list[Sample], step:int)->tuple[list[Sample],dict[str,np.ndarray]]:
     "Mix reads, where that is asked for, and say with whom."
     if not mixes_reads(source.view): return samples, {}
-    store, view = source.dataset.store, source.view
-    study = _studies(store)[0][source.study(step)[0]]
-    along = SimpleNamespace(tip=None if study.tip is None else store.tip, tree=_branches(study)) # Rows of the corpus
-    samples, partner, share = mix_samples(samples, view.augment, view.seed, step, along)
+    view, study = source.view, source.dataset.store.studies[source.study(step)[0]]
+    samples, partner, share = mix_samples(samples, view.augment, view.seed, step, study)
     return samples, dict(partner=partner, share=share)
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #8b0789d2

@@ -12,9 +12,9 @@ from copy import copy
 import numpy as np
 from fastcore.basics import patch
 
-from .corpus import _bytes, _texts
+from .ragged import ragged
 from .reads import select_asvs
-from .store import ragged, Store
+from .source import SampleSource
 from ..core import AamError
 from ..types import Sample
 
@@ -22,7 +22,7 @@ from ..types import Sample
 __all__ = ['SampleDataset', 'asvs_in']
 
 # %% ../../nbs/2_batches/60_samples.ipynb #a7c99ecf
-def _one_each(store:Store, what:str, values, dtype)->np.ndarray|None: # [samples of the store, columns]
+def _one_each(store:SampleSource, what:str, values, dtype)->np.ndarray|None: # [samples of the store, columns]
     "Values of the store's samples. Raises `AamError` for another number of rows."
     if values is None: return None
     values = np.asarray(values)
@@ -31,7 +31,7 @@ def _one_each(store:Store, what:str, values, dtype)->np.ndarray|None: # [samples
                        "Give one row for each sample of the store.")
     return values.astype(dtype).reshape(len(store), -1)
 
-def _numbered(store:Store, rows)->np.ndarray: # int64 [n]
+def _numbered(store:SampleSource, rows)->np.ndarray: # int64 [n]
     "Rows of the store, from numbers or a mask. Raises `AamError` for rows that it does not have."
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
@@ -40,8 +40,8 @@ def _numbered(store:Store, rows)->np.ndarray: # int64 [n]
                        f"counted from 0. Give rows below {len(store):,}.")
     return rows
 
-# %% ../../nbs/2_batches/60_samples.ipynb #5e354c53
-def _both(store:Store, covariates)->tuple[np.ndarray|None,np.ndarray|None]: # int64 [samples, c]; float32 [samples, v]
+# %% ../../nbs/2_batches/60_samples.ipynb #86619118
+def _both(store:SampleSource, covariates)->tuple[np.ndarray|None,np.ndarray|None]: # int64 [samples, c]; float32 [samples, v]
     "Categories and numbers of all samples of a store; None twice where there are no covariates."
     if covariates is None: return None, None
     category, number = (np.zeros((len(store), 0)) if o is None else o for o in covariates)
@@ -51,7 +51,7 @@ def _both(store:Store, covariates)->tuple[np.ndarray|None,np.ndarray|None]: # in
 class SampleDataset:
     "Samples of a store, by number. Raises `AamError` for arrays of another length and rows that are not there."
     def __init__(self,
-        store:Store,            # Where they are
+        store:SampleSource,            # Where they are
         rows=None,              # Which: sample rows of the store or a mask, in this order; all of them if None
         target:np.ndarray|None=None, # float32 [samples of the store(, t)], encoded; NaN where missing
         *,
@@ -76,9 +76,9 @@ class SampleDataset:
     @property
     def ids(self)->np.ndarray: # Object array of str
         "Sample ids, one for each sample here."
-        return _texts(self.store, "sample_ids", self.rows)
+        return self.store.ids_of(self.rows)
 
-# %% ../../nbs/2_batches/60_samples.ipynb #98d0fdfd
+# %% ../../nbs/2_batches/60_samples.ipynb #44158bee
 @patch
 def read(self:SampleDataset,
     i:int,    # Number in the dataset
@@ -89,7 +89,7 @@ def read(self:SampleDataset,
     start, stop = self.store.indptr[row:row+2]
     arrays = {k: getattr(self, k) for k in ("target", "weight", "category", "number")}
     return Sample(asv=self.store.asv[start:stop].astype(np.int64), counts=self.store.reads[start:stop],
-                  index=row, id=_bytes(self.store, "sample_ids")[row].decode(),
+                  index=row, id=self.store.id_bytes[row].decode(),
                   **{k: None if v is None else v[row] for k, v in arrays.items()})
 
 # %% ../../nbs/2_batches/60_samples.ipynb #9f59eb3e
@@ -116,7 +116,7 @@ def __getitem__(self:SampleDataset, i:int)->Sample: return self.look(i, self.tur
 
 # %% ../../nbs/2_batches/60_samples.ipynb #78744e06
 def asvs_in(
-    store:Store, # Where the samples are
+    store:SampleSource, # Where the samples are
     rows,        # Sample rows
 )->np.ndarray:   # int64, rows of ASVs, ascending
     "The ASVs that have reads in some samples."

@@ -19,11 +19,10 @@ from fastcore.basics import patch
 
 from ..batches.cache import Cache
 from ..batches.collate import known_places
-from ..batches.corpus import Corpus
 from ..batches.loader import loader
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..batches.view import View
 from ..config import Config
 from ..core import digest, draw_key, keyed_rng
@@ -46,7 +45,7 @@ __all__ = ['Bench', 'known_asvs', 'at_most', 'new_model', 'set_constants', 'froz
 class Bench:
     "What every stage of a run works on."
     config:Config
-    store:Store
+    store:SampleSource
     accelerator:object
     metadata:pd.DataFrame|None = None # One row a sample, in store order
     folder:Path|None = None # Checkpoints go here; None keeps the best weights in memory only
@@ -109,7 +108,7 @@ def fit(self:Bench,
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(
-    store:Store,
+    store:SampleSource,
     rows:np.ndarray, # int64, samples
 )->tuple[np.ndarray,np.ndarray]: # int64 sorted keys; int64 [asvs], the place of each ASV of the store among them, -1 where it has none
     "The ASVs that have reads in some samples, by key."
@@ -126,7 +125,7 @@ def at_most(
     "At most so many rows, drawn by key."
     return rows if len(rows) <= most else np.sort(keyed_rng(*key).choice(rows, most, replace=False))
 
-# %% ../../nbs/4_training/60_bench.ipynb #fc9efcb5
+# %% ../../nbs/4_training/60_bench.ipynb #64291cd1
 def new_model(
     bench:Bench,
     bases:int, # Longest sequence it will read
@@ -142,7 +141,7 @@ def new_model(
         torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
         return AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
                         covariates=covariates and covariates.shape, known=known if linear != "none" else 0,
-                        branches=len(bench.store.tree.length) if linear in ("branches", "both") else 0,
+                        branches=len(bench.store.studies[0].branches.length) if linear in ("branches", "both") else 0,
                         counts=bench.config.loss.counts > 0)
 
 # %% ../../nbs/4_training/60_bench.ipynb #7ea34a1c
@@ -159,12 +158,12 @@ def set_constants(
     plain = PlainBatches(bench.samples(rows[:most]), view, batch=64)
     calibrate(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)
 
-# %% ../../nbs/4_training/60_bench.ipynb #b8146d49
+# %% ../../nbs/4_training/60_bench.ipynb #15a3bc1d
 def _cached(bench:Bench, model:AamModel, make)->torch.Tensor: # f32 [asvs, d]
     "Embeddings from the cache, or made and kept there."
-    store, weights = bench.store, {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
-    tokens = [o.digests("tokens") for o in store.stores] if isinstance(store, Corpus) else store.digests("tokens")
-    key = dict(encoder=digest(weights), tokens=tokens)
+    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    tokens = [o.store.digests("tokens") for o in bench.store.studies]
+    key = dict(encoder=digest(weights), tokens=tokens if len(tokens) > 1 else tokens[0])
     with warnings.catch_warnings(): # The array is mapped read-only, and nothing writes to an embedding
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(bench.cache.array("embeddings", key, lambda: make().cpu().numpy()))

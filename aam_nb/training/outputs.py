@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..batches.view import View
 from ..model.aam import AamModel, embed_chunks
 from ..types import Batch, Outputs
@@ -74,7 +74,7 @@ def stack_outputs(
 # %% ../../nbs/4_training/50_outputs.ipynb #1d411cd2
 def predict_rows(
     model:AamModel,
-    store:Store,
+    store:SampleSource,
     rows:np.ndarray,        # int64 [n], samples of the store
     embeddings:torch.Tensor|None=None, # f32 [asvs, d] of every ASV of the store; encoded here if None
     known:np.ndarray|None=None, # int64 [asvs], place among the ASVs that the model knows, by `known_places`; all known if None

@@ -84,8 +84,9 @@ def set_linear(
     counts = store.counts(rows).tocoo()
     counts = sparse.csr_matrix((counts.data, (counts.row, place[counts.col])), shape=(len(rows), len(known)))
     tip, here = np.full(len(known), -1), np.flatnonzero(place >= 0)
-    if store.tip is not None: tip[place[here]] = store.tip[here]
-    model.linear.fit(counts, store.tree, tip)
+    study, alone = store.studies[0], len(store.studies) == 1 # A corpus has no tree of all its ASVs
+    if alone and study.has_tree: tip[place[here]] = study.tips(here)
+    model.linear.fit(counts, study.branches if alone else None, tip)
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #6bd6b1d4
 def _model_for(bench:Bench, start:AamModel, learned, train, key, embeddings)->Fitted:
