@@ -42,7 +42,7 @@ def truth(study):
     return dict(age=study.metadata["age"].to_numpy(float), site=site, subject=study.metadata["subject"].to_numpy(object))
 
 
-TOLD = "diet, country/city, weight, bmi"
+TOLD = ("diet", ("country", "city"), "weight", "bmi")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_told_is_a_pipeline_of_sklearn(fed, truth, task, classes):
 
 def test_told_codes_by_hand():
     rows = pd.DataFrame(dict(diet=["a", "b", None, "c"], country=["X", "Y", "X", "X"], city=["x", "y", None, "z"], bmi=[1., 3., np.nan, 2.]))
-    found = told(rows, "diet, country/city, bmi", np.array([0, 1]))
+    found = told(rows, ("diet", ("country", "city"), "bmi"), np.array([0, 1]))
     #          missing, unknown, a, b | missing, unknown, X, Y | missing, unknown, x, y | number, missing; the number stands where its column is read
     parts = dict(diet=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]], country=[[0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 0]],
                  city=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]], bmi=[[-1, 0], [1, 0], [0, 1], [0, 0]])
@@ -169,8 +169,8 @@ def test_told_where_nothing_is_told(study, fed, truth):
     "A covariate that the training rows lack counts for nothing; with no other the prediction is the trivial one."
     train, test, y = np.arange(60), np.arange(60, 90), truth["age"]
     blank = fed.metadata.assign(diet=fed.metadata.diet.where(np.arange(90) >= 60), bmi=np.where(np.arange(90) < 60, 20., fed.metadata.bmi))
-    assert told(blank, "diet, bmi", train).shape == (90, 0) and np.array_equal(told(blank, TOLD, train), told(blank, "country/city, weight", train))
-    assert np.array_equal(fit_predict("told", Features(replace(fed, metadata=blank), "diet, bmi"), y, train, test), np.full(30, np.median(y[train])))
+    assert told(blank, ("diet", "bmi"), train).shape == (90, 0) and np.array_equal(told(blank, TOLD, train), told(blank, (("country", "city"), "weight"), train))
+    assert np.array_equal(fit_predict("told", Features(replace(fed, metadata=blank), ("diet", "bmi")), y, train, test), np.full(30, np.median(y[train])))
     assert "told" in baselines(fed, TOLD) and "told" not in baselines(fed) and set(baselines(fed, TOLD)) == set(BASELINES)
     with pytest.raises(AamError, match="the covariates are '' and the study has metadata"): fit_predict("told", fed, y, train, test)
     with pytest.raises(AamError, match="the study has no metadata"): fit_predict("told", Features(replace(fed, metadata=None), TOLD), y, train, test)

@@ -137,7 +137,7 @@ BASELINES = dict(
 
 def baselines(
     study:Study,
-    covariates:str="", # What a model is told beside the reads, as `data.covariates`
+    covariates:str|tuple=(), # What a model is told beside the reads, as `data.covariates`
 )->list[str]:          # Names, in the order of tables
     "The baselines that there are: that on branches needs a tree, that on covariates needs covariates."
     lacks = {"branch": study.tree is None, "told": not covariates}

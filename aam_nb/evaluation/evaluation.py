@@ -54,7 +54,7 @@ class Evaluation:
     names:tuple[str,...] = ()    # What each fold held out, e.g. the site; empty where folds were drawn
     interval:np.ndarray|None = None # float64 [n, 2], low and high end of the model's intervals, in the target's unit; None where it gave none
     level:float = 0.             # Share of the true values that they promise to hold, mean over the rows; 0 without intervals
-    covariates:str = ""          # What the model is told beside the reads, as `data.covariates`
+    covariates:str = ""          # What the model is told beside the reads: "diet, country/city"
 
     @property
     def repeat(self)->np.ndarray: # int [n], from 1

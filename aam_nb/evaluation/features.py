@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from ..config import covariate_chains
+from ..config import covariate_chains, covariate_text
 from ..core import AamError, nearest
 from ..data.covariates import CovariateCodec
 from ..data.tree import branch_abundance
@@ -62,7 +62,7 @@ def prevalent(
 # %% ../../nbs/7_evaluation/05_features.ipynb #a95a0749
 def told(
     metadata,          # pandas.DataFrame with the columns of the covariates, a row a sample
-    covariates:str,    # "diet, country/city, bmi", as `data.covariates`
+    covariates:str|tuple, # ("diet", ("country", "city"), "bmi"), as `data.covariates`
     train:np.ndarray,  # Rows that train
 )->np.ndarray:         # float64 [samples, features]
     "Covariates as features; one of which the training rows say nothing gives none. Raises `AamError` for columns that are not there."
@@ -70,7 +70,7 @@ def told(
     if lost: raise AamError(f"The covariate '{lost[0]}' is no column of the metadata.{nearest(lost[0], map(str, metadata.columns))}")
     found = [np.zeros((len(metadata), 0))]
     for chain in chains:
-        try: codec = CovariateCodec.fit(metadata.iloc[train], "/".join(chain))
+        try: codec = CovariateCodec.fit(metadata.iloc[train], (chain,))
         except AamError: continue # missing, or the same number, in all training rows
         codes, numbers = codec.encode(metadata)
         found += [np.eye(n + 2)[c] for n, c in zip(codec.shape.sizes, codes.T)] + [np.nan_to_num(numbers), np.isnan(numbers)]
@@ -116,7 +116,7 @@ class Features:
     "What the baselines see of a study, computed when first asked for and kept."
     def __init__(self,
         study:Study,
-        covariates:str="", # What a model is told beside the reads, as `data.covariates`
+        covariates:str|tuple=(), # What a model is told beside the reads, as `data.covariates`
     ): self.study, self.covariates, self.counts = study, covariates, study.table.counts.tocsr()
     def __len__(self): return self.counts.shape[0]
 
@@ -141,7 +141,7 @@ class Features:
     def told(self, train)->np.ndarray: # float64 [samples, samples]
         "Inner products of covariates, encoded as the training rows teach it. Raises `AamError` where there are none."
         if not self.covariates or self.study.metadata is None:
-            raise AamError(f"The baseline 'told' needs covariates and metadata; the covariates are '{self.covariates}' and the study has "
+            raise AamError(f"The baseline 'told' needs covariates and metadata; the covariates are '{covariate_text(self.covariates)}' and the study has "
                            f"{'no ' if self.study.metadata is None else ''}metadata. Name columns, or leave this baseline out.")
         x = told(self.study.metadata, self.covariates, train)
         return x @ x.T

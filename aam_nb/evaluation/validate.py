@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..config import covariate_text
 from ..core import AamError, duration, few
 from ..data.split import kfold, labels, strata
 from ..data.split_lists import check_folds
@@ -145,7 +146,7 @@ def evaluate(
     threads:int=0,    # Of the forest; 0 for all cores
     say:Callable[[str],None]=lambda text: None, # Is told after each fold how far it is
     names=(),         # What each fold of a list holds out, e.g. the site
-    covariates:str="", # Metadata columns that the model is told beside the reads, as `data.covariates`; one more baseline sees them alone
+    covariates:str|tuple=(), # Metadata columns that the model is told beside the reads, as `data.covariates`; one more baseline sees them alone
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for fewer groups than folds, or a group on both sides of one."
     if model_name in (*BASELINES, "average"): raise AamError(f"'{model_name}' is the name of a baseline. Give the model another name.")
@@ -166,5 +167,5 @@ def evaluate(
     target, model = str(getattr(values, "name", None) or "target"), model_name if fit_model else ""
     found = Evaluation(target=target, task=task, classes=classes, model=model, ids=ids, truth=truth, groups=own, fold=fold, predictions=preds,
                        scores=scores, differences=gaps, alarm=alarm, members=members, depth=depth, seed=seed, seconds=seconds,
-                       names=names, interval=interval, level=level, covariates=covariates)
+                       names=names, interval=interval, level=level, covariates=covariate_text(covariates))
     return replace(found, warnings=tuple(_warnings(study.metadata, found.first())), notes=tuple(filter(None, [*notes, found.told])))

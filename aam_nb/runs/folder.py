@@ -12,7 +12,8 @@ import aam_nb
 from ..config import Config
 from ..core import AamError, few
 from ..disk import whole_file, write_json
-from ..recipe import load_config, to_toml
+from ..fields import toml_value
+from ..recipe import changed, load_config, to_toml
 
 # %% auto #0
 __all__ = ['check_out', 'open_run', 'versions']
@@ -37,8 +38,8 @@ def check_out(config:Config)->Path: # The run folder, not yet made
 # %% ../../nbs/9_runs/10_folder.ipynb #c19050e9
 def _same_choices(out, config):
     "A run goes on with the choices it was started with."
-    old, new = (to_toml(c).splitlines() for c in (load_config(out/"config.toml"), config))
-    other = [b.split("  #")[0] for a, b in zip(old, new) if a != b and b.split(" ")[0] not in _FREE]
+    found = changed(config, load_config(out/"config.toml"))
+    other = [f"{k} = {toml_value(v)}" for k, v in found.items() if k.partition(".")[2] not in _FREE]
     if other: raise AamError(f"{out} was started with other choices, so it cannot go on with {few(other)}. Use the same, or another --out.")
 
 def open_run(config:Config)->Path: # The run folder

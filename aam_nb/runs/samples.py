@@ -31,7 +31,6 @@ from ..data.table import read_table
 from ..data.targets import Targets
 from ..data.tree import read_tree
 from ..data.weights import target_weights
-from ..fields import names_in
 from ..sections import DataConfig
 from ..types import Split, strings, Study
 
@@ -60,14 +59,14 @@ def load_study(
 # %% ../../nbs/9_runs/05_samples.ipynb #52858e59
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
     "The stores that `data.corpus` names. Raises `AamError` where two have one name."
-    paths = [o.strip() for o in data.corpus.split(",") if o.strip()]; names = [Path(o).name for o in paths]
+    paths = data.corpus; names = [Path(o).name for o in paths]
     if len(set(names)) < len(names): raise AamError(f"Two stores of data.corpus have one name ({few(names)}). Rename a folder: a study is named after it.")
     return dict(zip(names, paths, strict=True))
 
 def _studies(data):
     "The studies of a corpus as one, each with its own samples chosen."
     if data.metadata or data.tree: raise AamError("The stores of data.corpus have metadata and trees of their own. Leave out --metadata and --tree.")
-    return join_studies({k: load_study(replace(data, corpus="", table=o)) for k, o in corpus_folders(data).items()})
+    return join_studies({k: load_study(replace(data, corpus=(), table=o)) for k, o in corpus_folders(data).items()})
 
 # %% ../../nbs/9_runs/05_samples.ipynb #ca049eb4
 def stored(
@@ -108,7 +107,7 @@ def keep(
 # %% ../../nbs/9_runs/05_samples.ipynb #1cdb9cac
 def with_target(study:Study, data:DataConfig)->Study:
     "Leave out samples without reads or without any target, saying how many."
-    names = names_in(data.target)
+    names = data.target
     if not names: raise AamError("No target is given. Pass --target COLUMN, a column of the metadata.")
     gone = np.stack([column(study, o, "--target").isna().to_numpy() for o in names])  # t n
     for o, lost in zip(names, gone):
@@ -123,7 +122,7 @@ def with_target(study:Study, data:DataConfig)->Study:
 def check_columns(study:Study, config:Config)->None:
     "Raise `AamError` where the targets cannot be learned, or a column that the model is to be told is not there."
     for o in (c for chain in covariate_chains(config.data.covariates) for c in chain): column(study, o, "data.covariates")
-    for o in filter(None, (config.target.by, config.target.weights, config.target.balance.partition(":")[0].strip())): column(study, o, "a setting of [target]")
+    for o in filter(None, (config.target.by, config.target.weights, *config.target.balance)): column(study, o, "a setting of [target]")
     targets = Targets.fit(study.metadata, config); target_weights(targets, study.metadata, config)
     if config.data.covariates: CovariateCodec.fit(study.metadata, config.data.covariates)
 
