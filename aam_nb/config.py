@@ -19,7 +19,7 @@ from . import registry
 from .core import AamError, few, nearest, note
 from .fields import fits, kind_in_words, toml_value
 from .sections import (
-    AugmentConfig, COLUMN_SETTINGS, DataConfig, LossConfig, metrics, ModelConfig, OptimConfig, RunConfig,
+    AugmentConfig, COLUMN_SETTINGS, DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig,
     SIZES, TargetConfig)
 from .shorthand import as_tables, put
 
@@ -45,12 +45,12 @@ def unknown_names(
     twice = sorted({o for o in names if names.count(o) > 1})
     return found + [f"{setting} names '{o}' twice; wanted each once" for o in twice]
 
-# %% ../nbs/0_start/60_config.ipynb #dfba3539
+# %% ../nbs/0_start/60_config.ipynb #b9616383
 def _metric_problems(c):
     "What is wrong with the distances between samples."
     named, given = c.loss.metric, c.data.distances
-    found = unknown_names(named, "loss.metric", registry.metrics, metrics)
-    if not named: found.append("loss.metric is empty; wanted one or more of " + ", ".join(metrics))
+    found = unknown_names(named, "loss.metric", registry.metrics, LossConfig().metric)
+    if not named: found.append("loss.metric is empty; wanted one or more of " + ", ".join(registry.metrics))
     if "precomputed" in named and not given:
         found.append("loss.metric names 'precomputed'; wanted data.distances, the file that holds them")
     if given and "precomputed" not in named:

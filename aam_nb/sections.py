@@ -13,8 +13,8 @@ from typing import Any
 from .fields import between, one_of, Section
 
 # %% auto #0
-__all__ = ['SIZES', 'TASKS', 'TRANSFORMS', 'REGRESSIONS', 'COLUMN_SETTINGS', 'metrics', 'DataConfig', 'AugmentConfig',
-           'ModelConfig', 'TargetConfig', 'LossConfig', 'OptimConfig', 'RunConfig']
+__all__ = ['SIZES', 'TASKS', 'TRANSFORMS', 'REGRESSIONS', 'COLUMN_SETTINGS', 'DataConfig', 'AugmentConfig', 'ModelConfig',
+           'TargetConfig', 'LossConfig', 'OptimConfig', 'RunConfig']
 
 # %% ../nbs/0_start/50_sections.ipynb #9ffc5028
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +131,6 @@ class TargetConfig(Section):
     columns:dict[str,dict[str,Any]] = field(default_factory=dict) # Settings of columns: [target.NAME]
 
 # %% ../nbs/0_start/50_sections.ipynb #5cf29ff9
-metrics = ("unweighted", "weighted", "weighted_normalized", "generalized", "faith_pd", "braycurtis",
-           "jaccard", "aitchison", "robust_aitchison", "precomputed")
-
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
     "What each objective weighs, and how it is measured."

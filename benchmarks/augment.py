@@ -26,7 +26,7 @@ from aam_nb.recipe import load_config
 from aam_nb.sections import AugmentConfig, DataConfig, RunConfig
 from aam_nb.core import keyed_rng
 from aam_nb.batches.augment import augment_tokens
-from aam_nb.batches.bases import mask_patches
+from aam_nb.batches.hide import mask_patches
 from aam_nb.batches.draws import AsvDraws
 from aam_nb.batches.mix import mix_samples
 from aam_nb.batches.asv_batches import AsvBatches
@@ -38,7 +38,8 @@ from aam_nb.model.aam import AamModel, embed_chunks
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.target_stage import codecs, target_stage
-from aam_nb.runs.samples import keep, load_study, with_target
+from aam_nb.runs.choice import keep, with_target
+from aam_nb.runs.samples import load_study
 from aam_nb.training.loop import fit
 from aam_nb.training.objectives import AsvObjective, SampleObjective, mixup_pairs
 from aam_nb.training.parallel import make_accelerator
@@ -60,7 +61,7 @@ def took(f, over, repeats=10):
     return least/len(over)*1e3
 
 
-def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store)
+def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store.studies[0])
 def bases(config): return lambda j, asvs: augment_tokens(*asvs, config, 0, j)
 def masks(span): return lambda j, asvs: mask_patches(asvs[0], 6, .15, AsvDraws(asvs[1], j), span)
 def names(j, keys): return AsvDraws(keys, 0, j, "identity").random((len(keys), 1)) < .1
@@ -71,7 +72,7 @@ def target_cost(cfg, store, age, accelerator, steps=100):
     optim, dataset = replace(cfg.optim, steps=steps), SampleDataset(store, None, age.astype(np.float32))
     model = AamModel(cfg.model, store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
     source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
     step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps

@@ -42,7 +42,7 @@ def main():
     store, age = ecam(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data")))
     model = AamModel(cfg.model, store.tokens.shape[1], (Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
-    objective = SampleObjective(model, cfg.loss, table=table, mixup=cfg.augment.mixup)
+    objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
     source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), optim.batch, optim.steps, seed=0, augment=cfg.augment,
                            identity=cfg.model.identity)
     batches = []

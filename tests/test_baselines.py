@@ -174,7 +174,7 @@ def test_told_where_nothing_is_told(study, fed, truth):
     assert "told" in baselines(fed, TOLD) and "told" not in baselines(fed) and set(baselines(fed, TOLD)) == set(BASELINES)
     with pytest.raises(AamError, match="the covariates are '' and the study has metadata"): fit_predict("told", fed, y, train, test)
     with pytest.raises(AamError, match="the study has no metadata"): fit_predict("told", Features(replace(fed, metadata=None), TOLD), y, train, test)
-    with pytest.raises(AamError, match="'town' is no column"): fit_predict("told", Features(fed, "country/town"), y, train, test)
+    with pytest.raises(AamError, match="'town' is no column"): fit_predict("told", Features(fed, (("country", "town"),)), y, train, test)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -220,7 +220,7 @@ def test_A12_each_column_has_its_own_outputs_loss_and_gradient():
     outputs = torch.randn(4, 6, requires_grad=True, generator=torch.Generator().manual_seed(0))
     target = torch.tensor(Targets.fit(metadata, config).encode(metadata))
     for name, own in (("ph", [0]), ("depth", [1, 2, 3]), ("kind", [4, 5])):
-        grad, = torch.autograd.grad(target_loss(outputs, target, columns)[name], outputs, retain_graph=True)
+        grad, = torch.autograd.grad(target_loss(outputs, target, columns)[name].mean, outputs, retain_graph=True)
         assert grad.abs().sum(0).nonzero().flatten().tolist() == own
 
 
@@ -239,9 +239,9 @@ def test_B1_hidden_bases_are_judged_by_the_rule_that_trains_them():
 
 def test_B2_hidden_reads_are_shares_and_their_depth_is_no_matter():
     reads, sample = torch.tensor([400., 100, 500, 7, 3]), torch.tensor([0, 0, 0, 1, 1])
-    assert float(count_loss(reads.log() + sample, reads, sample)) == pytest.approx(0, abs=1e-6)   # the right shares cost nothing, at any depth
+    assert float(count_loss(reads.log() + sample, reads, sample).mean) == pytest.approx(0, abs=1e-6)   # the right shares cost nothing, at any depth
     logits = torch.randn(5, generator=torch.Generator().manual_seed(0))
-    found = [float(count_loss(logits, k*reads, sample)) for k in (1, 1000)]
+    found = [float(count_loss(logits, k*reads, sample).mean) for k in (1, 1000)]
     assert found[0] == pytest.approx(found[1], rel=1e-5) and 0 < found[0] < 5
 
 
@@ -254,7 +254,7 @@ def test_B3_predicted_distances_begin_at_the_observed_and_can_move(width, bounde
     said = head(x).detach()[off]; assert float(said.median()) == pytest.approx(float(observed[off].median()), rel=.1)
     assert not bounded or float(said.max()) < .99                                                 # no saturated link
     near = torch.cat([x, x[:1] + 1e-4, x[:1]]).requires_grad_(); d = head(near)
-    distance_loss(d, torch.full((26, 26), .5), head.unit).backward()                              # alike to the last digit, and still finite
+    distance_loss(d, torch.full((26, 26), .5), head.unit).mean.backward()                              # alike to the last digit, and still finite
     assert near.grad.isfinite().all() and float(near.grad[24].norm()) > 0
 
 
@@ -423,7 +423,7 @@ def test_B25_each_objective_is_judged_under_its_own_name():
     model = model_of(columns=(NUMBER, KIND), counts=True)
     found = measure_samples(SampleObjective(model, LossConfig(counts=1.)), [batch]); out = said(model, batch)
     assert {"target:y", "target:kind", "counts", "y:r2", "kind:auc"} <= set(found)
-    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]), mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
+    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
     assert (found["counts"], found["y:mae"]) == pytest.approx([float(o) for o in want.values()], rel=1e-5)
 
 
@@ -434,7 +434,7 @@ def test_B27_faith_pd_does_not_drown_the_rest():
     for unit in (1e-3, 1., 1e4):
         torch.manual_seed(1); head = SampleDistanceHead(16, 16, False)
         with torch.no_grad(): head.initialise(head.apart(x), observed*unit)
-        begins.append(distance_loss(head(x), observed*unit, head.unit).item())
+        begins.append(distance_loss(head(x), observed*unit, head.unit).mean.item())
     assert begins == pytest.approx([begins[0]]*3, rel=1e-3) and .1 < begins[0] < 10
 
 
@@ -469,7 +469,7 @@ def test_B30_all_pairs_of_any_number_of_samples_count():
     for b in (2, 3, 5):
         torch.manual_seed(b); d, said = torch.rand(b, b), torch.rand(b, b); i, j = np.triu_indices(b, 1)
         d, said = (d + d.T)/2, (said + said.T)/2
-        assert float(distance_loss(said, d)) == pytest.approx(float(((said - d)[i, j]**2).mean()), rel=1e-5)
+        assert float(distance_loss(said, d).mean) == pytest.approx(float(((said - d)[i, j]**2).mean()), rel=1e-5)
     assert measure_samples(SampleObjective(model_of(), LossConfig()), [batch_of((4, 2, 3))])["loss"] > 0
 
 

@@ -35,7 +35,7 @@ def sample_stage(
     looks = dict(_looks(bench, loss, place), mask=0. if optim.freeze else loss.mask)
     source = SampleBatches(bench.samples(rows), optim.batch, optim.steps, seed=bench.seed("pairs", *key), augment=config.augment,
                            temperature=config.data.temperature, **looks)
-    return SampleObjective(model, loss, table=table), source, looks
+    return SampleObjective(model, loss, embeddings=table), source, looks
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #c72a0314
 def pretrain_samples(bench:Bench, model:AamModel, rows:np.ndarray, key=(), watch:np.ndarray|None=None)->AamModel: # The same model

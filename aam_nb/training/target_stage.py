@@ -66,8 +66,9 @@ def set_linear(bench:Bench, model:AamModel, train:np.ndarray, known:np.ndarray, 
     store = bench.store; rows = _few(np.sort(train), 2048, bench.config.run.seed, "components"); counts = store.counts(rows).tocoo()
     counts = sparse.csr_matrix((counts.data, (counts.row, place[counts.col])), shape=(len(rows), len(known)))
     seen = np.flatnonzero(place >= 0); tip = np.full(len(known), -1)
-    if store.tip is not None: tip[place[seen]] = store.tip[seen]
-    model.linear.fit(counts, store.tree, tip)
+    study, alone = store.studies[0], len(store.studies) == 1 # A corpus has no tree of all its ASVs
+    if alone and study.has_tree: tip[place[seen]] = study.tips(seen)
+    model.linear.fit(counts, study.branches if alone else None, tip)
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8cebe6f8
 def target_stage(
@@ -91,7 +92,7 @@ def target_stage(
     source = SampleBatches(samples, optim.batch, optim.steps, seed=bench.seed("target", *key), augment=config.augment,
                            temperature=config.data.temperature, chains=covariates.shape.chains if covariates else (), **_looks(bench, config.loss, place))
     made = Fitted(model=model, bench=bench, targets=targets, covariates=covariates, known=known, place=place, told=told, table=table)
-    return made, SampleObjective(model, config.loss, table=table, mixup=config.augment.mixup, smoothing=config.target.smoothing), source
+    return made, SampleObjective(model, config.loss, embeddings=table, mixup=config.augment.mixup, smoothing=config.target.smoothing), source
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #689e3411
 def validation_loss(
@@ -101,9 +102,10 @@ def validation_loss(
     weight:torch.Tensor|None=None, # f32 [n, t]
 )->dict[str,torch.Tensor]: # By target
     "The losses that pick the step. Beside other targets, classes are judged as they are used later, at a temperature of their own."
-    each = target_loss(outputs, target, columns, weight)
+    means = lambda x: {k: v.mean for k, v in target_loss(x, target, columns, weight).items()}
+    each = means(outputs)
     if len(columns) == 1: return each
-    cooler = [target_loss(outputs/t, target, columns, weight) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
+    cooler = [means(outputs/t) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
     return {o.name: torch.stack([c[o.name] for c in cooler]).min() if o.task == "classification" else each[o.name] for o in columns}
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7e17448a
