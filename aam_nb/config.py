@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from .core import AamError, nearest
 from .fields import names_in, per_column
-from .registry import metrics
+from .registry import metrics, sample_encoders
 from .sections import (
     AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, REGRESSIONS,
     RunConfig, SIZES, TargetConfig, TRANSFORMS)
@@ -153,7 +153,8 @@ class Config:
                  *(f"model.pools names '{o}'; wanted some of {', '.join(POOLS)}" for o in names_in(m.pools) if o not in POOLS),
                  not names_in(m.pools) and "model.pools is empty; wanted one or more of " + ", ".join(POOLS),
                  m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
-                 m.sample != "pool" and m.sample_width % m.heads and
+                 m.sample not in sample_encoders and f"model.sample is '{m.sample}'; wanted one of {', '.join(sample_encoders)}",
+                 m.sample in sample_encoders and sample_encoders[m.sample].heads and m.sample_width % m.heads and
                      f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})",
                  *(f"{k}.freeze_layers is {o.freeze_layers}; the ASV encoder has {m.layers} (model.layers)" for k in STAGES
                    if (o := getattr(self, k)).freeze_layers > m.layers),

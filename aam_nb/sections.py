@@ -72,7 +72,7 @@ class ModelConfig(Section):
     readout:str = one_of("flat", "flat", "attention") # ASV summary: mean, maximum and flattened places, or attention pooling
     dropout:float = between(0., 0., .9)     # Dropout on residual branches of the transformers (never on attention weights)
     identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8; 0 for none
-    sample:str = one_of("pool", "pool", "attention", "both") # Sample encoder: order-free pools, a set transformer, or the sum of both
+    sample:str = "pool"                     # Sample encoder: pool (order-free pools), attention (a set transformer), both, or a registered one
     pools:str = "clade, presence, mean, attention" # Which pools there are: these four, and sum, which suits distances that are made of logarithms
     abundance:str = one_of("log", "log", "clr", "presence") # How reads enter: log share, log ratio to the sample's geometric mean, or not at all
     depth:bool = False                      # Tell the model the number of reads, which is a shortcut wherever depth and target go together

@@ -27,7 +27,8 @@ from ..core import digest, draw_key, keyed_rng
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import Distances
 from ..data.targets import Targets
-from ..model.aam import AamModel, calibrate
+from ..model.aam import AamModel
+from ..model.passes import fit_constants
 from .loop import fit
 from .outputs import embed_asvs
 from .track import RunLog
@@ -119,7 +120,7 @@ def set_constants(bench:Bench, model:AamModel, rows:np.ndarray, place:np.ndarray
     "Fit the constants of the sample level (centre and spread of the pools, scale of the distance heads) on training samples."
     looks = _looks(bench, bench.config.loss, place) | dict(metrics=bench.config.distances, hide=0.)
     plain = PlainBatches(bench.samples(rows[:most]), 64, **looks)
-    calibrate(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), table)
+    fit_constants(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), table)
 
 def frozen_table(bench:Bench, model:AamModel, optim)->torch.Tensor|None: # f32 [asvs, d]
     "The embedding of every ASV, made once, where the stage keeps the encoder as it is."

@@ -50,5 +50,5 @@ def pretrain_asvs(
                                 config.run.seed, config.loss.span)
         validate = lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
-    model.encoder.calibrate(torch.from_numpy(store.tokens[taught]).to(bench.accelerator.device))
+    model.encoder.fit_constants(torch.from_numpy(store.tokens[taught]).to(bench.accelerator.device))
     return model
