@@ -35,7 +35,8 @@ from aam_nb.data.tokens import MASK
 from aam_nb.data.weights import target_weights
 from aam_nb.inference.bundle import load_bundle
 from aam_nb.inference.predict import decoded, predict_table
-from aam_nb.model.aam import AamModel, backward_chunks, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import backward_chunks, embed_chunks
 from aam_nb.model.fusion import OutputScale
 from aam_nb.model.heads import SampleDistanceHead, linked
 from aam_nb.runs.predict import predict_run

@@ -63,5 +63,5 @@ def pretrain_asvs(
     teaching = asvs_in(store, rows)
     fresh = teaching[:0] if held_back is None else np.setdiff1d(asvs_in(store, held_back), teaching)
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", _measure_on(bench, objective, source, fresh))
-    model.encoder.calibrate(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
+    model.encoder.fit_constants(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
     return model
