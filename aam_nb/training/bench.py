@@ -29,7 +29,7 @@ from ..data.covariates import CovariateCodec
 from ..data.distance_files import Distances
 from ..data.targets import Targets
 from ..model.aam import AamModel, calibrate
-from .loop import fit
+from .loop import fit, Stage
 from .outputs import embed_asvs
 from .track import RunLog
 
@@ -63,8 +63,8 @@ class Bench:
     def fit(self, objective, source, optim, name, validate=None):
         "Run one stage, with its checkpoints in the run folder where there is one."
         folder, workers, name = self.folder and self.folder/"checkpoints"/name, self.config.run.workers, self.part + name
-        return fit(objective, source, optim, self.accelerator, validate=validate, folder=folder, log=self.log, name=name,
-                   resume=self.config.run.resume and folder is not None, loader=partial(loader, workers=workers) if workers else None)
+        stage = Stage(name=name, folder=folder, log=self.log, resume=self.config.run.resume and folder is not None)
+        return fit(objective, source, optim, self.accelerator, validate, stage, partial(loader, workers=workers) if workers else None)
 
     def samples(self, rows:np.ndarray, **more)->SampleDataset: # `more`: targets, weights, covariates of all samples
         "Samples of the store, with as many of their ASVs as are read."
