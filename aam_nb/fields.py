@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
-from typing import get_type_hints
+from typing import get_origin, get_type_hints
 
 from .core import AamError, nearest
 
@@ -23,8 +23,13 @@ def one_of(default, *choices):
     return field(default=default, metadata=dict(choices=choices))
 
 # %% ../nbs/0_start/40_fields.ipynb #db0f1f26
+def _as_tuple(value):
+    "Names as TOML and JSON give them, or with commas between, as a tuple."
+    return names_in(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
 def _problem(section, name, value, kind, meta):
     "What is wrong with one value, or None."
+    kind = get_origin(kind) or kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool): value = float(value)
     if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
         return f"{section}.{name} is {value!r}; wanted {kind.__name__}"
@@ -60,5 +65,6 @@ class Section:
     "A part of the configuration: checks its types and ranges when it is made, all at once."
     def __post_init__(self):
         kinds = get_type_hints(type(self)); name = type(self).__name__.removesuffix("Config").lower()
+        for k in (o for o in kinds if get_origin(kinds[o]) is tuple): object.__setattr__(self, k, _as_tuple(getattr(self, k)))
         found = [_problem(name, f.name, getattr(self, f.name), kinds[f.name], f.metadata) for f in fields(self)]
         if any(found): raise AamError("\n".join(o for o in found if o))

@@ -58,7 +58,7 @@ def load_config(
     return config_from(given)
 
 # %% ../nbs/0_start/70_recipe.ipynb #37626a67
-def _toml_value(v): return str(v).lower() if isinstance(v, bool) else f'"{v}"'.replace("\\", "\\\\") if isinstance(v, str) else repr(v)
+def _toml_value(v): return str(v).lower() if isinstance(v, bool) else f'"{v}"'.replace("\\", "\\\\") if isinstance(v, str) else repr(list(v) if isinstance(v, tuple) else v)
 
 def to_toml(
     config:Config, # What to write

@@ -58,6 +58,7 @@ class AugmentConfig(Section):
     indel:float = between(0., 0., .2)       # Chance that a base is lost, and that one is added before it
     window:int = between(0, 0, 500)         # Bases are shuffled within windows of this many; 0 leaves them
     reverse:float = between(0., 0., 1.)     # Chance that an ASV is read as its reverse complement
+    also:tuple[str,...] = ()                # Registered augmentations to apply after the built-in ones
 
 # %% ../nbs/0_start/50_sections.ipynb #45a3aa34
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from aam_nb.recipe import load_config
 from aam_nb.sections import AugmentConfig, DataConfig, RunConfig
 from aam_nb.core import keyed_rng
 from aam_nb.batches.augment import augment_tokens
-from aam_nb.batches.bases import mask_patches
+from aam_nb.batches.hide import mask_patches
 from aam_nb.batches.draws import AsvDraws
 from aam_nb.batches.mix import mix_samples
 from aam_nb.batches.asv_batches import AsvBatches
@@ -61,7 +61,7 @@ def took(f, over, repeats=10):
     return least/len(over)*1e3
 
 
-def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store)
+def mixes(config, store): return lambda j, samples: mix_samples(samples, config, 0, j, store.studies[0])
 def bases(config): return lambda j, asvs: augment_tokens(*asvs, config, 0, j)
 def masks(span): return lambda j, asvs: mask_patches(asvs[0], 6, .15, AsvDraws(asvs[1], j), span)
 def names(j, keys): return AsvDraws(keys, 0, j, "identity").random((len(keys), 1)) < .1

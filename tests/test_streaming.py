@@ -19,7 +19,7 @@ from test_batch import DATA, FULL, STORE, made, same
 
 from aam_nb.batches.asv_batches import AsvBatches, PlainAsvBatches
 from aam_nb.batches.augment import augment_tokens
-from aam_nb.batches.bases import mask_patches
+from aam_nb.batches.hide import mask_patches
 from aam_nb.batches.build import build_store
 from aam_nb.batches.collate import Signs, collate, known_places
 from aam_nb.batches.corpus import Corpus, Joined
@@ -106,7 +106,7 @@ def test_ranks_share_mixed_reads_too(mix):
     for step in range(4):
         whole = one[step]; check_shares(whole, [o[step] for o in ranks])
         assert whole.share.dtype == torch.float32 and whole.partner.dtype == torch.int64 and (whole.share < 1).any()
-        assert (np.diff(np.searchsorted(one.dataset.store.first_asv[1:-1], whole.rows.numpy(), side="right")) == 0).all() # Of one study
+        assert (np.diff(np.searchsorted(one.dataset.store.asv_edges[1:-1], whole.rows.numpy(), side="right")) == 0).all() # Of one study
 
 def test_ranks_share_batches_of_asvs():
     how = dict(batch=11, steps=5, seed=2, patch=3, augment=VARIED, span=2)
@@ -201,7 +201,7 @@ def test_joined_arrays_read_like_one(data):
 
 def test_a_corpus_reads_like_its_stores():
     first = [0, 11, 28, 35]; asvs = [0, 40, 70, 79]
-    assert len(CORPUS) == 35 and CORPUS.tokens.shape == (79, 20) and CORPUS.first_sample.tolist() == first and CORPUS.first_asv.tolist() == asvs
+    assert len(CORPUS) == 35 and CORPUS.tokens.shape == (79, 20) and [o.first_sample for o in CORPUS.studies] == first[:-1] and CORPUS.asv_edges.tolist() == asvs
     assert CORPUS.sample_ids.tolist() == [o for s in CORPUS.stores for o in s.sample_ids]
     assert CORPUS.sequences.tolist() == [o for s in CORPUS.stores for o in s.sequences]
     assert (CORPUS.identity(16) == np.concatenate([o.identity(16) for o in CORPUS.stores])).all()
@@ -216,9 +216,9 @@ def test_a_corpus_reads_like_its_stores():
             assert mine.id == its.id and mine.index == first[k] + i and mine.target.tolist() == [first[k] + i]
             assert mine.asv.tolist() == (its.asv + asvs[k]).tolist() and mine.counts.tolist() == its.counts.tolist()
     assert asvs_in(CORPUS, [3, 12, 30]).tolist() == np.flatnonzero(wanted[[3, 12, 30]].sum(0)).tolist()
-    assert repr(CORPUS).startswith("Corpus(3 studies, 35 samples, 79 ASVs") and Corpus([STORE]).tip.shape == (40,)
-    assert CORPUS.tree[2] is None and Corpus([THIRD]).tree is None and Corpus([THIRD]).tip is None
-    with pytest.raises(AamError, match="needs a store"): Corpus([])
+    assert repr(CORPUS).startswith("Corpus(3 studies, 35 samples, 79 ASVs")
+    assert [o.has_tree for o in CORPUS.studies] == [True, True, False] and CORPUS.studies[2].branches is None
+    with pytest.raises(AamError, match="needs at least one store"): Corpus([])
     with pytest.raises(AamError, match="same content"): Corpus([STORE, OTHER, STORE])
 
 def test_a_corpus_of_one_study_gives_the_batches_of_the_study():
@@ -274,7 +274,7 @@ def test_asvs_of_a_corpus_keep_to_their_study_and_tree():
     for o in source:
         k, = set(np.searchsorted([40, 70], o.rows.numpy(), side="right")); drawn.append(int(k)); store = CORPUS.stores[k]
         if store.tip is None: assert o.distance.isnan().all(); continue
-        wanted = path_lengths(store.tree, store.tip[o.rows.numpy() - CORPUS.first_asv[k]])
+        wanted = path_lengths(store.tree, store.tip[o.rows.numpy() - CORPUS.asv_edges[k]])
         assert np.allclose(o.distance.numpy(), wanted, equal_nan=True, atol=1e-5) and len(o.rows) == 12
     assert set(drawn) == {0, 1, 2} and max(map(drawn.count, (0, 1, 2))) < 35
     parts = PlainAsvBatches(CORPUS, batch=16); assert sorted(r for o in parts for r in o.rows.tolist()) == list(range(79))

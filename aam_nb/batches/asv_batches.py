@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from .augment import augment_tokens
-from .corpus import _branches, _studies
 from .sample_batches import _masked
-from .store import Store
+from .source import SampleSource
 from .turns import _check_ranks, rank_part, study_turns
 from ..core import AamError, draw_key, keyed_rng
 from ..data.tree import path_lengths
@@ -22,16 +21,15 @@ from ..types import AsvBatch
 __all__ = ['AsvBatches', 'PlainAsvBatches']
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #be7578f3
-def _paths(store:Store, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
+def _paths(store:SampleSource, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
     "Path lengths between ASVs; NaN between studies, and for an ASV without a tip."
-    if store.tip is None: return None
-    stores, _, first = _studies(store); out = np.full((len(rows),)*2, np.nan, dtype=np.float32)
-    edges = np.searchsorted(rows, first)
-    for o, base, own in zip(stores, first, map(slice, edges, edges[1:]), strict=False):
-        if own.start < own.stop and o.tip is not None: out[own, own] = path_lengths(_branches(o), o.tip[rows[own] - base])
+    if not any(o.has_tree for o in store.studies): return None
+    out = np.full((len(rows),)*2, np.nan, dtype=np.float32); edges = np.searchsorted(rows, store.asv_edges)
+    for o, own in zip(store.studies, map(slice, edges, edges[1:]), strict=False):
+        if own.start < own.stop and o.has_tree: out[own, own] = path_lengths(o.branches, o.tips(rows[own]))
     return torch.from_numpy(out)
 
-def _asv_batch(store:Store, rows:np.ndarray, part:slice, augment:AugmentConfig|None, hide:tuple[int,float,int], key:int, *view)->AsvBatch:
+def _asv_batch(store:SampleSource, rows:np.ndarray, part:slice, augment:AugmentConfig|None, hide:tuple[int,float,int], key:int, *view)->AsvBatch:
     "Some ASVs with their hidden view (patch, share, span) and what the tree says of each pair: a part of them against all."
     distance = _paths(store, rows); rows = rows[part]; tokens, keys = store.tokens[rows], store.keys[rows]
     if augment is not None: tokens = augment_tokens(tokens, keys, augment, *view)
@@ -42,7 +40,7 @@ def _asv_batch(store:Store, rows:np.ndarray, part:slice, augment:AugmentConfig|N
 class AsvBatches:
     "Random sets of distinct ASVs by step: set `step` is a pure function of the arguments and `step`."
     def __init__(self,
-        store:Store, # Where the ASVs are
+        store:SampleSource, # Where the ASVs are
         rows=None,   # Rows of the ASVs to learn from; all of them if None
         batch:int=256, # ASVs a step, over all processes; a study's own, where it has fewer
         steps:int=1, # How many steps
@@ -59,7 +57,7 @@ class AsvBatches:
         if not len(rows): raise AamError("There are no ASVs to learn from. Check the split and the selection of samples.")
         self.store, self.batch, self.steps, self.seed, self.hide = store, batch, steps, seed, (patch, mask, span)
         self.augment, self.rank, self.world = augment, rank, world
-        self.studies = np.split(rows, np.searchsorted(rows, _studies(store)[2][1:-1]))
+        self.studies = np.split(rows, np.searchsorted(rows, store.asv_edges[1:-1]))
         sizes = [len(o) for o in self.studies]; _check_ranks(sizes, batch, rank, world)
         self._study = study_turns(sizes, steps, seed, temperature)[0] if len(sizes) > 1 else None
 
@@ -76,7 +74,7 @@ class AsvBatches:
 class PlainAsvBatches:
     "Every ASV once, in fixed parts with fixed hidden bases."
     def __init__(self,
-        store:Store,  # Where the ASVs are
+        store:SampleSource,  # Where the ASVs are
         rows=None,    # Rows of the ASVs to look at; all of them if None
         batch:int=256, # ASVs a part, at most
         patch:int=1,  # Bases a patch
@@ -85,7 +83,7 @@ class PlainAsvBatches:
         span:int=1,   # Hidden patches in one piece, on average
     ):
         rows = np.arange(len(store.tokens)) if rows is None else np.unique(np.asarray(rows, dtype=np.int64))
-        studies = np.split(rows, np.searchsorted(rows, _studies(store)[2][1:-1]))
+        studies = np.split(rows, np.searchsorted(rows, store.asv_edges[1:-1]))
         dealt = [o[keyed_rng(seed, "parts").permutation(len(o))] for o in studies if len(o)]
         self.parts = [np.sort(part) for o in dealt for part in np.array_split(o, -(-len(o)//batch))]
         self.store, self.hide, self.seed = store, (patch, mask, span), seed

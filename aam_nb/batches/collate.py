@@ -12,8 +12,7 @@ import torch
 from scipy import sparse
 
 from .. import registry
-from .corpus import _branches, _studies, _texts
-from .store import Store
+from .source import SampleSource
 from ..data.distance_files import Distances
 from ..data.distances import sample_distances
 from ..data.tokens import identity_signs
@@ -26,7 +25,7 @@ __all__ = ['Signs', 'known_places', 'collate']
 class Signs:
     "The vectors of signs that name a store's ASVs, made when they are first asked for."
     def __init__(self,
-        store:Store,
+        store:SampleSource,
         width:int, # Signs of each ASV: 0 to 512, a multiple of 8
     ):
         identity_signs([], width) # Refuses other widths
@@ -35,7 +34,7 @@ class Signs:
 
     def __getitem__(self, rows:np.ndarray)->np.ndarray: # int8 [rows, width]
         new = rows[~self.made[rows]]
-        if len(new): self.signs[new] = identity_signs(_texts(self.store, "sequences", new), self.width); self.made[new] = True
+        if len(new): self.signs[new] = identity_signs(self.store.sequences_of(new), self.width); self.made[new] = True
         return self.signs[rows]
 
     def __reduce__(self): return Signs, (self.store, self.width) # Another process makes its own
@@ -56,20 +55,20 @@ def _lists(samples:list[Sample])->tuple[np.ndarray,...]: # rows [u]; asv [n], co
     rows, asv = np.unique(np.concatenate([o.asv for o in samples]), return_inverse=True)
     return rows, asv, np.concatenate([o.counts for o in samples]), np.cumsum([0, *(len(o.asv) for o in samples)])
 
-def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
+def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
     "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; NaN between studies, and without the tree that is needed."
-    stores, samples, asvs = _studies(store); needs = registry.metrics[metric].needs_tree
-    if needs and store.tip is None: return None
-    study = np.searchsorted(samples[1:-1], index, side="right"); out = np.full((len(index),)*2, np.nan, dtype=np.float32)
+    studies, asvs, needs = store.studies, store.asv_edges, registry.metrics[metric].needs_tree
+    if needs and not any(o.has_tree for o in studies): return None
+    study = store.study_of(index); out = np.full((len(index),)*2, np.nan, dtype=np.float32)
     for k in np.unique(study):
-        if needs and stores[k].tip is None: continue
+        if needs and not studies[k].has_tree: continue
         here = np.flatnonzero(study == k); own = slice(*np.searchsorted(rows, asvs[k:k+2]))
-        along = dict(tree=_branches(stores[k]), tip=stores[k].tip[rows[own] - asvs[k]], alpha=alpha) if needs else {}
-        out[np.ix_(here, here)] = sample_distances(drawn[here][:, own], metric, asvs=len(stores[k].tokens), **along)
+        along = dict(tree=studies[k].branches, tip=studies[k].tips(rows[own]), alpha=alpha) if needs else {}
+        out[np.ix_(here, here)] = sample_distances(drawn[here][:, own], metric, asvs=len(studies[k].store.tokens), **along)
     return out
 
 # %% ../../nbs/2_batches/65_collate.ipynb #25550215
-def _all_between(store:Store, index, rows, drawn, metrics, alpha, distances)->np.ndarray|None: # float32 [m, b, b]
+def _all_between(store:SampleSource, index, rows, drawn, metrics, alpha, distances)->np.ndarray|None: # float32 [m, b, b]
     "Distances by each metric; None where none of them is known."
     found = [distances.rows(index) if registry.metrics[o].between is None else _between(store, index, rows, drawn, o, alpha)
              for o in metrics]
@@ -84,7 +83,7 @@ def _stacked(samples:list[Sample], name:str)->np.ndarray|None: # [b, ...]
 # %% ../../nbs/2_batches/65_collate.ipynb #702e6613
 def collate(
     samples:list[Sample],        # In the order of the batch
-    store:Store,                 # Where their ASVs are
+    store:SampleSource,                 # Where their ASVs are
     identity:Signs|np.ndarray|None=None, # int8 [asvs, i], all of them or made when asked for; None for none
     metrics:tuple[str,...]=(),   # Distances between samples: of reads, along the tree, or "precomputed"
     alpha:float=.5,              # Of the generalized UniFrac

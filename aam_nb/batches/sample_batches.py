@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from .augment import augment_samples, augment_tokens
-from .bases import hide_reads, mask_patches
 from .collate import collate, Signs
-from .corpus import _branches, _bytes, _studies
 from .draws import AsvDraws, pair_draws
+from .hide import hide_reads, mask_patches
 from .mix import mix_samples
 from .samples import SampleDataset
-from .store import Store
+from .source import SampleSource
 from .turns import _check_ranks, rank_part, study_turns, turns
 from ..core import AamError, draw_key, keyed_rng
 from ..data.distance_files import Distances
@@ -57,13 +55,13 @@ def _vary(batch:Batch, keys:np.ndarray, config:AugmentConfig|None, *key)->Batch:
     return _hide_names(batch, keys, config.identity_dropout, *key)
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #0e528e77
-def _by_study(store:Store, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
+def _by_study(store:SampleSource, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
     "Which samples are of which study, in the order of their ids."
-    study = np.searchsorted(_studies(store)[1][1:-1], rows, side="right")
-    order = np.argsort(_bytes(store, "sample_ids")[rows], kind="stable"); order = order[np.argsort(study[order], kind="stable")]
-    return np.split(order, np.cumsum(np.bincount(study, minlength=len(_studies(store)[0])))[:-1])
+    study = store.study_of(rows)
+    order = np.argsort(store.id_bytes[rows], kind="stable"); order = order[np.argsort(study[order], kind="stable")]
+    return np.split(order, np.cumsum(np.bincount(study, minlength=len(store.studies)))[:-1])
 
-def _check_distances(store:Store, metrics:tuple[str,...], distances:Distances|None)->Distances|None:
+def _check_distances(store:SampleSource, metrics:tuple[str,...], distances:Distances|None)->Distances|None:
     "Distances made elsewhere, if they are among what is asked for."
     if "precomputed" not in metrics: return None
     if distances is None: raise AamError("The metric is 'precomputed', and no distances are given. Name their file, or choose a metric that is computed.")
@@ -131,9 +129,8 @@ class SampleBatches:
     def _mix(self, samples:list[Sample], step:int)->tuple[list[Sample],dict[str,np.ndarray]]:
         "Mix reads, where that is asked for, and say with whom."
         if not self.mixes: return samples, {}
-        store, study = self.dataset.store, _studies(self.dataset.store)[0][self.study(step)[0]]
-        along = SimpleNamespace(tip=None if study.tip is None else store.tip, tree=_branches(study)) # Rows of the corpus, tips of the study
-        samples, partner, share = mix_samples(samples, self.augment, self.seed, step, along)
+        study = self.dataset.store.studies[self.study(step)[0]]
+        samples, partner, share = mix_samples(samples, self.augment, self.seed, step, study)
         return samples, dict(partner=partner, share=share)
 
     def __getitem__(self, step:int)->Batch:

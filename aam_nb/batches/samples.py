@@ -9,9 +9,9 @@ from copy import copy
 
 import numpy as np
 
-from .corpus import _bytes, _texts
+from .ragged import ragged
 from .reads import select_asvs
-from .store import ragged, Store
+from .source import SampleSource
 from ..core import AamError
 from ..types import Sample
 
@@ -19,7 +19,7 @@ from ..types import Sample
 __all__ = ['SampleDataset', 'asvs_in']
 
 # %% ../../nbs/2_batches/60_samples.ipynb #a7c99ecf
-def _table(store:Store, what:str, values, dtype)->np.ndarray|None: # [samples of the store, columns]
+def _table(store:SampleSource, what:str, values, dtype)->np.ndarray|None: # [samples of the store, columns]
     "Values of the store's samples. Raises `AamError` for another number of rows."
     if values is None: return None
     values = np.asarray(values)
@@ -31,7 +31,7 @@ def _table(store:Store, what:str, values, dtype)->np.ndarray|None: # [samples of
 class SampleDataset:
     "Samples of a store, by number."
     def __init__(self,
-        store:Store,            # Where they are
+        store:SampleSource,            # Where they are
         rows=None,              # Which: sample rows of the store or a mask, in this order; all of them if None
         target:np.ndarray|None=None, # float32 [samples of the store(, t)], encoded; NaN where missing
         *,
@@ -60,7 +60,7 @@ class SampleDataset:
     @property
     def ids(self)->np.ndarray: # Object array of str
         "Sample ids, one for each sample here."
-        return _texts(self.store, "sample_ids", self.rows)
+        return self.store.ids_of(self.rows)
 
     def __len__(self): return len(self.rows)
 
@@ -83,11 +83,11 @@ class SampleDataset:
         row = int(self.rows[i]); start, stop = self.store.indptr[row:row+2]
         own = {k: None if getattr(self, k) is None else getattr(self, k)[row] for k in ("target", "weight", "category", "number")}
         return Sample(asv=self.store.asv[start:stop].astype(np.int64), counts=self.store.reads[start:stop],
-                      index=row, id=_bytes(self.store, "sample_ids")[row].decode(), **own)
+                      index=row, id=self.store.id_bytes[row].decode(), **own)
 
 # %% ../../nbs/2_batches/60_samples.ipynb #78744e06
 def asvs_in(
-    store:Store, # Where the samples are
+    store:SampleSource, # Where the samples are
     rows,        # Sample rows
 )->np.ndarray:   # int64, rows of ASVs, ascending
     "The ASVs that some samples hold."

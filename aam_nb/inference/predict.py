@@ -18,7 +18,7 @@ from ..batches.build import build_store
 from ..batches.collate import known_places
 from ..batches.reads import rarefy_counts
 from ..batches.samples import asvs_in, SampleDataset
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..core import AamError, few, keyed_rng
 from ..data.codec import TargetCodec
 from ..data.targets import Targets
@@ -37,7 +37,7 @@ __all__ = ['AtDepth', 'Prediction', 'decoded', 'predict_store', 'predict_table']
 class AtDepth(SampleDataset):
     "Samples of a store, each drawn down to a common depth by its own key."
     def __init__(self,
-        store:Store,
+        store:SampleSource,
         rows:np.ndarray, # int64, samples with as many reads or more
         depth:int,       # Reads to keep; 0 takes the samples as they come
         seed:int,        # Of the bundle's run
@@ -136,7 +136,7 @@ def _unseen(b:Batch)->torch.Tensor: # f64 [b, 1]
     return (zero.index_add(0, b.sample, reads*gone)/zero.index_add(0, b.sample, reads))[:, None]
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8cfe0761
-def _told(bundle:Bundle, store:Store, rows:np.ndarray, ids, metadata)->dict[str,np.ndarray]:
+def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids, metadata)->dict[str,np.ndarray]:
     "Covariates of the samples `rows`, in arrays for all samples of the store. Raises `AamError` for metadata that lack them."
     if bundle.covariates is None or not len(rows): return {}
     found = bundle.covariates.encode(_of_samples(metadata, ids, bundle.covariates.names))
@@ -161,7 +161,7 @@ class _Reading:
         return _taken(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding, self.known, self.batch), take, width)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #6950e983
-def _reading(bundle:Bundle, store:Store, ids, metadata, batch:int)->_Reading:
+def _reading(bundle:Bundle, store:SampleSource, ids, metadata, batch:int)->_Reading:
     "How a bundle reads samples of a store: at its depth, no more ASVs than its limit, and told its covariates."
     _check_lengths(bundle, store); data = bundle.config.data; rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
     names = store.sample_ids[rows]; note = np.array(_reasons(store.depths[rows], data.depth), dtype=object); good = rows[note == ""]
@@ -189,7 +189,7 @@ def _mean_spread(each)->tuple[np.ndarray,np.ndarray]:
 # %% ../../nbs/6_inference/20_predict.ipynb #757edca1
 def predict_store(
     bundle:Bundle,
-    store:Store,      # Read batch by batch
+    store:SampleSource,      # Read batch by batch
     ids=None,         # Sample ids to score; every sample of the store if None
     metadata:pd.DataFrame|None=None, # By sample id, where the bundle is told covariates or decodes by a category
     batch:int=64,     # Samples at once

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..batches.build import build_store
 from ..batches.corpus import Corpus
-from ..batches.store import open_store, Store
+from ..batches.source import SampleSource
+from ..batches.store import open_store
 from ..core import AamError
 from ..data.metadata import read_metadata
 from ..data.table import read_table
@@ -28,7 +29,7 @@ __all__ = ['as_store', 'read_ids', 'predict_run', 'embed_run']
 def as_store(
     table:str|Path,               # Table file, store folder, or several store folders with commas between
     sequences:str|Path|None=None, # Representative sequences, where feature ids are not sequences
-)->Store:
+)->SampleSource:
     "Samples to predict or embed. Stores are read batch by batch."
     if Path(table).is_dir(): return open_store(table)
     if "," in str(table) and not Path(table).exists():

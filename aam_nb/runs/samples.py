@@ -13,7 +13,8 @@ from pathlib import Path
 from ..batches.build import build_store
 from ..batches.cache import Cache, cached_tree
 from ..batches.corpus import Corpus
-from ..batches.store import open_store, Store
+from ..batches.source import SampleSource
+from ..batches.store import open_store
 from ..core import AamError, few
 from ..data.metadata import read_metadata
 from ..data.study import join_studies, make_study
@@ -75,7 +76,7 @@ def stored(
     study:Study,
     data:DataConfig, # For a corpus, whose stores have the trees
     folder:Path,     # Where a store is built that does not exist yet
-)->Store:            # Its samples are the study's, in the same order
+)->SampleSource:            # Its samples are the study's, in the same order
     "The store of a study; of a corpus, one store for each of its studies."
     if study.store is not None: return study.store
     if not data.corpus: return build_store(study, folder)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..model.aam import AamModel, embed_chunks
 from ..types import Batch, Outputs
 
@@ -55,7 +55,7 @@ def sample_outputs(
 # %% ../../nbs/4_training/50_outputs.ipynb #1d411cd2
 def predict_rows(
     model:AamModel,
-    store:Store,
+    store:SampleSource,
     rows:np.ndarray,        # int64 [n], samples of the store
     embedding:torch.Tensor|None=None, # f32 [asvs, d] of every ASV of the store; encoded here if None
     known:np.ndarray|None=None, # int64 [asvs], which of the ASVs that the model knows, by `known_places`; all if None

@@ -66,8 +66,9 @@ def set_linear(bench:Bench, model:AamModel, train:np.ndarray, known:np.ndarray, 
     store = bench.store; rows = _few(np.sort(train), 2048, bench.config.run.seed, "components"); counts = store.counts(rows).tocoo()
     counts = sparse.csr_matrix((counts.data, (counts.row, place[counts.col])), shape=(len(rows), len(known)))
     seen = np.flatnonzero(place >= 0); tip = np.full(len(known), -1)
-    if store.tip is not None: tip[place[seen]] = store.tip[seen]
-    model.linear.fit(counts, store.tree, tip)
+    study, alone = store.studies[0], len(store.studies) == 1 # A corpus has no tree of all its ASVs
+    if alone and study.has_tree: tip[place[seen]] = study.tips(seen)
+    model.linear.fit(counts, study.branches if alone else None, tip)
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8cebe6f8
 def target_stage(
