@@ -18,11 +18,10 @@ import torch
 
 from ..batches.cache import Cache
 from ..batches.collate import known_places
-from ..batches.corpus import Corpus
 from ..batches.loader import loader
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..config import Config
 from ..core import digest, draw_key, keyed_rng
 from ..data.covariates import CovariateCodec
@@ -43,7 +42,7 @@ __all__ = ['Bench', 'seen_asvs', 'known_asvs', 'new_model', 'set_constants', 'fr
 class Bench:
     "What every stage of a run works on."
     config:Config
-    store:Store
+    store:SampleSource
     accelerator:object
     metadata:pd.DataFrame|None = None # One row a sample, in store order
     folder:Path|None = None # Checkpoints go here; None keeps the best weights in memory only
@@ -84,18 +83,18 @@ def _looks(bench, loss, place)->dict:
 
 # %% ../../nbs/4_training/60_bench.ipynb #6222d53c
 def seen_asvs(
-    store:Store,
+    store:SampleSource,
     rows:np.ndarray, # int64, samples
 )->np.ndarray:       # bool [asvs]
     "Which ASVs have reads in these samples; in a corpus, also where the same sequence stands in another study."
     seen = np.zeros(len(store.tokens), dtype=bool)
     seen[asvs_in(store, rows)] = True
-    if isinstance(store, Corpus): keys = store.keys[:]; seen = np.isin(keys, keys[seen])
+    if len(store.studies) > 1: keys = store.keys[:]; seen = np.isin(keys, keys[seen])
     return seen
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(
-    store:Store,
+    store:SampleSource,
     rows:np.ndarray, # int64, samples
 )->tuple[np.ndarray,np.ndarray]: # int64 sorted keys; int64 [asvs], the place of each ASV of the store among them, -1 where it has none
     "The ASVs that these samples teach."
@@ -104,7 +103,7 @@ def known_asvs(
 
 def new_model(bench:Bench, bases:int, key=(), targets:Targets|None=None, covariates:CovariateCodec|None=None, known:int=0)->AamModel:
     "A model with fresh weights that follow from the seed and `key`."
-    m = bench.config.model; branches = len(bench.store.tree.length) if targets and m.linear in ("branches", "both") else 0
+    m = bench.config.model; branches = len(bench.store.studies[0].branches.length) if targets and m.linear in ("branches", "both") else 0
     with torch.random.fork_rng():
         torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
         return AamModel(m, bases, columns=targets.columns if targets else (), metrics=bench.metrics, covariates=covariates and covariates.shape,
@@ -127,7 +126,7 @@ def frozen_table(bench:Bench, model:AamModel, optim)->torch.Tensor|None: # f32 [
     if not optim.freeze: return None
     model.freeze_encoder(); make = lambda: embed_asvs(model, bench.store.tokens)
     if bench.cache is None: return make()
-    store = bench.store; tokens = [o.digests("tokens") for o in store.stores] if isinstance(store, Corpus) else store.digests("tokens")
+    each = [o.store.digests("tokens") for o in bench.store.studies]; tokens = each if len(each) > 1 else each[0]
     key = dict(encoder=digest({k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}), tokens=tokens)
     with warnings.catch_warnings(): # The array is mapped read-only, and nothing writes to an embedding
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
