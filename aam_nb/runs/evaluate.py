@@ -30,7 +30,7 @@ from .plan import planned
 from .prepare import prepare, Prepared
 from .samples import stored
 from ..training.bench import Bench
-from ..training.sample_stage import all_seen, pretrained
+from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target
 from ..training.track import read_log
 from ..types import positions
@@ -129,7 +129,7 @@ def evaluate_prepared(
     "Evaluate a prepared study over its folds."
     config, study = ready.bench.config, ready.study
     part = depth_name(config)
-    bench = all_seen(replace(ready.bench, folder=None, part=part and f"{part} "))
+    bench = pretrained_on_all(replace(ready.bench, folder=None, part=part and f"{part} "))
     left_out = column(study, config.data.leave_out, "data.leave_out") if config.data.leave_out else ()
     names = sorted(set(labels(left_out))) if len(left_out) else ()
     write_folds(ready.parts.outer, folder/"folds.tsv", names)
