@@ -33,6 +33,7 @@ from ..model.aam import AamModel
 from ..model.passes import fit_constants
 from ..sections import LossConfig, OptimConfig
 from .loop import fit as run_stage
+from .loop import Stage
 from .outputs import embed_asvs
 from .track import RunLog
 
@@ -104,8 +105,9 @@ def fit(self:Bench,
 ): # The `Fit` of the loop
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
-    return run_stage(objective, source, optim, self.accelerator, validate=validate, folder=folder, log=self.log, name=self.part + name,
-                     resume=run.resume and folder is not None, loader=partial(loader, workers=run.workers) if run.workers else None)
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=run.resume and folder is not None)
+    ahead = partial(loader, workers=run.workers) if run.workers else None
+    return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(
