@@ -15,7 +15,8 @@ import torch
 
 from aam_nb.core import AamError, draw_key, keyed_rng
 from aam_nb.data.tokens import MASK
-from aam_nb.model.aam import AamModel, calibrate, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import embed_chunks, fit_constants
 from aam_nb.sections import LossConfig, ModelConfig, OptimConfig, RunConfig
 from aam_nb.training.checkpoint import read_checkpoint
 from aam_nb.training.loop import Loop, fit, stop_requests
@@ -152,7 +153,7 @@ def test_mixup_partners_are_a_permutation_and_follow_the_key():
 
 def test_it_learns():
     objective = objective_of("frozen"); objective.loss = LossConfig()
-    calibrate(objective.model, [Toy()[i] for i in range(4)], objective.embeddings)
+    fit_constants(objective.model, [Toy()[i] for i in range(4)], objective.embeddings)
     held = [Toy(size=32, seed=9)[i] for i in range(3)]
     found = fit(objective, Toy(80, size=32), replace(QUICK, steps=80, lr=1e-2), cpu(), lambda: measure_samples(objective, held))
     assert found.best_score < .3*float(torch.cat([b.target for b in held]).var())
@@ -396,7 +397,7 @@ def objective_of(kind):
     if kind == "asvs": return AsvObjective(fresh(dropout=.2), LossConfig())
     if kind == "samples": return SampleObjective(fresh(dropout=.2), LossConfig(distance=.5), mixup=.4)
     model = fresh()
-    model.encoder.calibrate(ASVS); model.freeze_encoder()
+    model.encoder.fit_constants(ASVS); model.freeze_encoder()
     return SampleObjective(model, LossConfig(distance=.5), embeddings=embed_chunks(model, ASVS, 5), mixup=.4)
 
 

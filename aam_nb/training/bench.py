@@ -29,7 +29,8 @@ from ..core import digest, draw_key, keyed_rng
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import Distances
 from ..data.targets import Targets
-from ..model.aam import AamModel, calibrate
+from ..model.aam import AamModel
+from ..model.passes import fit_constants
 from ..sections import LossConfig, OptimConfig
 from .loop import fit as run_stage
 from .outputs import embed_asvs
@@ -163,7 +164,7 @@ def set_constants(
     "Fit centre and spread of the pools and the scale of the distance heads on training samples."
     view = replace(bench.view(bench.config.loss, place), metrics=bench.config.distances, hide=0.)
     plain = PlainBatches(bench.samples(rows[:most]), view, batch=64)
-    calibrate(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)
+    fit_constants(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)
 
 # %% ../../nbs/4_training/60_bench.ipynb #15a3bc1d
 def _cached(bench:Bench, model:AamModel, make)->torch.Tensor: # f32 [asvs, d]

@@ -67,5 +67,5 @@ def pretrain_asvs(
     fresh = teaching[:0] if held_back is None else np.setdiff1d(asvs_in(store, held_back), teaching)
     validate = _measure_on(bench, objective, source, fresh)
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
-    model.encoder.calibrate(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
+    model.encoder.fit_constants(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
     return model

@@ -17,7 +17,8 @@ from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
 from ..batches.view import View
-from ..model.aam import AamModel, embed_chunks
+from ..model.aam import AamModel
+from ..model.passes import embed_chunks
 from ..types import Batch, Outputs
 
 # %% auto #0
