@@ -88,6 +88,7 @@ class _Words(ISeedSequence):
 
     def generate_state(self, n_words, dtype=np.uint32): return self.words
 
+# %% ../../nbs/2_batches/40_draws.ipynb #c326dbe2
 def generator_from(
     words:np.ndarray, # uint64 [4], random bits
 )->np.random.Generator:

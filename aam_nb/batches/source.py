@@ -24,9 +24,9 @@ if TYPE_CHECKING: from aam_nb.batches.store import Store
 # %% auto #0
 __all__ = ['SampleSource', 'StudyPart']
 
-# %% ../../nbs/2_batches/08_source.ipynb #0c35755f
+# %% ../../nbs/2_batches/08_source.ipynb #9c4f7cdc
 class SampleSource:
-    "Samples and their ASVs by row number, of one study or of several. A subclass sets the attributes listed here."
+    "Samples and their ASVs by row number. A subclass sets the attributes that are listed here."
     tokens:np.ndarray         # u8 [asvs, bases], padded on the right
     keys:np.ndarray           # int64 [asvs], one for each sequence
     indptr:np.ndarray         # int64 [samples+1]: sample i owns the pairs indptr[i]:indptr[i+1]
@@ -68,7 +68,8 @@ def counts(self:SampleSource,
 )->sparse.csr_matrix: # int32 [rows, asvs]
     "The reads of samples."
     at, offsets = ragged(self.indptr, np.arange(len(self)) if rows is None else rows)
-    return sparse.csr_matrix((self.reads[at], self.asv[at], offsets), shape=(len(offsets) - 1, len(self.tokens)))
+    shape = (len(offsets) - 1, len(self.tokens))
+    return sparse.csr_matrix((self.reads[at], self.asv[at], offsets), shape=shape)
 
 # %% ../../nbs/2_batches/08_source.ipynb #982dc39a
 @patch(as_prop=True)

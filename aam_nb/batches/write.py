@@ -34,8 +34,10 @@ def _open_lock(folder:Path):
         folder.parent.mkdir(parents=True, exist_ok=True)
         return open(lock_path(folder), "w")
     except OSError as e:
-        raise AamError(f"Cannot write beside {folder} ({e.strerror}). Choose a place you can write to.") from e
+        raise AamError(f"Cannot write beside {folder} ({e.strerror}). "
+                       "Choose a place you can write to.") from e
 
+# %% ../../nbs/2_batches/12_write.ipynb #5278db62
 def _is_at(path:Path, file)->bool:
     "Whether an open file is still the one that stands at a path."
     try: return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
