@@ -22,7 +22,7 @@ from ..sections import AugmentConfig
 from ..types import Sample
 
 # %% auto #0
-__all__ = ['Augmentation', 'also_asked', 'augment_samples', 'augment_sample', 'augment_tokens', 'base_steps', 'false_for']
+__all__ = ['Augmentation', 'also_asked', 'augment_samples', 'augment_sample', 'base_steps', 'augment_tokens', 'false_for']
 
 # %% ../../nbs/2_batches/55_augment.ipynb #e50a9f94
 _CHANGES = ("reads", "sample", "bases")
@@ -151,6 +151,14 @@ def augment_sample(
     "The view of one sample in one epoch."
     return augment_samples([sample], config, seed, [epoch], chains)[0]
 
+# %% ../../nbs/2_batches/55_augment.ipynb #d7a92883
+def base_steps(
+    config:AugmentConfig, # window, reverse, substitution, indel and also
+)->list[Augmentation]:
+    "The augmentations of bases that a configuration asks for, in order."
+    own = [o for o in augmentations.values() if o.on == "bases" and o.asked is not None and o.asked(config)]
+    return own + also_asked(config, "bases")
+
 # %% ../../nbs/2_batches/55_augment.ipynb #d57c53cd
 def augment_tokens(
     tokens:np.ndarray,    # u8 [u, l]
@@ -161,14 +169,6 @@ def augment_tokens(
     "The view of some ASVs' bases in one step."
     for step in base_steps(config): tokens = step.apply(tokens, AsvDraws(keys, *key, step.name), config)
     return tokens
-
-# %% ../../nbs/2_batches/55_augment.ipynb #d7a92883
-def base_steps(
-    config:AugmentConfig, # window, reverse, substitution, indel and also
-)->list[Augmentation]:
-    "The augmentations of bases that a configuration asks for, in order."
-    own = [o for o in augmentations.values() if o.on == "bases" and o.asked is not None and o.asked(config)]
-    return own + also_asked(config, "bases")
 
 # %% ../../nbs/2_batches/55_augment.ipynb #0f3ee97c
 _WHY = dict(

@@ -42,6 +42,7 @@ class Entry(NamedTuple):
     used:float   # When it was last asked for, seconds since 1970
     folder:Path
 
+# %% ../../nbs/2_batches/25_cache.ipynb #35460288
 def _bytes_in(folder:Path)->int: return sum(o.stat().st_size for o in folder.rglob("*") if o.is_file())
 
 # %% ../../nbs/2_batches/25_cache.ipynb #ceacee27
@@ -73,41 +74,46 @@ class Cache:
         folder:str|Path, # Where they are kept; made when the first one is
     ): self.folder = Path(folder)
 
-    def arrays(self,
-        name:str,  # Which kind of result: small letters and _
-        key:dict,  # All that the result depends on, as plain values: digests, numbers, words
-        make:Callable[[],dict|Iterator[dict]], # Gives arrays by name, or blocks to join along the first axis
-    )->dict[str,np.ndarray]: # Mapped, read-only
-        "The arrays that are kept under this key, or else what `make` gives, which is kept from then on."
-        what = json.loads(json.dumps(dict(name=name, key=key)))
-        entry = f"{name}-{digest(what, size=8)}"
-        folder = self.folder/entry
-        if not _ENTRY.fullmatch(entry):
-            raise AamError(f"'{name}' cannot name results in a cache; wanted small letters and _.")
-        if (out := _kept(folder, what)) is not None: return out
-        with writing_alone(folder):
-            if (out := _kept(folder, what)) is not None: return out # Another process was faster
-            made = make()
-            with whole_folder(folder) as part:
-                parts = write_arrays(part, [made] if isinstance(made, dict) else made)
-                write_manifest(part, dict(kind="aam_nb cache", what=what, arrays=parts))
-            return _kept(folder, what)
+# %% ../../nbs/2_batches/25_cache.ipynb #e958097e
+@patch
+def arrays(self:Cache,
+    name:str,  # Which kind of result: small letters and _
+    key:dict,  # All that the result depends on, as plain values: digests, numbers, words
+    make:Callable[[],dict|Iterator[dict]], # Gives arrays by name, or blocks to join along the first axis
+)->dict[str,np.ndarray]: # Mapped, read-only
+    "The arrays that are kept under this key, or else what `make` gives, which is kept from then on."
+    what = json.loads(json.dumps(dict(name=name, key=key)))
+    entry = f"{name}-{digest(what, size=8)}"
+    folder = self.folder/entry
+    if not _ENTRY.fullmatch(entry):
+        raise AamError(f"'{name}' cannot name results in a cache; wanted small letters and _.")
+    if (out := _kept(folder, what)) is not None: return out
+    with writing_alone(folder):
+        if (out := _kept(folder, what)) is not None: return out # Another process was faster
+        made = make()
+        with whole_folder(folder) as part:
+            parts = write_arrays(part, [made] if isinstance(made, dict) else made)
+            write_manifest(part, dict(kind="aam_nb cache", what=what, arrays=parts))
+        return _kept(folder, what)
 
-    def array(self,
-        name:str, # As for `arrays`
-        key:dict, # As for `arrays`
-        make:Callable[[],np.ndarray], # Computes the array
-    )->np.ndarray: # Mapped, read-only
-        "The same for a single array."
-        return self.arrays(name, key, lambda: dict(array=make()))["array"]
+# %% ../../nbs/2_batches/25_cache.ipynb #86de37c3
+@patch
+def array(self:Cache,
+    name:str, # As for `arrays`
+    key:dict, # As for `arrays`
+    make:Callable[[],np.ndarray], # Computes the array
+)->np.ndarray: # Mapped, read-only
+    "The same for a single array."
+    return self.arrays(name, key, lambda: dict(array=make()))["array"]
 
-# %% ../../nbs/2_batches/25_cache.ipynb #01251233
+# %% ../../nbs/2_batches/25_cache.ipynb #2cfacc4b
 @patch
 def entries(self:Cache)->list[Entry]:
     "What is kept, by name."
     found = [_entry_at(o) for o in sorted(self.folder.glob("*-*"))]
     return [o for o in found if o is not None]
 
+# %% ../../nbs/2_batches/25_cache.ipynb #9cdee867
 @patch(as_prop=True)
 def size(self:Cache)->int: # Bytes
     "How much room all entries take."

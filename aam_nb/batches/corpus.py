@@ -33,14 +33,6 @@ class Joined:
 
     def __array__(self, dtype=None, copy=None): return np.asarray(self[np.arange(len(self))], dtype=dtype)
 
-    def __getitem__(self,
-        at, # A number, a slice without step, numbers or a mask
-    )->np.ndarray: # Rows of fewer columns are padded with 0 on the right
-        if isinstance(at, slice): return self._stretch(*at.indices(len(self))[:2])
-        at = np.asarray(at)
-        if at.dtype == bool: at = np.flatnonzero(at)
-        return self._gather(at) if at.ndim else self._gather(at[None])[0]
-
 # %% ../../nbs/2_batches/30_corpus.ipynb #138cc624
 @patch
 def _of(self:Joined, k:int, at)->np.ndarray:
@@ -65,6 +57,16 @@ def _gather(self:Joined, at:np.ndarray)->np.ndarray:
         got = self._of(k, at[here] - self.first[k])
         out[(here, *map(slice, got.shape[1:]))] = got
     return out
+
+# %% ../../nbs/2_batches/30_corpus.ipynb #f1d016cf
+@patch
+def __getitem__(self:Joined,
+    at, # A number, a slice without step, numbers or a mask
+)->np.ndarray: # Rows of fewer columns are padded with 0 on the right
+    if isinstance(at, slice): return self._stretch(*at.indices(len(self))[:2])
+    at = np.asarray(at)
+    if at.dtype == bool: at = np.flatnonzero(at)
+    return self._gather(at) if at.ndim else self._gather(at[None])[0]
 
 # %% ../../nbs/2_batches/30_corpus.ipynb #d427a223
 def _begins(parts)->list[int]:
@@ -91,8 +93,11 @@ class Corpus(SampleSource):
         self.indptr = np.concatenate([[0], *(o.indptr[1:] + first for o, first in pairs)])
         self.digest = digest([o.digest for o in stores])
 
-    def __repr__(self):
-        studies = "1 study" if len(self.stores) == 1 else f"{len(self.stores)} studies"
-        return f"Corpus({studies}, {len(self):,} samples, {len(self.tokens):,} ASVs, {self.digest[:8]})"
+# %% ../../nbs/2_batches/30_corpus.ipynb #89b48b05
+@patch
+def __repr__(self:Corpus):
+    studies = "1 study" if len(self.stores) == 1 else f"{len(self.stores)} studies"
+    return f"Corpus({studies}, {len(self):,} samples, {len(self.tokens):,} ASVs, {self.digest[:8]})"
 
-    def __reduce__(self): return Corpus, (self.stores,)
+@patch
+def __reduce__(self:Corpus): return Corpus, (self.stores,) # Stores in folders travel as names

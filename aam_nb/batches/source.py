@@ -24,7 +24,7 @@ if TYPE_CHECKING: from aam_nb.batches.store import Store
 # %% auto #0
 __all__ = ['SampleSource', 'StudyPart']
 
-# %% ../../nbs/2_batches/08_source.ipynb #9c4f7cdc
+# %% ../../nbs/2_batches/08_source.ipynb #2ddb421f
 class SampleSource:
     "Samples and their ASVs by row number. A subclass sets the attributes that are listed here."
     tokens:np.ndarray         # u8 [asvs, bases], padded on the right
@@ -42,24 +42,27 @@ class SampleSource:
     @cached_property
     def sample_ids(self)->np.ndarray: # Object array of str [samples]
         "All sample ids, in order."
-        return self.ids_of(slice(None))
+        return as_text(self.id_bytes[:])
 
     @cached_property
     def sequences(self)->np.ndarray: # Object array of str [asvs]
         "All ASVs, sorted within each study."
-        return self.sequences_of(slice(None))
+        return as_text(self.sequence_bytes[:])
 
-    def ids_of(self,
-        rows, # Sample rows
-    )->np.ndarray: # Object array of str [rows]
-        "The ids of some samples. No other id is read."
-        return as_text(self.id_bytes[rows])
+# %% ../../nbs/2_batches/08_source.ipynb #3f75d76c
+@patch
+def ids_of(self:SampleSource,
+    rows, # Sample rows
+)->np.ndarray: # Object array of str [rows]
+    "The ids of some samples. No other id is read."
+    return as_text(self.id_bytes[rows])
 
-    def sequences_of(self,
-        rows, # ASV rows
-    )->np.ndarray: # Object array of str [rows]
-        "The sequences of some ASVs. No other sequence is read."
-        return as_text(self.sequence_bytes[rows])
+@patch
+def sequences_of(self:SampleSource,
+    rows, # ASV rows
+)->np.ndarray: # Object array of str [rows]
+    "The sequences of some ASVs. No other sequence is read."
+    return as_text(self.sequence_bytes[rows])
 
 # %% ../../nbs/2_batches/08_source.ipynb #ac95baee
 @patch

@@ -164,17 +164,60 @@ def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:
     write_manifest(part, make_manifest(parts, notes, made_from=job.key))
 
 # %% ../../nbs/2_batches/20_stream.ipynb #2baf52b6
-def _inputs(table, sequences, metadata, tree, missing, where)->str:
-    "The digest of all that a store is made from."
-    return digest(LAYOUT, _file_digest(table), _file_digest(sequences), missing, where,
-                  None if metadata is None else metadata_text(metadata),
-                  None if tree is None else [as_bytes(tree.tips), tree.start, tree.stop, tree.length])
+class _Inputs(NamedTuple):
+    "All that a store is made from: the arguments of `cache_biom` by the same names."
+    table:str|Path
+    sequences:str|Path|None
+    metadata:pd.DataFrame|None
+    tree:Tree|None
+    missing:str
+    where:str
 
+    def key(self)->str:
+        "The digest of all inputs."
+        about = None if self.metadata is None else metadata_text(self.metadata)
+        files, o = (_file_digest(self.table), _file_digest(self.sequences)), self.tree
+        tree = None if o is None else [as_bytes(o.tips), o.start, o.stop, o.length]
+        return digest(LAYOUT, *files, self.missing, self.where, about, tree)
+
+# %% ../../nbs/2_batches/20_stream.ipynb #5346a6c9
 def _made_from(folder:Path, key:str)->Store|None:
     "The store that stands there, when it is whole and was made from the same inputs."
     try: store = open_store(folder)
     except AamError: return None
     return store if store.manifest.get("made_from") == key else None
+
+def _at_once(o:_Inputs, folder:Path)->Store:
+    "The store of a table that is read as a whole."
+    table = read_table(o.table, o.sequences)
+    return build_store(make_study(table, o.metadata, o.tree, o.missing, o.where), folder)
+
+# %% ../../nbs/2_batches/20_stream.ipynb #0c3bb1e0
+def _by_slices(o:_Inputs, key:str, folder:Path, work:Path, progress:Callable|None):
+    "Build the store of a BIOM file by slices of samples."
+    try:
+        with open_table(o.table, o.sequences) as source:
+            keep, notes = join_metadata(source.sample_ids, o.metadata, o.missing, o.where)
+            job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
+            _copy(job, source, progress)
+            with whole_folder(folder) as part: _finish(job, source, o.metadata, o.tree, notes, part)
+    except AamError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError as e:
+        raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
+                       "Make room or choose another place.") from e
+
+# %% ../../nbs/2_batches/20_stream.ipynb #7c984e23
+def _one_builder(o:_Inputs, key:str, folder:Path, progress:Callable|None)->Store:
+    "Wait for other builders of the same store, then use theirs or build it."
+    with writing_alone(folder) as held:
+        work = work_path(folder)
+        if not held: work = work.with_suffix(f".{os.getpid()}") # Others could write to the same files
+        store = _made_from(folder, key) # Another process was faster, or was killed when it had all but done
+        if store is None: _by_slices(o, key, folder, work, progress)
+        shutil.rmtree(work, ignore_errors=True)
+        return open_store(folder, check=False) if store is None else store
 
 # %% ../../nbs/2_batches/20_stream.ipynb #6b54b66b
 def cache_biom(
@@ -189,28 +232,9 @@ def cache_biom(
     progress:Callable[[int,int],None]|None=None, # Called after each slice with samples done and all
 )->Store:                            # What `build_store` makes of `make_study(read_table(table), ...)`
     "Turn a count table of any size into a store, going on where an earlier call was killed."
-    folder = Path(folder)
+    folder, inputs = Path(folder), _Inputs(table, sequences, metadata, tree, missing, where)
     refuse_foreign(folder)
-    if not by_slices(table):
-        return build_store(make_study(read_table(table, sequences), metadata, tree, missing, where), folder)
-    key, work = _inputs(table, sequences, metadata, tree, missing, where), work_path(folder)
-    undisturbed = not work.exists() and not lock_path(folder).exists()
-    if undisturbed and (store := _made_from(folder, key)): return store
-    with writing_alone(folder) as held:
-        if not held: work = work.with_suffix(f".{os.getpid()}") # Others could write to the same files
-        store = _made_from(folder, key) # Another process was faster, or was killed when it had all but done
-        if store is None:
-            try:
-                with open_table(table, sequences) as source:
-                    keep, notes = join_metadata(source.sample_ids, metadata, missing, where)
-                    job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
-                    _copy(job, source, progress)
-                    with whole_folder(folder) as part: _finish(job, source, metadata, tree, notes, part)
-            except AamError:
-                shutil.rmtree(work, ignore_errors=True)
-                raise
-            except OSError as e:
-                raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
-                               "Make room or choose another place.") from e
-        shutil.rmtree(work, ignore_errors=True)
-        return open_store(folder, check=False) if store is None else store
+    if not by_slices(table): return _at_once(inputs, folder)
+    key, disturbed = inputs.key(), work_path(folder).exists() or lock_path(folder).exists()
+    if not disturbed and (store := _made_from(folder, key)): return store
+    return _one_builder(inputs, key, folder, progress)
