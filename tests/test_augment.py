@@ -452,12 +452,14 @@ def test_steps_that_make_distances_false_are_named():
 def test_unifrac_of_a_view_is_of_its_own_counts(store):
     "The steps that are not refused change the counts before distances are taken from them."
     from aam_nb.batches.collate import collate
+    from aam_nb.batches.view import View
     from aam_nb.data.distances import unifrac
     config = AugmentConfig(jitter="multinomial", rarefy_low=.05)
     views = [augment_sample(o, config, 7, 0) for o in samples_of(store)[:5]]
     counts = np.zeros((5, len(store.tokens)))
     for i, o in enumerate(views): counts[i, o.asv] = o.counts
-    assert np.allclose(collate(views, store, metrics=("unweighted",)).distance[0].numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
+    found = collate(views, store, View(metrics=("unweighted",))).distance[0].numpy()
+    assert np.allclose(found, unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
 
 # Selected ASVs
 

@@ -19,7 +19,6 @@ from ..data.covariates import CovariateCodec
 from ..data.subjects import subject_like
 from ..data.targets import Targets
 from ..data.weights import target_weights
-from ..fields import names_in
 from ..sections import DataConfig
 from ..types import strings, Study
 
@@ -80,7 +79,7 @@ def _with_reads(study)->Study:
 # %% ../../nbs/9_runs/06_choice.ipynb #7396a4ee
 def with_target(study:Study, data:DataConfig)->Study:
     "Leave out samples without reads or without any target. Raises `AamError` when no target is given or known."
-    names = names_in(data.target)
+    names = data.target
     if not names: raise AamError("No target is given. Pass --target COLUMN, a column of the metadata.")
     missing = np.stack([column(study, o, "--target").isna().to_numpy() for o in names])  # t n
     _refuse_empty(names, missing)
@@ -97,7 +96,7 @@ def check_columns(study:Study, config:Config)->None:
     for chain in covariate_chains(config.data.covariates):
         for name in chain: column(study, name, "data.covariates")
     target = config.target
-    for name in (target.by, target.weights, target.balance.partition(":")[0].strip()):
+    for name in (target.by, target.weights, *target.balance):
         if name: column(study, name, "a setting of [target]")
     targets = Targets.fit(study.metadata, config)
     target_weights(targets, study.metadata, config)

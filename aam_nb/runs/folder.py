@@ -14,7 +14,8 @@ import aam_nb
 from ..config import Config
 from ..core import AamError, few
 from ..disk import whole_file, write_json
-from ..recipe import load_config, to_toml
+from ..fields import toml_value
+from ..recipe import changed, load_config, to_toml
 
 # %% auto #0
 __all__ = ['FREE', 'check_out', 'versions', 'open_run']
@@ -45,10 +46,10 @@ def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were others."
     if not _is_run(out):
         raise AamError(f"{out} holds no run to resume: it has no config.toml. Leave out --resume to start one.")
-    old, new = to_toml(load_config(out/"config.toml")).splitlines(), to_toml(config).splitlines()
-    changed = [b for a, b in zip(old, new) if a != b and b.split(" ")[0] not in FREE]
-    if not changed: return
-    raise AamError(f"{out} was started with other choices, so it cannot go on with {few(o.split('  #')[0] for o in changed)}. "
+    found = changed(config, load_config(out/"config.toml"))
+    other = [f"{k} = {toml_value(v)}" for k, v in found.items() if k.partition(".")[2] not in FREE]
+    if not other: return
+    raise AamError(f"{out} was started with other choices, so it cannot go on with {few(other)}. "
                    "Use the same choices, or another --out.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #7e4af7ef

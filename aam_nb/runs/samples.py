@@ -57,7 +57,7 @@ def _tree(data, cache):
 # %% ../../nbs/9_runs/05_samples.ipynb #be2a6ade
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
     "The stores that `data.corpus` names. Raises `AamError` when two of them have the same name."
-    paths = [o.strip() for o in data.corpus.split(",") if o.strip()]
+    paths = data.corpus
     names = [Path(o).name for o in paths]
     if len(set(names)) < len(names):
         raise AamError(f"Two stores of data.corpus have the same name ({few(names)}). "
@@ -69,7 +69,7 @@ def _joined_corpus(data)->Study:
     if data.metadata or data.tree:
         raise AamError("The stores of data.corpus have their own metadata and trees. Leave out --metadata and --tree.")
     folders = corpus_folders(data)
-    return join_studies({k: load_study(replace(data, corpus=type(data.corpus)(), table=o)) for k, o in folders.items()})
+    return join_studies({k: load_study(replace(data, corpus=(), table=o)) for k, o in folders.items()})
 
 # %% ../../nbs/9_runs/05_samples.ipynb #cb1c636a
 def stored(
