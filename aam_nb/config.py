@@ -199,7 +199,7 @@ def _run_problems(c):
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
+        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains the "
                      "ASV encoder, so nothing would read them")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
@@ -235,7 +235,9 @@ class Config:
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
         a = self.augment
-        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        also = [registry.augmentations[o] for o in a.also if o in registry.augmentations]
+        built_in = a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        return built_in or any(o.on == "bases" for o in also)
 
     @property
     def encoder_trains(self)->bool:
