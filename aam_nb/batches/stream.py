@@ -26,7 +26,7 @@ from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.study import join_metadata, join_tree, make_study, off_tree, seen_asvs
 from ..data.table import blank_samples, by_slices, open_table, read_table, TableSlices
-from ..disk import _file_digest, read_json, whole_folder, write_json
+from ..disk import file_digest, read_json, whole_folder, write_json
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -162,7 +162,7 @@ def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:
 # %% ../../nbs/2_batches/20_stream.ipynb #2baf52b6
 def _inputs(table, sequences, metadata, tree, missing, where)->str:
     "The digest of all that a store is made from."
-    return digest(LAYOUT, _file_digest(table), _file_digest(sequences), missing, where,
+    return digest(LAYOUT, file_digest(table), file_digest(sequences), missing, where,
                   None if metadata is None else metadata_text(metadata),
                   None if tree is None else [as_bytes(tree.tips), tree.start, tree.stop, tree.length])
 
