@@ -284,7 +284,7 @@ def _section(name, old, given):
     try: return replace(old, **good), wrong
     except AamError as e: return old, wrong + str(e).replace(f"{kind}.", f"{name}.").split("\n")
 
-# %% ../nbs/0_start/60_config.ipynb #453b925a
+# %% ../nbs/0_start/60_config.ipynb #3c7eb1bd
 def _merged(old, new):
     "Settings of single columns: the old ones, and the new ones above them."
     return {k: {**old.get(k, {}), **new.get(k, {})} for k in (*old, *new)}
@@ -297,6 +297,9 @@ def _changed_by(given, then):
         except AamError as e: wrong.append(str(e))
     return wrong
 
+_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
+
+# %% ../nbs/0_start/60_config.ipynb #88e0fc9b
 def config_from(
     given:dict[str,dict[str,Any]], # Sections of keys, as a TOML file gives them
     base:Config|None=None,         # What is changed; the defaults if None
@@ -317,8 +320,6 @@ def config_from(
     except AamError as e: wrong += str(e).split("\n")
     if wrong: raise AamError("The configuration has problems:\n  " + "\n  ".join(wrong))
     return cfg
-
-_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
 
 # %% ../nbs/0_start/60_config.ipynb #3b8dee5e
 FIRST = (
