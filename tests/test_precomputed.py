@@ -18,6 +18,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.batches.loader import loader
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import Config
 from aam_nb.core import AamError
 from aam_nb.data.distance_files import Distances, read_distances
@@ -235,9 +236,10 @@ def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
     "The file of `tiny_ecam60` holds unweighted UniFrac of the reads as they come: so do batches that compute it."
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk")); store = build_store(study)
     given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids); data = SampleDataset(store)
-    made, computed = PlainBatches(data, 32, metrics=("precomputed",), distances=given), PlainBatches(data, 32, metrics=("unweighted",))
+    view = View(metrics=("precomputed",), distances=given)
+    made, computed = PlainBatches(data, view, batch=32), PlainBatches(data, View(metrics=("unweighted",)), batch=32)
     for i in range(len(made)): torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
-    train = SampleBatches(data, 16, 4, 0, metrics=("precomputed",), distances=given)
+    train = SampleBatches(data, view, batch=16, steps=4)
     for a, b in zip(loader(train), loader(train, workers=2), strict=True):
         assert torch.equal(a.distance, b.distance) and torch.equal(a.distance[0], torch.from_numpy(given.rows(a.index.numpy())))
 

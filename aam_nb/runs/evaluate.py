@@ -22,7 +22,7 @@ from ..evaluation.calibrate import calibrated
 from ..evaluation.depth import depth_alarm
 from ..evaluation.evaluation import Evaluation
 from ..evaluation.report import write_report
-from ..evaluation.validate import evaluate
+from ..evaluation.validate import evaluate, Plan
 from ..evaluation.verdict import write_evaluation
 from .choice import column, group_values, to_depth
 from .parts import choose_folds
@@ -30,7 +30,7 @@ from .plan import planned
 from .prepare import prepare, Prepared
 from .samples import stored
 from ..training.bench import Bench
-from ..training.sample_stage import all_seen, pretrained
+from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target
 from ..training.track import read_log
 from ..types import positions
@@ -129,16 +129,16 @@ def evaluate_prepared(
     "Evaluate a prepared study over its folds."
     config, study = ready.bench.config, ready.study
     part = depth_name(config)
-    bench = all_seen(replace(ready.bench, folder=None, part=part and f"{part} "))
+    bench = pretrained_on_all(replace(ready.bench, folder=None, part=part and f"{part} "))
     left_out = column(study, config.data.leave_out, "data.leave_out") if config.data.leave_out else ()
     names = sorted(set(labels(left_out))) if len(left_out) else ()
     write_folds(ready.parts.outer, folder/"folds.tsv", names)
+    plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=tuple(names), covariates=config.data.covariates,
+                depth=config.data.depth, seed=config.run.seed, threads=config.run.threads)
     kept, found = _KeptFolds(ready=ready, bench=bench), []
     for name in config.targets:
         fit_model = _fit_model(kept, ready.groups, name)
-        found.append(evaluate(study, study.metadata[name], config.of_target(name, "task"), ready.groups, ready.parts.outer, config.run.seed,
-                              fit_model, depth=config.data.depth, threads=config.run.threads, say=say, names=names,
-                              covariates=config.data.covariates))
+        found.append(evaluate(study, study.metadata[name], plan, fit_model, say=say, task=config.of_target(name, "task")))
     return found
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #92a2873e

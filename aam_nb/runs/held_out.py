@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.codec import TargetCodec
-from ..evaluation.baselines import baselines, fit_predict
+from ..evaluation.baselines import fit_predict, Fold, possible_baselines
 from ..evaluation.features import Features
 from .prepare import Prepared
 from ..training.metrics import class_metrics, regression_metrics
@@ -60,10 +60,11 @@ def _baseline_scores(ready, codec, y, train, test)->dict[str,dict[str,float]]:
     run, covariates = ready.bench.config.run, ready.bench.config.data.covariates
     features, truth = Features(ready.study, covariates), y[test]
     if codec.task == "classification": y = np.where(np.isfinite(y), y, 0).astype(int)
-    how = dict(task=codec.task, classes=len(codec.classes or ()), groups=ready.groups, seed=run.seed, threads=run.threads)
+    fold = Fold(features=features, y=y, train=train, test=test, classes=len(codec.classes or ()), groups=ready.groups,
+                seed=run.seed, threads=run.threads)
     found = {}
-    for name in baselines(ready.study, covariates):
-        found[name] = _metrics(codec.task, truth, fit_predict(name, features, y, train, test, **how))
+    for name in possible_baselines(ready.study, covariates):
+        found[name] = _metrics(codec.task, truth, fit_predict(name, fold))
     return found
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #cc61b823

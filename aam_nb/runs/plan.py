@@ -67,9 +67,9 @@ def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective
     if bench.start is None or not target:
         found.append(("pretrain_asv", pretrains, *asv))
         if config.pretrain_sample.steps:
-            stage = sample_stage(bench, model, rows, table=blank(config.pretrain_sample))
+            stage = sample_stage(bench, model, rows, embeddings=blank(config.pretrain_sample))
             found.append(("pretrain_sample", pretrains, *stage[:2]))
     if target:
-        stage = target_stage(bench, model, *codecs(bench, rows), rows, table=blank(config.optim))
+        stage = target_stage(bench, model, *codecs(bench, rows), rows, embeddings=blank(config.optim))
         found.append(("optim", fits, *stage[1:]))
     return found

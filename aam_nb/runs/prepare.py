@@ -115,10 +115,10 @@ def run_bench(
     **more,             # Further fields of the bench
 )->Bench:
     "The bench of a run: log and cache in the run's folder, and the model to start from."
-    level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
+    sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
     model = None if start is None else start.model.to(accelerator.device)
     return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume),
-                 level=level, start=model, cache=Cache(config.run.cache or out/"cache"), **more)
+                 sample_level=sample_level, start=model, cache=Cache(config.run.cache or out/"cache"), **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #42d58282
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def pretrain_run(
     groups = group_values(ready.study, config.data) if config.data.groups else None
     rows, measure = hold_back(store.sample_ids, groups, config)
     say(planned(bench))
-    model = pretrain_samples(bench, pretrain_asvs(bench, rows, watch=measure), rows, watch=measure)
+    model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=measure), rows, held_back=measure)
     folder = keep_bundle(ready, model, rows, dict(samples=len(rows), pretrained_on=store.digest))
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")

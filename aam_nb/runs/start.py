@@ -13,7 +13,7 @@ from ..config import Config
 from ..core import AamError, few
 from ..inference.bundle import Bundle, load_bundle
 from ..training.bench import Bench, new_model
-from ..training.transfer import take_over
+from ..training.transfer import take_over, trained_parts
 
 # %% auto #0
 __all__ = ['ENCODER', 'start_bundle', 'transductive_note', 'start_report']
@@ -60,6 +60,5 @@ def start_report(
     target:bool, # Whether a target is learned
 ): # `LoadReport`
     "What a run takes over from the bundle that it starts from."
-    parts = ("encoder", "heads.tree", "heads.bases")
-    if target and bench.level: parts += ("sample", "heads.distance", "heads.counts")
+    parts = trained_parts(target and bench.sample_level)
     return take_over(new_model(bench, bench.start.bases), bench.start, parts)

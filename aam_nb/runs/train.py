@@ -24,7 +24,7 @@ from .held_out import held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
-from ..training.sample_stage import all_seen, pretrained
+from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 
 # %% auto #0
@@ -77,8 +77,8 @@ def train_run(
     _write_split(ready)
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(ready.bench, True)}")
-    bench = all_seen(ready.bench)
-    made = fit_target(bench, pretrained(bench, train, watch=valid), *codecs(bench, train), train, valid)
+    bench = pretrained_on_all(ready.bench)
+    made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
     targets, notes = with_calibration(ready, made, valid)
     for o in notes: say(o)
     made = replace(made, targets=targets)
