@@ -24,10 +24,12 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles', 'limits',
-           'Config', 'config_from', 'all_keys', 'explained']
+__all__ = ['ENCODERS', 'POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles',
+           'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
+ENCODERS = ("pool", "attention", "both")
+
 POOLS = ("clade", "presence", "mean", "attention", "sum")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
@@ -165,15 +167,16 @@ def _by_problems(c):
         return [f"target.by is '{t.by}', and no target has the transform zscore_by"]
     return []
 
-# %% ../nbs/0_start/60_config.ipynb #e5eb6d09
+# %% ../nbs/0_start/60_config.ipynb #c5901de9
 def _model_problems(c):
     "What is wrong with the sizes of the model."
     m = c.model
-    found = unknown_names(m.pools, "model.pools", POOLS)
+    found = unknown_names((m.sample,), "model.sample", registry.sample_encoders, ENCODERS)
+    found += unknown_names(m.pools, "model.pools", POOLS)
     if not m.pools: found.append("model.pools is empty; wanted one or more of " + ", ".join(POOLS))
     if m.width % m.heads:
         found.append(f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})")
-    if m.sample in ("attention", "both") and m.sample_width % m.heads:
+    if m.sample in ENCODERS[1:] and m.sample_width % m.heads:
         found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
     if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
     kept = {o: getattr(c, o).freeze_layers for o in STAGES}
