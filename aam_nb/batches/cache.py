@@ -24,7 +24,7 @@ from .write import write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.distances import unifrac_blocks
 from ..data.tree import branch_abundance, read_tree
-from ..disk import _file_digest, read_json, whole_folder
+from ..disk import file_digest, read_json, whole_folder
 from ..types import Tree
 
 # %% auto #0
@@ -150,7 +150,7 @@ def cached_tree(
     def make():
         tree = read_tree(path, sequences)
         return dict(tips=as_bytes(tree.tips), start=tree.start, stop=tree.stop, length=tree.length)
-    key = dict(tree=_file_digest(path), sequences=_file_digest(sequences))
+    key = dict(tree=file_digest(path), sequences=file_digest(sequences))
     out = cache.arrays("tree", key, make)
     return Tree(tips=as_text(out["tips"]), **{k: out[k] for k in ("start", "stop", "length")})
 

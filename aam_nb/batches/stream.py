@@ -26,7 +26,7 @@ from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, by_slices, open_table, read_table, TableSlices
-from ..disk import _file_digest, read_json, whole_folder, write_json
+from ..disk import file_digest, read_json, whole_folder, write_json
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -176,7 +176,7 @@ class _Inputs(NamedTuple):
     def key(self)->str:
         "The digest of all inputs."
         about = None if self.metadata is None else metadata_text(self.metadata)
-        files, o = (_file_digest(self.table), _file_digest(self.sequences)), self.tree
+        files, o = (file_digest(self.table), file_digest(self.sequences)), self.tree
         tree = None if o is None else [as_bytes(o.tips), o.start, o.stop, o.length]
         return digest(LAYOUT, *files, self.missing, self.where, about, tree)
 
