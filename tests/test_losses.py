@@ -335,7 +335,8 @@ def truth(target, metrics=2, **more):
     far = torch.stack([distances(3, o + 5) for o in range(metrics)]) if metrics else None
     return Batch(tokens=torch.ones(2, 6, dtype=torch.uint8), rows=torch.arange(2), identity=torch.zeros(2, 0),
                  asv=torch.tensor([0, 1, 0, 1, 0]), counts=torch.tensor([3., 1, 9, 2, 9]),
-                 offsets=torch.tensor([0, 2, 4, 5]), index=torch.arange(3), target=target, distance=far, **more)
+                 offsets=torch.tensor([0, 2, 4, 5]), index=torch.arange(3), target=target,
+                 distance=far, **more)
 
 
 def test_terms_of_samples_share_their_weights():

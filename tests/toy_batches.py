@@ -46,7 +46,8 @@ class Toy:
         far = np.abs(place[:, None] - place).sum(2)/2
         target = torch.from_numpy((y > 0) if self.classes else y).float()[:, None]
         return Batch(tokens=ASVS, rows=torch.arange(14), identity=torch.zeros(14, 0),
-                     index=torch.arange(self.size), asv=torch.from_numpy(asv), counts=torch.from_numpy(reads[sample, asv]).float(),
+                     index=torch.arange(self.size), asv=torch.from_numpy(asv),
+                     counts=torch.from_numpy(reads[sample, asv]).float(),
                      offsets=torch.from_numpy(np.r_[0, many.cumsum()]), target=target,
                      distance=torch.from_numpy(far).float()[None], masked=with_hidden_patch(rng),
                      key=draw_key(self.seed, step))
