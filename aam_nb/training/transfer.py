@@ -63,7 +63,8 @@ def _report(own:list[str], theirs:list[str], fits:set[str], parts:tuple[str,...]
         if not names: continue
         loaded[part] = len(fits.intersection(names))
         left[part] = [k for k in names if k not in fits]
-    return LoadReport(loaded=loaded, left=left, unused=tuple(k for k in theirs if _of(k, parts) and k not in fits))
+    unused = tuple(k for k in theirs if _of(k, parts) and k not in fits)
+    return LoadReport(loaded=loaded, left=left, unused=unused)
 
 # %% ../../nbs/4_training/55_transfer.ipynb #8b17780a
 def take_over(
