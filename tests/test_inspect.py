@@ -24,7 +24,7 @@ from aam_nb.evaluation.alike import ALIKE, CELLS, _chi, _copies, alike
 from aam_nb.evaluation.findings import SEVERITIES, _id_series
 from aam_nb.evaluation.inspect import _controls, inspect_study, quick_checks
 from aam_nb.evaluation.inspect_page import inspection_html, write_inspection
-from aam_nb.evaluation.shortcuts import _exchanges, _gain, _guesses, _lab, shortcuts
+from aam_nb.evaluation.shortcuts import _lab
 from aam_nb.types import Split, Study, Table, strings
 
 
@@ -269,51 +269,6 @@ def test_technical_repeats_are_named_by_the_column_that_explains_them():
 
 
 # Shortcuts
-
-def test_guesses_are_the_shrunk_means_of_other_folds():
-    rng = np.random.default_rng(0); n = 90; level, fold, y = rng.integers(4, size=n), rng.integers(5, size=n), rng.normal(size=n)
-    guess = _guesses(level, fold, y, 1)[0][..., 0]; c = rng.integers(3, size=n); shares = _guesses(level, fold, c, 3)[0]
-    for a in range(4):
-        for f in range(5):
-            train, here = fold != f, (level == a) & (fold != f)
-            assert np.isclose(guess[a, f], (y[here].sum() + y[train].mean())/(here.sum() + 1))
-            assert np.allclose(shares[a, f], [((c[here] == k).sum() + (c[train] == k).mean())/(here.sum() + 1) for k in range(3)])
-    plain = np.array([y[fold != f].mean() for f in range(5)])
-    assert np.isclose(_gain(level, fold, y, 1), 1 - ((y - guess[level, fold])**2).sum()/((y - plain[fold])**2).sum())
-    hot = np.eye(3)[c]; flat = np.array([hot[fold != f].mean(0) for f in range(5)])
-    assert np.isclose(_gain(level, fold, c, 3), 1 - ((hot - shares[level, fold])**2).sum()/((hot - flat[fold])**2).sum())
-
-
-def test_exchanges_keep_groups_whole():
-    group = np.repeat([0, 1, 2, 3], [1, 4, 4, 7]); rng = np.random.default_rng(0)
-    for o in _exchanges(group, 50, rng):
-        givers = [set(group[o[group == g]]) for g in range(4)]
-        assert all(len(v) == 1 for v in givers) and len(set.union(*givers)) == 4 # each group gives to one
-        for g in range(4): assert np.bincount(o[group == g]).max() <= -(-(group == g).sum()//(group == min(givers[g])).sum())
-    alone = next(_exchanges(np.arange(30), 1, rng)); assert sorted(alone) == list(range(30))
-
-
-@pytest.mark.parametrize("task", ["regression", "classification"])
-def test_chance_does_not_fire(task):
-    rng = np.random.default_rng(5); n, fired = 60, 0
-    for seed in range(60):
-        y = rng.normal(size=n) if task == "regression" else rng.integers(2, size=n).astype(float)
-        fired += sum(o.fires for o in shortcuts({"a": rng.integers(3, size=n), "b": rng.integers(8, size=n)}, y, task, np.arange(n)//2, seed=seed, draws=999))
-    assert fired <= 1
-
-
-def test_a_trait_of_the_group_needs_many_groups():
-    "Plain exchanges would call this certain: 4 samples of each of 8 subjects follow the run. Of whole groups there are 70 ways."
-    trait = np.repeat(np.arange(8) % 2, 4).astype(float); group = np.repeat(np.arange(8), 4)
-    grouped, = shortcuts({"run": trait}, trait, "classification", group); plain, = shortcuts({"run": trait}, trait, "classification")
-    assert grouped.value == 1 and not grouped.fires and plain.fires and grouped.chance > .01
-
-
-def test_too_little_is_not_tested():
-    y = np.arange(30.) % 2; assert not shortcuts({"run": y[:18]}, y[:18], "classification") and not shortcuts({"run": y}, y*0, "classification")
-    assert not shortcuts({"run": y}, y, "classification", np.arange(30) % 4) and shortcuts({"same": y*0}, y, "classification") == []
-    lost = np.where(np.arange(30) < 10, np.nan, y); assert shortcuts({"run": y}, lost, "classification")[0].samples == 20
-
 
 def test_laboratory_columns():
     yes = ["run", "Run_ID", "RunID", "RUNCENTER", "plate_number", "seq batch", "extraction_kit_lot", "SEQUENCING_DATE", "instrument_model", "Platform",

@@ -18,6 +18,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.batches.loader import loader
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import Config
 from aam_nb.core import AamError
 from aam_nb.data.distance_files import Distances, read_distances
@@ -26,7 +27,8 @@ from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import parse_newick, read_tree
 from aam_nb.inference.bundle import Bundle, load_bundle, save_bundle
-from aam_nb.model.aam import AamModel, calibrate
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import fit_constants
 from aam_nb.model.heads import distance_head
 from aam_nb.registry import metrics
 from aam_nb.sections import LossConfig, ModelConfig
@@ -312,11 +314,12 @@ def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
     store = build_store(study)
     given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids)
     data = SampleDataset(store)
-    made = PlainBatches(data, 32, metrics=("precomputed",), distances=given)
-    computed = PlainBatches(data, 32, metrics=("unweighted",))
+    view = View(metrics=("precomputed",), distances=given)
+    made = PlainBatches(data, view, batch=32)
+    computed = PlainBatches(data, View(metrics=("unweighted",)), batch=32)
     for i in range(len(made)):
         torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
-    train = SampleBatches(data, 16, 4, 0, metrics=("precomputed",), distances=given)
+    train = SampleBatches(data, view, batch=16, steps=4)
     for a, b in zip(loader(train), loader(train, workers=2), strict=True):
         assert torch.equal(a.distance, b.distance)
         assert torch.equal(a.distance[0], torch.from_numpy(given.rows(a.index.numpy())))
@@ -336,7 +339,7 @@ def model_on(metric, distance, seed=0):
     batch = Batch(tokens=tokens, rows=torch.arange(n), identity=torch.zeros(n, 0), asv=asv,
                   counts=torch.ones(2*n)*5, offsets=offsets,
                   index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance)[None])
-    return calibrate(AamModel(config, 12, metrics=(metric,)), [batch]), batch
+    return fit_constants(AamModel(config, 12, metrics=(metric,)), [batch]), batch
 
 
 @pytest.mark.parametrize("top", [1., 60.])
@@ -389,7 +392,8 @@ def test_pairs_of_different_studies_do_not_count():
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
-    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
+    # Leaves the scale as it is
+    fit_constants(model, [batch.__class__(**{**vars(batch), "distance": none[None]})])
     assert torch.equal(model(batch).distance[0], predicted)
 
 

@@ -27,7 +27,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 def made(study, task="regression", classes=3, depth=0, fires=False, groups=24, name="aam", tree=True, seed=0):
     "An evaluation made up from noise, without fitting anything."
     rng = np.random.default_rng(seed); n = len(study.ids); fold = 1 + np.arange(n) % 5
-    names = [name, "trivial", "depth", "clr", "forest", "told"] + ["branch"]*tree
+    names = [name, "trivial", "depth", "clr", "forest", "covariates"] + ["branch"]*tree
     if task == "regression": y = rng.uniform(0, 24, n); p = {o: y + rng.normal(0, 1 + i, n) for i, o in enumerate(names)}; labels = ()
     else:
         y = rng.integers(classes, size=n); labels = tuple(f"class {k}" for k in range(classes))
@@ -114,11 +114,11 @@ def test_fetches_and_runs_nothing(page):
 def test_intervals_are_drawn_and_said(study):
     e = spanned(study); shown = plot_intervals(e); inside = int((np.abs(e.predictions["aam"] - e.truth) <= 2).sum())
     assert coverage_text(e) in shown.alt and coverage_text(e) in shown.caption
-    assert f"shall hold 90 % of the true values and hold {100*inside/60:.3g} %" in shown.alt
+    assert f"promise to hold 90 % of the true values and hold {100*inside/60:.3g} %" in shown.alt
     assert f"inside ({inside})" in shown.svg and f"outside ({60 - inside})" in shown.svg and plot_intervals(made(study)) is None
     thirds = [np.abs(e.predictions["aam"] - e.truth)[o] <= 2 for o in np.array_split(np.argsort(e.predictions["aam"], kind="stable"), 3)]
     assert ", ".join(f"{o.mean():.0%}" for o in thirds) in shown.alt
-    page = page_of("intervals"); assert page.count("shall hold 90 %") >= 4 and "shall hold" not in page_of("numbers")
+    page = page_of("intervals"); assert page.count("promise to hold 90 %") >= 4 and "promise to hold" not in page_of("numbers")
 
 
 def test_one_line_a_sample_and_no_page_of_megabytes():

@@ -18,10 +18,11 @@ from ..core import AamError, few, nearest
 from ..data.subjects import subject_like
 from ..data.tokens import sequence_keys
 from .alike import _alike
+from .alone import Shortcut, shortcuts
+from .depth import depth_alone
 from .findings import _groups, _id_series, _n, _numbered, _sides, Finding, SEVERITIES
 from .scores import capital
-from .shortcuts import (
-    _depth_bins, _guarding, _lab, _read_target, _shortcut_texts, Shortcut, shortcuts, Target)
+from .shortcuts import _guarding, _lab, _read_target, _shortcut_texts, Target
 from ..types import Split, Study
 
 # %% auto #0
@@ -113,6 +114,12 @@ def _known_column(study, name, what):
         raise AamError(f"The metadata have no column '{name}' for the {what}.{nearest(name, study.metadata.columns)}")
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #588cea9e
+def _shortcuts(study, goal, guard, columns, seed):
+    "What depth and the columns of the laboratory say of the target, each alone."
+    draws = int(np.clip(2e7//len(study.ids), 999, 1999))
+    depth = depth_alone(study, study.metadata[goal.name], goal.task, True, guard, seed, draws)
+    return [o for o in (depth, *shortcuts(columns, goal.y, goal.task, guard, seed, draws)) if o]
+
 def _checks(study, target, groups, split, folds, pretrained, task, seed, most, lab):
     "All that `Inspection` holds but the facts."
     _known_column(study, target, "target"); _known_column(study, groups, "groups")
@@ -120,8 +127,7 @@ def _checks(study, target, groups, split, folds, pretrained, task, seed, most, l
     goal, found = _read_target(study, target, task); guard = _guarding(m, suspects, groups)
     found += _groups(m, suspects, groups, sides) if suspects or groups else [] if groups or sides else _id_series(study.ids)
     twins, pairs, chi = _alike(study, suspects, groups, sides, most)
-    tried = {"depth": _depth_bins(study), **(_lab(m, target, groups) if lab else {})} if goal else {}
-    short = shortcuts(tried, goal.y, goal.task, guard, seed, draws=int(np.clip(2e7//len(study.ids), 999, 1999))) if goal else []
+    short = _shortcuts(study, goal, guard, _lab(m, target, groups) if lab else {}, seed) if goal else []
     found += [*twins, *_pretrained(study, pretrained, sides), *_shortcut_texts(study, goal, short), *_constant(goal, guard)]
     found += [*_controls(study), *_table_checks(study)]
     found.sort(key=lambda o: SEVERITIES.index(o.severity))

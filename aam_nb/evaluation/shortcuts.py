@@ -6,119 +6,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import AamError, keyed_rng
-from ..data.split import kfold, strata
-from .depth import depth_alarm, fold_auc, target_values
+from ..core import AamError
+from .depth import depth_alarm, target_values
 from .findings import _coarsest, _numbered, _so_do, Finding
-from ..training.metrics import rank_correlation
-from ..types import strings
 
 # %% auto #0
-__all__ = ['Shortcut', 'shortcuts', 'Target']
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #ab079d4e
-def _guesses(level, fold, y, k):
-    "For each level and fold, the guess from the other folds; the guess without levels; sums and counts. `y` is numbers (k 1) or k classes."
-    shape = level.max() + 1, fold.max() + 1; cell, cells = level*shape[1] + fold, shape[0]*shape[1]
-    size = np.bincount(cell, minlength=cells).reshape(*shape, 1)
-    sums = (np.bincount(cell, y, cells) if k == 1 else np.bincount(cell*k + y, minlength=cells*k)).reshape(*shape, k)
-    plain = (sums.sum((0, 1)) - sums.sum(0))/(size.sum() - size.sum(0))             # [folds, k]
-    guess = (sums.sum(1, keepdims=True) - sums + plain)/(size.sum(1, keepdims=True) - size + 1)
-    return guess, plain, sums, size
-
-def _gain(level, fold, y, k):
-    "The share of the plain guess's squared error that the levels take away."
-    guess, plain, sums, size = _guesses(level, fold, y, k); square = y @ y if k == 1 else len(y)
-    error = lambda g: (size*g*g - 2*g*sums).sum() + square
-    return 1 - error(guess)/error(plain)
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #397a7a1d
-def _exchanges(group, draws, rng):
-    "Whose target each sample gets when whole groups are exchanged and shuffled inside, int64 [n], again and again."
-    size = np.bincount(group); start = size.cumsum() - size; rank = np.empty(len(group), dtype=np.int64)
-    rank[np.argsort(group, kind="stable")] = np.arange(len(group)) - np.repeat(start, size)
-    for _ in range(draws):
-        other = rng.permutation(len(size))[group]                                   # the group that this sample's target comes from
-        yield np.lexsort((rng.random(len(group)), group))[start[other] + rank % size[other]]
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #d7c0570d
-@dataclass(frozen=True, kw_only=True)
-class Shortcut:
-    "How well something that is not biology predicts the target."
-    name:str      # "depth", or a column
-    levels:int    # Distinct values, or bins of depth
-    samples:int   # With target and value
-    measure:str   # "AUC" or "rank correlation"
-    value:float   # Out of fold; .5 and 0 are guessing; nan where it cannot be told
-    chance:float = float("nan") # Share of exchanges that do as well, the true target among them; nan where the value is below the limit
-
-    @property
-    def limit(self)->float:
-        "From where on a value is looked at: .6 (AUC) or .3 (rank correlation)."
-        return .6 if self.measure == "AUC" else .3
-
-    @property
-    def fires(self)->bool:
-        "Over the limit, and no more than one exchange in a thousand does as well."
-        return self.value > self.limit and self.chance <= .001
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #9505a749
-def shortcuts(
-    tried:dict,        # Values of each candidate by name, one a sample, of any type; a missing one is a value too
-    y:np.ndarray,      # float64 [n]: numbers, or class numbers; NaN where missing
-    task:str,          # "regression" or "classification"
-    groups=None,       # One a sample; None where samples are independent
-    seed:int=42,
-    draws:int=1999,    # Exchanges, made for candidates over the limit
-)->list[Shortcut]:     # One for each candidate that varies; none for fewer than 20 samples or 5 groups
-    "Predict a target from each candidate alone, out of fold, and compare with exchanged targets."
-    have = ~np.isnan(y); y = y[have]; group = np.arange(len(y)) if groups is None else _numbered(_filled(groups)[have])
-    if len(y) < 20 or group.max() < 4 or len(np.unique(y)) < 2: return []
-    levels = {k: _numbered(_numbered(v)[have] + 1) for k, v in tried.items()} # + 1: a missing value is one too
-    fold, (y, k) = _folds(group, strata(y, task), 5, seed), _ranked(y, task)
-    found = [Shortcut(name=o, levels=int(v.max()) + 1, samples=len(y), measure="rank correlation" if k == 1 else "AUC", value=_value(v, fold, y, k))
-             for o, v in levels.items() if v.max() > 0]
-    over = [o for o in found if o.value > o.limit]
-    chance = _chances([levels[o.name] for o in over], fold, y, k, _exchanges(group, draws, keyed_rng(seed, "shortcuts"))) if over else []
-    known = {o.name: replace(o, chance=float(p)) for o, p in zip(over, chance, strict=True)}
-    return [known.get(o.name, o) for o in found]
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #93fcebe2
-def _ranked(y, task):
-    "Ranks around 0, where ties share their mean, and 1; or class numbers from 0, and how many classes."
-    which, many = np.unique(y, return_inverse=True, return_counts=True)[1:]
-    return (which, len(many)) if task != "regression" else ((many.cumsum() - (many - 1)/2)[which] - (len(y) + 1)/2, 1)
-
-def _value(level, fold, y, k):
-    "AUC or rank correlation of the guesses."
-    guess, rows = _guesses(level, fold, y, k)[0][level, fold], np.arange(len(level))
-    if k == 1: return rank_correlation(guess[:, 0], y)
-    aucs = [o for c in range(k) if (o := fold_auc(y == c, guess[:, c], fold)(rows)) == o]
-    return float(np.mean(aucs)) if aucs else float("nan")
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #cf58c04d
-def _chances(levels, fold, y, k, orders):
-    "For each candidate the share of exchanged targets, the true one among them, that it guesses as well."
-    own = np.array([_gain(v, fold, y, k) for v in levels]); better = [own >= own]
-    better += [np.array([_gain(v, fold, y[o], k) for v in levels]) >= own - 1e-12 for o in orders]
-    return np.mean(better, axis=0)
-
-def _filled(groups):
-    "Groups as text; a sample without one is a group of its own."
-    import pandas as pd
-    return strings([f"\x00{i}" if pd.isna(o) else o for i, o in enumerate(groups)])
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #e834bb22
-def _folds(group, stratum, folds, seed):
-    "The fold of each sample, int64 [n] from 0; no group is in two."
-    ids = [f"{i:09d}" for i in range(len(group))]; out = np.zeros(len(group), dtype=np.int64)
-    own = None if group.max() + 1 == len(group) else group
-    for k, (_, test) in enumerate(kfold(ids, folds, own, stratum, seed)): out[[int(o) for o in test]] = k
-    return out
+__all__ = ['Target']
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #5b364bb2
 _LAB = re.compile(r"(?<![a-z])(run|plate|lane|batch|pool|kit|lot|library)[ ._-]?(id|name|no|nr|number|date|prefix|code|lane|center|centre)?\d*$"
@@ -133,14 +30,6 @@ def _lab(metadata, *but):
     for o, v in found.items():
         if 1 <= v.max(initial=-1) < (v >= 0).sum()/5: first.setdefault(v.tobytes(), o)
     return {o: metadata[o] for o in first.values()}
-
-# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #a1df765b
-def _depth_bins(study):
-    "Ten bins of depth with nearly equal numbers of samples, fewer in small studies; NaN for samples without reads."
-    reads = study.table.depths.astype(float); have = reads > 0; out = np.full(len(reads), np.nan)
-    bins = int(np.clip(have.sum()//10, 2, 10))
-    out[have] = np.searchsorted(np.unique(np.quantile(reads[have], np.arange(1, bins)/bins)), reads[have], side="left") if have.any() else 0
-    return out
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #8aa5a302
 @dataclass(frozen=True, kw_only=True)
