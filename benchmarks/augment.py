@@ -38,7 +38,8 @@ from aam_nb.model.aam import AamModel, embed_chunks
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.target_stage import codecs, target_stage
-from aam_nb.runs.samples import keep, load_study, with_target
+from aam_nb.runs.choice import keep, with_target
+from aam_nb.runs.samples import load_study
 from aam_nb.training.loop import fit
 from aam_nb.training.objectives import AsvObjective, SampleObjective, mixup_pairs
 from aam_nb.training.parallel import make_accelerator

@@ -16,7 +16,9 @@ from aam_nb.data.split import leave_one_out, repeated
 from aam_nb.data.split_lists import read_folds, read_split
 from aam_nb.data.table import read_table
 from aam_nb.runs.evaluate import evaluate_run
-from aam_nb.runs.samples import choose_folds, choose_split, group_values, load_study, with_split
+from aam_nb.runs.choice import group_values
+from aam_nb.runs.parts import choose_folds, choose_split, with_split
+from aam_nb.runs.samples import load_study
 from aam_nb.runs.train import train_run
 from aam_nb.types import Table
 
@@ -57,7 +59,8 @@ def metadata(files): return pd.read_csv(files/"metadata.tsv", sep="\t", index_co
 def asked(cfg, choose):
     "What a run would choose."
     study = with_split(load_study(cfg.data), cfg.data)
-    return choose(study, cfg, study.metadata[cfg.data.target], group_values(study, cfg.data))
+    parts = choose(study, cfg, study.metadata[cfg.data.target], group_values(study, cfg.data))
+    return getattr(parts, "outer", parts)
 def lists(folds): return [(list(a), list(b)) for a, b in folds]
 
 

@@ -21,7 +21,7 @@ from ..disk import whole_file
 from ..types import strings, Study, Table, Tree
 
 # %% auto #0
-__all__ = ['SITES', 'simulate', 'write_study']
+__all__ = ['SITES', 'simulate', 'write_study', 'study_files']
 
 # %% ../../nbs/1_data/95_simulate.ipynb #cd2a49d3
 def _grow(
@@ -156,3 +156,9 @@ def write_study(
     if study.tree is not None:
         with whole_file(folder/"tree.nwk") as p: p.write_text(newick(study.tree) + "\n")
     return folder
+
+# %% ../../nbs/1_data/95_simulate.ipynb #de31b992
+def study_files(folder:str|Path)->dict[str,str]: # Keys of the section `[data]`
+    "The files that `write_study` left in a folder, as a configuration names them."
+    names = dict(table="table.biom", metadata="metadata.tsv", tree="tree.nwk")
+    return {k: str(Path(folder)/v) for k, v in names.items() if (Path(folder)/v).exists()}
