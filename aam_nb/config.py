@@ -12,8 +12,9 @@ from typing import Any, get_type_hints
 
 from .core import AamError, nearest
 from .fields import names_in, per_column
+from .registry import metrics
 from .sections import (
-    AugmentConfig, DataConfig, LossConfig, metrics, ModelConfig, OptimConfig, REGRESSIONS,
+    AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, REGRESSIONS,
     RunConfig, SIZES, TargetConfig, TRANSFORMS)
 
 # %% auto #0

@@ -21,13 +21,14 @@ class Registry(Mapping):
     "Records of one kind, by name. Raises `AamError` for a name that is taken or not known."
     def __init__(self,
         what:str, # What a record is, for messages, such as "distance"
-        home:str, # The module that registers the built-in records; it is imported at the first question
+        home:str, # The module that registers the built-in records; it is imported at the first use
     ):
         self.what, self.home, self._records = what, home, {}
 
     def add(self, record): # The record itself
         "Register a record under its `name`."
-        if record.name in self._records:
+        there = self._known().get(record.name)
+        if type(there) is type(record): # A page that runs as a notebook defines its records, and their type, once more
             raise AamError(f"There is a {self.what} named '{record.name}' already. Choose another name.")
         self._records[record.name] = record
         return record

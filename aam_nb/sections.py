@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from .fields import between, one_of, Section
 
 # %% auto #0
-__all__ = ['SIZES', 'TRANSFORMS', 'REGRESSIONS', 'metrics', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'TargetConfig',
-           'LossConfig', 'OptimConfig', 'RunConfig']
+__all__ = ['SIZES', 'TRANSFORMS', 'REGRESSIONS', 'DataConfig', 'AugmentConfig', 'ModelConfig', 'TargetConfig', 'LossConfig',
+           'OptimConfig', 'RunConfig']
 
 # %% ../nbs/0_start/50_sections.ipynb #9ffc5028
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +119,6 @@ class TargetConfig(Section):
     level:float = between(.9, .5, .99)      # Share of the true values that an interval shall hold
 
 # %% ../nbs/0_start/50_sections.ipynb #5cf29ff9
-metrics = ("unweighted", "weighted", "weighted_normalized", "generalized", "faith_pd", "braycurtis", "jaccard", "aitchison",
-           "robust_aitchison", "precomputed")
-
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
     "What each objective weighs, and how it is measured."

@@ -23,7 +23,7 @@ from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset, asvs_in
 from aam_nb.batches.turns import turns
 from aam_nb.core import AamError, digest
-from aam_nb.data.distances import count_distances, faith_pd, unifrac
+from aam_nb.data.distances import aitchison, faith_pd, unifrac
 from aam_nb.data.tokens import MASK
 from aam_nb.data.tree import parse_newick
 from aam_nb.sections import AugmentConfig
@@ -270,7 +270,7 @@ def test_several_distances_are_those_of_each_metric_alone():
         for m, one in zip(metrics, batch.distance, strict=True):
             assert torch.equal(one, SampleBatches(DATA, 6, 3, 7, augment, metrics=(m,), alpha=.3)[step].distance[0])
         table = np.zeros((6, 40)); table[batch.sample, batch.rows[batch.asv]] = batch.counts; far = faith_pd(sparse.csr_matrix(table), STORE.tree, STORE.tip)
-        assert np.allclose(batch.distance[1].numpy(), count_distances(sparse.csr_matrix(table), "aitchison"), atol=1e-4)
+        assert np.allclose(batch.distance[1].numpy(), aitchison(sparse.csr_matrix(table)), atol=1e-4)
         assert np.allclose(batch.distance[2].numpy(), abs(far[:, None] - far), atol=1e-5)
     bare = collate([SampleDataset(build_store(made(tree=False)))[i] for i in (0, 1)], build_store(made(tree=False)), metrics=("unweighted", "jaccard"))
     assert bare.distance[0].isnan().all() and not bare.distance[1].isnan().any() # Without a tree the first is not known, and keeps its place

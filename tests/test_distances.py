@@ -10,18 +10,21 @@ from scipy import sparse
 
 from aam_nb.core import AamError
 from aam_nb.data.distances import (
-    COUNT_METRICS,
-    METRICS,
-    TREE_METRICS,
-    count_distances,
+    UNIFRACS,
+    aitchison,
+    bray_curtis,
     faith_pd,
+    jaccard,
+    robust_aitchison,
     sample_distances,
     unifrac,
     unifrac_blocks,
 )
 from aam_nb.data.tree import branch_abundance, parse_newick, read_tree, shear
-from aam_nb.sections import metrics
+from aam_nb.registry import metrics
 
+ALONG_TREE = [o.name for o in metrics.values() if o.needs_tree]
+OF_READS = [o.name for o in metrics.values() if o.between and not o.needs_tree]
 seeds, sizes = st.integers(0, 2**32), st.integers(2, 30)
 
 
@@ -86,7 +89,7 @@ def test_generalized_as_its_formula(seed, n, alpha):
     if alpha == 1: np.testing.assert_allclose(ours, unifrac(counts, tree, tip, "weighted_normalized"), atol=1e-12)
 
 
-@given(seeds, sizes, st.sampled_from(METRICS))
+@given(seeds, sizes, st.sampled_from(UNIFRACS))
 def test_nothing_but_the_community_counts(seed, n, metric):
     "Not the order of ASVs, zero columns, who else is in the batch, stored zeros, or tips that no sample has."
     _, tree, tip, asvs, counts = draw(seed, n)
@@ -111,7 +114,7 @@ def test_a_sample_without_reads_on_the_tree():
     assert unifrac(counts[:0], tree, tip).shape == (0, 0) and faith_pd(counts[:0], tree, tip).shape == (0,)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", UNIFRACS)
 def test_relative_abundances_give_what_their_reads_give(metric):
     rng = np.random.default_rng(1); tree = parse_newick(random_newick(rng, 40)); counts = random_counts(rng, 6, 40)
     relative = counts/np.maximum(counts.sum(axis=1, keepdims=True), 1)/3
@@ -122,14 +125,16 @@ def test_relative_abundances_give_what_their_reads_give(metric):
 def test_reads_beyond_32_bits_do_not_overflow():
     tree, tip = parse_newick("((a:1,b:3):2,c:4);"), np.arange(3)
     big = np.array([[2**31-1, 2**31-1, 2**31-1], [1, 1, 1]], dtype=np.int32)
-    for metric in METRICS: assert unifrac(big, tree, tip, metric)[0, 1] < 1e-12
+    for metric in UNIFRACS: assert unifrac(big, tree, tip, metric)[0, 1] < 1e-12
 
 
 def test_the_metrics_that_exist():
     tree, tip = parse_newick("(a:1,b:3);"), np.arange(2)
     with pytest.raises(AamError, match="Did you mean 'unweighted'"): unifrac(np.eye(2), tree, tip, "unwieghted")
     with pytest.raises(AamError, match="alpha is 1.5"): unifrac_blocks(np.eye(2), tree, tip, "generalized", 1.5)
-    assert {*metrics} == {*TREE_METRICS, *COUNT_METRICS, "precomputed"} and {*METRICS} < {*TREE_METRICS} # The configuration names the same ones
+    assert ALONG_TREE == [*UNIFRACS, "faith_pd"]
+    assert OF_READS == ["braycurtis", "jaccard", "aitchison", "robust_aitchison"]
+    assert [o for o in metrics if o not in ALONG_TREE + OF_READS] == ["precomputed"]
 
 
 def test_memory_of_a_table_in_blocks_is_bounded():
@@ -169,9 +174,9 @@ def by_scipy(metric, counts):
 
 
 @given(seeds, sizes)
-@pytest.mark.parametrize("metric", COUNT_METRICS)
+@pytest.mark.parametrize("metric", OF_READS)
 def test_counts_as_scikit_bio_and_scipy(metric, seed, n):
-    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); ours = count_distances(sparse.csr_matrix(counts), metric)
+    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); ours = sample_distances(sparse.csr_matrix(counts), metric)
     np.testing.assert_allclose(ours, by_scipy(metric, counts), atol=1e-6)
     np.testing.assert_array_equal(ours, ours.T); assert (np.diag(ours) == 0).all()
     if metric in ("braycurtis", "jaccard"): assert ours.max() <= 1
@@ -183,41 +188,42 @@ def test_counts_as_scikit_bio_has_them(metric):
     from skbio.diversity import beta_diversity
     counts = np.random.default_rng(0).multinomial(200, np.random.default_rng(1).dirichlet(np.full(40, .2)), 8)
     want = beta_diversity(metric, counts > 0 if metric == "jaccard" else counts, validate=False).data
-    np.testing.assert_allclose(count_distances(counts, metric), want, atol=1e-9)
+    np.testing.assert_allclose(sample_distances(counts, metric), want, atol=1e-9)
 
 
-@given(seeds, sizes, st.sampled_from(COUNT_METRICS))
+@given(seeds, sizes, st.sampled_from(OF_READS))
 def test_nothing_but_the_reads_count(seed, n, metric):
     "Not the order of ASVs, columns that the batch lacks, who else is in the batch, or stored zeros; for shares and logarithms not the depth."
-    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); want = count_distances(counts, metric, asvs=n + 3)
+    rng = np.random.default_rng(seed); counts = random_counts(rng, 6, n); want = sample_distances(counts, metric, asvs=n + 3)
     padded = np.pad(counts[:, rng.permutation(n)], ((0, 0), (0, 3)))
-    np.testing.assert_allclose(count_distances(padded, metric), want, atol=1e-6)
-    np.testing.assert_allclose(count_distances(counts[1:4], metric, asvs=n + 3), want[1:4, 1:4], atol=1e-6)
+    np.testing.assert_allclose(sample_distances(padded, metric), want, atol=1e-6)
+    np.testing.assert_allclose(sample_distances(counts[1:4], metric, asvs=n + 3), want[1:4, 1:4], atol=1e-6)
     stored = sparse.csr_matrix(np.ones_like(counts)); stored.data = counts.ravel().copy(); before = stored.copy()
-    np.testing.assert_allclose(count_distances(stored, metric, asvs=n + 3), want, atol=1e-6)
+    np.testing.assert_allclose(sample_distances(stored, metric, asvs=n + 3), want, atol=1e-6)
     assert (stored.data == before.data).all() and stored.nnz == before.nnz # What was given is left as it was
-    if metric != "aitchison": np.testing.assert_allclose(count_distances(counts*[[1], [2], [3], [5], [1], [9]], metric), want, atol=1e-6)
+    if metric != "aitchison": np.testing.assert_allclose(sample_distances(counts*[[1], [2], [3], [5], [1], [9]], metric), want, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric, to_other", [("braycurtis", 1), ("jaccard", 1), ("aitchison", np.log(4)*np.sqrt(2/3)), ("robust_aitchison", 0)])
 def test_a_sample_without_reads(metric, to_other):
-    counts = np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]); out = count_distances(counts, metric)
+    counts = np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]); out = sample_distances(counts, metric)
     np.testing.assert_allclose(out, [[0, to_other, to_other], [to_other, 0, 0], [to_other, 0, 0]], atol=1e-9)
-    assert count_distances(counts[:0], metric).shape == (0, 0)
+    assert sample_distances(counts[:0], metric).shape == (0, 0)
 
 
 def test_one_call_for_all():
     rng = np.random.default_rng(0); tree = parse_newick(random_newick(rng, 12)); counts = sparse.csr_matrix(random_counts(rng, 5, 12)); tip = np.arange(12)
-    for o in METRICS: assert (sample_distances(counts, o, tree, tip, .3) == unifrac(counts, tree, tip, o, .3)).all()
-    for o in COUNT_METRICS: assert (sample_distances(counts, o, asvs=20) == count_distances(counts, o, 20)).all()
+    for o in UNIFRACS: assert (sample_distances(counts, o, tree, tip, .3) == unifrac(counts, tree, tip, o, .3)).all()
+    alone = dict(braycurtis=bray_curtis(counts), jaccard=jaccard(counts), aitchison=aitchison(counts, 20), robust_aitchison=robust_aitchison(counts))
+    for o in OF_READS: assert (sample_distances(counts, o, asvs=20) == alone[o]).all()
     pd = faith_pd(counts, tree, tip); np.testing.assert_allclose(sample_distances(counts, "faith_pd", tree, tip), abs(pd[:, None] - pd))
-    for o in TREE_METRICS:
+    for o in ALONG_TREE:
         with pytest.raises(AamError, match=f"'{o}' needs a tree"): sample_distances(counts, o)
     with pytest.raises(AamError, match="Did you mean 'braycurtis'"): sample_distances(counts, "bray_curtis")
-    with pytest.raises(AamError, match="Did you mean 'jaccard'"): count_distances(counts, "jacard")
+    with pytest.raises(AamError, match="Did you mean 'jaccard'"): sample_distances(counts, "jacard")
 
 
 def test_real_reads_as_scikit_bio(data_dir):
     from biom import load_table
     counts = load_table(str(data_dir/"tiny_ecam60"/"table.biom")).matrix_data.T.tocsr()
-    for o in COUNT_METRICS: np.testing.assert_allclose(count_distances(counts, o), by_scipy(o, counts.toarray()), atol=1e-6)
+    for o in OF_READS: np.testing.assert_allclose(sample_distances(counts, o), by_scipy(o, counts.toarray()), atol=1e-6)

@@ -548,7 +548,7 @@ def test_calibrate_standardises_training_samples_and_sets_the_scale():
 
 def test_outputs_and_heads_are_checked():
     with pytest.raises(AamError, match="0 outputs"): AamModel(config(), BASES, column("classification", 0))
-    with pytest.raises(AamError, match="no metric 'wieghted'. Did you mean 'weighted'"): AamModel(config(), BASES, metrics=("wieghted",))
+    with pytest.raises(AamError, match="samples 'wieghted'.*Did you mean 'weighted'"): AamModel(config(), BASES, metrics=("wieghted",))
     with pytest.raises(AamError, match="shared by 3 heads"): SelfAttention(16, 3)
     model = AamModel(config(), BASES)
     out = model(batch_of(random_samples(2, 5), asvs(5)))

@@ -21,14 +21,15 @@ from aam_nb.batches.samples import SampleDataset
 from aam_nb.config import Config
 from aam_nb.core import AamError
 from aam_nb.data.distance_files import Distances, read_distances
-from aam_nb.data.distances import COUNT_METRICS, TREE_METRICS, sample_distances
+from aam_nb.data.distances import sample_distances
 from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import parse_newick, read_tree
 from aam_nb.inference.bundle import Bundle, load_bundle, save_bundle
 from aam_nb.model.aam import AamModel, calibrate
-from aam_nb.model.heads import BOUNDED, UNBOUNDED, bounded
-from aam_nb.sections import LossConfig, ModelConfig, metrics
+from aam_nb.model.heads import distance_head
+from aam_nb.registry import metrics
+from aam_nb.sections import LossConfig, ModelConfig
 from aam_nb.training.losses import distance_loss, sample_losses
 from aam_nb.training.metrics import distance_metrics
 from aam_nb.types import Batch
@@ -298,16 +299,17 @@ def test_the_unit_makes_the_loss_one(metric, size):
     worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance[0], head.unit))
     assert worth(float(matrix[pairs].mean())) == pytest.approx(1., rel=1e-4) and worth(0.) > 1
     assert model_on("precomputed_unbounded", np.zeros((3, 3), np.float32))[0].heads["distance"]["precomputed_unbounded"].unit == 1 # No unit
-    with pytest.raises(AamError, match="no metric 'precompute'. Did you mean 'precomputed'"): model_on("precompute", matrix)
+    with pytest.raises(AamError, match="samples 'precompute'.*Did you mean 'precomputed'"): model_on("precompute", matrix)
 
 
-def test_the_model_knows_the_metrics_of_the_configuration():
-    assert {*BOUNDED, *UNBOUNDED} == {*metrics, "precomputed_unbounded"}
-    assert not {*BOUNDED} & {*UNBOUNDED}
-    assert [bounded(o) for o in ("unweighted", "weighted", "precomputed", "precomputed_unbounded")] == [True, False, True, False]
+def test_each_distance_has_the_head_that_its_record_asks_for():
+    heads = {o: distance_head(o, 8, 4) for o in [*metrics, "precomputed_unbounded"]}
+    assert {k for k, o in heads.items() if not o.bounded} == {
+        "weighted", "aitchison", "robust_aitchison", "faith_pd", "precomputed_unbounded"}
+    assert [k for k, o in heads.items() if o.squared] == ["braycurtis"]
 
 
-@pytest.mark.parametrize("metric", [*TREE_METRICS, *COUNT_METRICS])
+@pytest.mark.parametrize("metric", [o.name for o in metrics.values() if o.between])
 def test_the_model_learns_each_metric(metric):
     "Of random samples: the loss falls and pairs are ranked; bounded metrics stay within their bounds."
     rng = np.random.default_rng(1); tree = parse_newick(random_newick(rng, 30)); counts = random_counts(rng, 14, 30) + np.eye(14, 30, dtype=int)
@@ -318,4 +320,4 @@ def test_the_model_learns_each_metric(metric):
         optim.zero_grad(); terms.total.backward(); optim.step()
     said = model.eval()(batch).distance[0].detach().numpy()
     assert losses[-1] < losses[0]/2 and distance_metrics(distance, said)["spearman"] > .7
-    assert not bounded(metric) or (max(said.max(), distance.max()) <= 1)
+    assert not metrics[metric].bounded or (max(said.max(), distance.max()) <= 1)

@@ -27,7 +27,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 def made(study, task="regression", classes=3, depth=0, fires=False, groups=24, name="aam", tree=True, seed=0):
     "An evaluation made up from noise, without fitting anything."
     rng = np.random.default_rng(seed); n = len(study.ids); fold = 1 + np.arange(n) % 5
-    names = [name, "trivial", "depth", "clr", "forest", "told"] + ["branch"]*tree
+    names = [name, "trivial", "depth", "clr", "forest", "covariates"] + ["branch"]*tree
     if task == "regression": y = rng.uniform(0, 24, n); p = {o: y + rng.normal(0, 1 + i, n) for i, o in enumerate(names)}; labels = ()
     else:
         y = rng.integers(classes, size=n); labels = tuple(f"class {k}" for k in range(classes))

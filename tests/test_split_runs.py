@@ -59,7 +59,8 @@ def metadata(files): return pd.read_csv(files/"metadata.tsv", sep="\t", index_co
 def asked(cfg, choose):
     "What a run would choose."
     study = with_split(load_study(cfg.data), cfg.data)
-    return choose(study, cfg, study.metadata[cfg.data.target], group_values(study, cfg.data))
+    parts = choose(study, cfg, study.metadata[cfg.data.target], group_values(study, cfg.data))
+    return getattr(parts, "outer", parts)
 def lists(folds): return [(list(a), list(b)) for a, b in folds]
 
 

@@ -31,8 +31,9 @@ from aam_nb.batches.store import Store
 from aam_nb.batches.turns import rank_part, study_turns, turns
 from aam_nb.core import AamError, digest
 from aam_nb.data.distance_files import read_distances
-from aam_nb.data.distances import COUNT_METRICS, count_distances, faith_pd, unifrac
+from aam_nb.data.distances import faith_pd, sample_distances, unifrac
 from aam_nb.data.tree import path_lengths
+from aam_nb.registry import metrics
 from aam_nb.sections import AugmentConfig, LossConfig, ModelConfig
 from aam_nb.types import Column, Study, Table, strings
 
@@ -256,10 +257,10 @@ def test_distances_are_those_within_each_study():
     source = PlainBatches(SampleDataset(CORPUS), 35, metrics=("unweighted",)); assert source[0].distance.shape == (1, 35, 35)
     alone = Corpus([THIRD]); assert collate([SampleDataset(alone)[0]], alone, metrics=("weighted",)).distance is None
 
-@pytest.mark.parametrize("metric", COUNT_METRICS)
+@pytest.mark.parametrize("metric", [o.name for o in metrics.values() if o.between and not o.needs_tree])
 def test_distances_of_reads_need_no_tree(metric):
     samples = [SampleDataset(CORPUS)[i] for i in (0, 29, 12, 30, 2)]; batch = collate(samples, CORPUS, metrics=(metric,)); at = [1, 3]
-    wanted = count_distances(THIRD.counts([1, 2]), metric) # Over all ASVs of the study, also those that the batch lacks
+    wanted = sample_distances(THIRD.counts([1, 2]), metric) # Over all ASVs of the study, also those that the batch lacks
     assert np.allclose(batch.distance[0][at][:, at].numpy(), wanted, atol=1e-5) and wanted[0, 1] > 0
     assert batch.distance.isnan().sum() == 25 - 4 - 4 - 1
 

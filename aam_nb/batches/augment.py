@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+from .. import registry
 from .bases import insert_and_delete, reverse_some, shuffle_windows, substitute
 from .draws import _draws, _uniform, AsvDraws
 from .reads import drop_asvs, jitter_counts, read_share, redraw
@@ -125,7 +126,7 @@ def false_for(
     if config.window > 1 and (tree or metrics):
         out.append(f"augment.window = {config.window} shuffles the bases by which an ASV has its place in the tree, and distances are "
                    "learned from them. Set augment.window = 0.")
-    if "precomputed" not in metrics: return out
+    if all(registry.metrics[o].between for o in metrics): return out # Computed anew for each view
     changes = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, jitter=config.jitter != "none",
                    mix=config.mixup > 0 and config.mix != "pooled")
     instead = dict(rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")

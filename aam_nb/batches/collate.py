@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .. import registry
 from .corpus import _branches, _studies, _texts
 from .store import Store
 from ..data.distance_files import Distances
-from ..data.distances import COUNT_METRICS, sample_distances
+from ..data.distances import sample_distances
 from ..data.tokens import identity_signs
 from ..types import Batch, Sample
 
@@ -57,7 +58,7 @@ def _lists(samples:list[Sample])->tuple[np.ndarray,...]: # rows [u]; asv [n], co
 
 def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
     "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; NaN between studies, and without the tree that is needed."
-    stores, samples, asvs = _studies(store); needs = metric not in COUNT_METRICS
+    stores, samples, asvs = _studies(store); needs = registry.metrics[metric].needs_tree
     if needs and store.tip is None: return None
     study = np.searchsorted(samples[1:-1], index, side="right"); out = np.full((len(index),)*2, np.nan, dtype=np.float32)
     for k in np.unique(study):
@@ -70,7 +71,8 @@ def _between(store:Store, index:np.ndarray, rows:np.ndarray, drawn, metric:str, 
 # %% ../../nbs/2_batches/65_collate.ipynb #25550215
 def _all_between(store:Store, index, rows, drawn, metrics, alpha, distances)->np.ndarray|None: # float32 [m, b, b]
     "Distances by each metric; None where none of them is known."
-    found = [distances.rows(index) if o == "precomputed" else _between(store, index, rows, drawn, o, alpha) for o in metrics]
+    found = [distances.rows(index) if registry.metrics[o].between is None else _between(store, index, rows, drawn, o, alpha)
+             for o in metrics]
     if all(o is None for o in found): return None
     nothing = np.full((len(index),)*2, np.nan, dtype=np.float32)
     return np.stack([nothing if o is None else o for o in found])

@@ -1,4 +1,4 @@
-"""UniFrac and Faith PD from reads and a tree, Bray-Curtis, Jaccard and Aitchison from reads alone, or distances made elsewhere
+"""UniFrac and Faith PD from reads and a tree, Bray-Curtis, Jaccard and Aitchison from reads alone
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/distances.html.md"""
 
@@ -7,43 +7,63 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/distances.html.md"""
 # %% ../../nbs/1_data/85_distances.ipynb #a6c5b744
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
 from ..core import AamError, nearest
 from .tree import branch_abundance, keep_tips
+from ..registry import metrics
 from ..types import Tree
 
 # %% auto #0
-__all__ = ['METRICS', 'COUNT_METRICS', 'TREE_METRICS', 'unifrac', 'unifrac_blocks', 'faith_pd', 'count_distances',
-           'sample_distances']
+__all__ = ['UNIFRACS', 'Metric', 'tree_with_reads', 'unifrac', 'unifrac_blocks', 'faith_pd', 'bray_curtis', 'jaccard',
+           'aitchison', 'robust_aitchison', 'sample_distances']
+
+# %% ../../nbs/1_data/85_distances.ipynb #073d6742
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    "One distance between samples. Raises `AamError` for a name that is not one word."
+    name:str                # As in `loss.metric`: letters, digits and underscores
+    needs_tree:bool = False # Whether it is computed along a tree
+    bounded:bool            # Whether it is never above 1; the model then predicts it through a bounded link
+    squared:bool = False    # Whether the model learns it as a squared Euclidean distance
+    between:Callable|None   # Computes it, as the table says; None where it is read from a file
+
+    def __post_init__(self):
+        if not self.name.isidentifier():
+            raise AamError(f"A distance cannot be named '{self.name}'. Use letters, digits and underscores.")
 
 # %% ../../nbs/1_data/85_distances.ipynb #c1779798
-METRICS = ("unweighted", "weighted", "weighted_normalized", "generalized")
+UNIFRACS = ("unweighted", "weighted", "weighted_normalized", "generalized")
 
-def _no_metric(metric:str, known): raise AamError(f"There is no metric '{metric}'.{nearest(metric, known)} The metrics are {', '.join(known)}.")
+def _check_unifrac(kind:str, alpha:float):
+    "Refuse a kind that does not exist, or an alpha that has no meaning."
+    if kind not in UNIFRACS:
+        raise AamError(f"There is no UniFrac '{kind}'; wanted one of {', '.join(UNIFRACS)}."
+                       + nearest(kind, UNIFRACS))
+    if not 0 <= alpha <= 1:
+        raise AamError(f"alpha is {alpha}; generalized UniFrac takes a number from 0 to 1.")
 
-def _check(metric:str, alpha:float):
-    "Refuse a metric that does not exist, or an alpha that has no meaning."
-    if metric not in METRICS: _no_metric(metric, METRICS)
-    if not 0 <= alpha <= 1: raise AamError(f"alpha is {alpha}; generalized UniFrac takes 0 to 1.")
-
-def _distance(metric:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
-    "The table above. Two samples that cover no length at all are at distance 0."
+def _distance(kind:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
+    "The distance of the table. Two samples that cover no branch at all are at distance 0."
     difference = np.maximum(total - 2*shared, 0)
-    if metric == "weighted": return difference
-    whole = total - shared if metric == "unweighted" else total
+    if kind == "weighted": return difference
+    whole = total - shared if kind == "unweighted" else total
     return np.divide(difference, whole, out=np.zeros_like(whole), where=whole > 0)
 
 # %% ../../nbs/1_data/85_distances.ipynb #856666d3
-def _presence(x:np.ndarray, y:np.ndarray, length:np.ndarray)->tuple[np.ndarray, np.ndarray]: # total, shared, each [i, j]
-    "Sums over branches for presence: `x` [i, branches] against `y` [j, branches], 0. or 1."
+def _presence(x:np.ndarray, y:np.ndarray, length:np.ndarray)->tuple[np.ndarray,np.ndarray]: # Each [i, j]
+    "Total and shared for presence: `x` [i, branches] against `y` [j, branches], 0. or 1."
     return np.add.outer(x @ length, y @ length), (x*length) @ y.T
 
 # %% ../../nbs/1_data/85_distances.ipynb #d6acef0a
-def _shares(x:np.ndarray, y:np.ndarray, length:np.ndarray, alpha:float, same:bool)->tuple[np.ndarray, np.ndarray]: # total, shared, each [i, j]
-    "Sums over branches for shares: `x` [i, branches] against `y` [j, branches]. With `same` (x is y), only pairs j > i are filled."
+def _shares(x:np.ndarray, y:np.ndarray, length:np.ndarray, alpha:float,
+            same:bool)->tuple[np.ndarray,np.ndarray]: # Each [i, j]; only pairs j > i if `same` (x is y)
+    "Total and shared for shares of reads: `x` [i, branches] against `y` [j, branches]."
     y = np.ascontiguousarray(y.T)
     power = y if alpha == 1 else np.where(y > 0, y**alpha, 0)
     own = length @ power
@@ -52,65 +72,89 @@ def _shares(x:np.ndarray, y:np.ndarray, length:np.ndarray, alpha:float, same:boo
         at, to = np.flatnonzero(row), slice(i+1 if same else 0, None)
         size, mine, theirs = length[at], row[at][:, None], y[:, to][at]
         least = np.minimum(mine, theirs)
-        if alpha == 1: shared[i, to], total[i, to] = size @ least, size @ row[at] + own[to]
-        else:
-            both = mine + theirs; raised = np.sqrt(both) if alpha == .5 else both**alpha
-            shared[i, to] = size @ (least*raised/both)
-            total[i, to] = size @ raised - size @ power[:, to][at] + own[to]
+        if alpha == 1:
+            shared[i, to] = size @ least
+            total[i, to] = size @ row[at] + own[to]
+            continue
+        both = mine + theirs
+        raised = np.sqrt(both) if alpha == .5 else both**alpha
+        shared[i, to] = size @ (least*raised/both)
+        total[i, to] = size @ raised - size @ power[:, to][at] + own[to]
     return total, shared
 
 # %% ../../nbs/1_data/85_distances.ipynb #111bec77
-def _cut(tree:Tree, tip:np.ndarray, counts)->tuple[Tree, np.ndarray]:
-    "The tree of the ASVs that `counts` has reads of."
-    seen = np.zeros(len(tree.tips), dtype=bool); at = tip[np.unique(counts.indices)]; seen[at[at >= 0]] = True
-    tree, where = keep_tips(tree, seen)
+def tree_with_reads(
+    tree:Tree,      # Sheared to the table
+    tip:np.ndarray, # int32 [asvs], tip of each ASV, -1 for none
+    counts,         # Reads, sparse [samples, asvs]
+)->tuple[Tree,np.ndarray]: # The smaller tree, and the tip of each ASV in it, -1 for none
+    "Cut a tree to the ASVs that some samples have reads of."
+    with_reads = np.zeros(len(tree.tips), dtype=bool)
+    at = tip[np.unique(counts.indices)]
+    with_reads[at[at >= 0]] = True
+    tree, where = keep_tips(tree, with_reads)
     return tree, np.where(tip < 0, -1, where[tip])
 
-def _sides(counts, tree:Tree, tip:np.ndarray, metric:str)->np.ndarray: # float64 [b, branches]
+# %% ../../nbs/1_data/85_distances.ipynb #9dd83c55
+def _below(counts, tree:Tree, tip:np.ndarray, kind:str)->np.ndarray: # float64 [b, branches]
     "Presence below each branch, or the share of the reads that are on the tree."
     below = branch_abundance(tree, tip, counts)
-    if metric == "unweighted": return (below > 0).astype(float)
-    reads = counts @ (tip >= 0).astype(float) # On the tree
-    return below/(reads + (reads == 0))[:, None]
+    if kind == "unweighted": return (below > 0).astype(float)
+    on_tree = counts @ (tip >= 0).astype(float)
+    return below/(on_tree + (on_tree == 0))[:, None]
+
+def _both_ways(out:np.ndarray)->np.ndarray:
+    "The upper triangle of a square array, mirrored."
+    out = np.triu(out, 1)
+    return out + out.T
 
 # %% ../../nbs/1_data/85_distances.ipynb #31fe94fb
-def _between(a, b, tree:Tree, tip:np.ndarray, metric:str, alpha:float)->np.ndarray: # float64 [rows of a, rows of b]
-    "Distances between the samples of `a` and those of `b`, or within `a` when `b` is None."
-    tree, tip = _cut(tree, tip, a if b is None else sparse.vstack([a, b], format="csr"))
-    x = _sides(a, tree, tip, metric); y = x if b is None else _sides(b, tree, tip, metric)
-    if metric == "unweighted": total, shared = _presence(x, y, tree.length)
-    else: total, shared = _shares(x, y, tree.length, alpha if metric == "generalized" else 1., b is None)
-    out = _distance(metric, total, shared)
-    if b is None: out = np.triu(out, 1); out += out.T
-    return out
+def _between(a, b, tree:Tree, tip:np.ndarray, kind:str, alpha:float)->np.ndarray:
+    "Distances between the samples of `a` [i, asvs] and those of `b` [j, asvs], or within `a` when `b` is None."
+    tree, tip = tree_with_reads(tree, tip, a if b is None else sparse.vstack([a, b], format="csr"))
+    x = _below(a, tree, tip, kind)
+    y = x if b is None else _below(b, tree, tip, kind)
+    if kind == "unweighted": total, shared = _presence(x, y, tree.length)
+    else: total, shared = _shares(x, y, tree.length, alpha if kind == "generalized" else 1., b is None)
+    out = _distance(kind, total, shared)
+    return _both_ways(out) if b is None else out
 
 # %% ../../nbs/1_data/85_distances.ipynb #f062060b
 def unifrac(
-    counts,                   # Reads, sparse [b, asvs]
-    tree:Tree,                # Sheared to the table, as `make_study` gives it
-    tip:np.ndarray,           # int32 [asvs], tip of each ASV, -1 for none: such reads count nowhere
-    metric:str="unweighted",  # One of `METRICS`
-    alpha:float=.5,           # For "generalized" only: 0 to 1, 1 gives abundant lineages all the say
-)->np.ndarray:                # float64 [b, b], symmetric, 0 on the diagonal
-    "UniFrac between all samples of a batch. Exact; raises `AamError` for a metric or alpha that does not exist."
-    _check(metric, alpha)
+    counts,                  # Reads, sparse [b, asvs]
+    tree:Tree,               # Sheared to the table, as `make_study` gives it
+    tip:np.ndarray,          # int32 [asvs], tip of each ASV, -1 for none: such reads count nowhere
+    metric:str="unweighted", # One of `UNIFRACS`
+    alpha:float=.5,          # For "generalized" only: 0 to 1; 1 gives abundant lineages the most weight
+)->np.ndarray:               # float64 [b, b], symmetric, 0 on the diagonal
+    "UniFrac between all samples of a batch, exactly. Raises `AamError` for an unknown kind or alpha."
+    _check_unifrac(metric, alpha)
     return _between(sparse.csr_matrix(counts), None, tree, np.asarray(tip), metric, alpha)
+
+# %% ../../nbs/1_data/85_distances.ipynb #75faf464
+def _unifrac_record(kind:str)->Metric:
+    "The record of one kind of UniFrac."
+    def between(counts, *, tree, tip, alpha, **_): return unifrac(counts, tree, tip, kind, alpha)
+    return Metric(name=kind, needs_tree=True, bounded=kind != "weighted", between=between)
+
+for o in UNIFRACS: metrics.add(_unifrac_record(o))
 
 # %% ../../nbs/1_data/85_distances.ipynb #7e4715d9
 def unifrac_blocks(
     counts,                  # Reads, sparse [samples, asvs]
     tree:Tree,               # As for `unifrac`
     tip:np.ndarray,          # int32 [asvs]
-    metric:str="unweighted", # One of `METRICS`
+    metric:str="unweighted", # One of `UNIFRACS`
     alpha:float=.5,          # For "generalized" only
     block:int=256,           # Samples at a time
 )->np.ndarray:               # float64 [samples, samples], symmetric, 0 on the diagonal
-    "UniFrac between all samples of a table, in bounded memory, with a progress bar on a terminal."
-    _check(metric, alpha)
+    "UniFrac between all samples of a table, in bounded memory. Raises `AamError` as `unifrac` does."
+    _check_unifrac(metric, alpha)
     counts, tip = sparse.csr_matrix(counts), np.asarray(tip)
     out = np.zeros((counts.shape[0],)*2)
     parts = [slice(i, i+block) for i in range(0, len(out), block)]
-    for a, b in tqdm([(a, b) for i, a in enumerate(parts) for b in parts[i:]], desc="UniFrac", leave=False, disable=None):
+    pairs = [(a, b) for i, a in enumerate(parts) for b in parts[i:]]
+    for a, b in tqdm(pairs, desc="UniFrac", leave=False, disable=None):
         out[a, b] = _between(counts[a], None if a is b else counts[b], tree, tip, metric, alpha)
         if a is not b: out[b, a] = out[a, b].T
     return out
@@ -126,59 +170,105 @@ def faith_pd(
     counts, tip, out = sparse.csr_matrix(counts), np.asarray(tip), []
     for i in range(0, counts.shape[0], block):
         part = counts[i:i+block]
-        cut, at = _cut(tree, tip, part)
-        out.append(_sides(part, cut, at, "unweighted") @ cut.length)
+        smaller, at = tree_with_reads(tree, tip, part)
+        out.append(_below(part, smaller, at, "unweighted") @ smaller.length)
     return np.concatenate([np.zeros(0), *out])
 
-# %% ../../nbs/1_data/85_distances.ipynb #7dd3ce83
-COUNT_METRICS = ("braycurtis", "jaccard", "aitchison", "robust_aitchison")
+# %% ../../nbs/1_data/85_distances.ipynb #d63194b8
+def _diversity_apart(counts, *, tree, tip, **_)->np.ndarray: # float64 [b, b]
+    "How far the diversities of samples are apart."
+    diversity = faith_pd(counts, tree, tip)
+    return np.abs(np.subtract.outer(diversity, diversity))
 
-def _star(counts, metric:str)->np.ndarray: # float64 [b, b]
-    "Bray-Curtis or Jaccard, as UniFrac on a star."
-    x, length = counts.toarray().astype(float), np.ones(counts.shape[1])
-    if metric == "jaccard": x = (x > 0).astype(float); return _distance("unweighted", *_presence(x, x, length))
-    reads = x.sum(1, keepdims=True); x /= reads + (reads == 0)
-    return _distance("weighted_normalized", *_shares(x, x, length, 1., True))
+metrics.add(Metric(name="faith_pd", needs_tree=True, bounded=False, between=_diversity_apart))
+
+# %% ../../nbs/1_data/85_distances.ipynb #7dd3ce83
+def bray_curtis(
+    counts,    # Reads, sparse [b, asvs]
+)->np.ndarray: # float64 [b, b], 0 to 1, symmetric, 0 on the diagonal
+    "Bray-Curtis distances between the read shares of samples."
+    share = sparse.csr_matrix(counts).toarray().astype(float)
+    depth = share.sum(1, keepdims=True)
+    share /= depth + (depth == 0)
+    total_shared = _shares(share, share, np.ones(share.shape[1]), 1., True)
+    return _both_ways(_distance("weighted_normalized", *total_shared))
+
+# %% ../../nbs/1_data/85_distances.ipynb #8a5cf268
+def jaccard(
+    counts,    # Reads, sparse [b, asvs]
+)->np.ndarray: # float64 [b, b], 0 to 1, symmetric, 0 on the diagonal
+    "Jaccard distances between the ASVs that samples have reads of."
+    present = (sparse.csr_matrix(counts).toarray().astype(float) > 0).astype(float)
+    total_shared = _presence(present, present, np.ones(present.shape[1]))
+    return _both_ways(_distance("unweighted", *total_shared))
+
+# %% ../../nbs/1_data/85_distances.ipynb #277c2c5b
+def _log_reads(counts, log:Callable): # float64 csr [b, asvs]
+    "The logarithms of the reads that are there; the zeros stay empty."
+    out = sparse.csr_matrix(counts).astype(float)
+    out.eliminate_zeros()
+    out.data = log(out.data)
+    return out
+
+def _squares_apart(x)->np.ndarray: # float64 [b, b]
+    "Squared Euclidean distances between the rows of a sparse array."
+    dot = (x @ x.T).toarray()
+    return np.add.outer(dot.diagonal(), dot.diagonal()) - 2*dot
 
 # %% ../../nbs/1_data/85_distances.ipynb #5b9fec5a
-def _aitchison(counts, metric:str, asvs:int)->np.ndarray: # float64 [b, b]
-    "Euclidean distance between centred logarithms."
-    log = counts.astype(float); own = np.diff(log.indptr)
-    log.data = np.log1p(log.data) if metric == "aitchison" else np.log(log.data)
-    if metric == "robust_aitchison": log.data -= np.repeat(np.asarray(log.sum(1)).ravel()/np.maximum(own, 1), own)
-    dot = (log @ log.T).toarray(); square = np.add.outer(dot.diagonal(), dot.diagonal()) - 2*dot
-    if metric == "aitchison": mean = np.asarray(log.sum(1)).ravel()/asvs; square -= asvs*np.subtract.outer(mean, mean)**2
-    return np.sqrt(np.maximum(square, 0))
+def aitchison(
+    counts,             # Reads, sparse [b, asvs]
+    asvs:int|None=None, # ASVs of the table; the columns of `counts` if None
+)->np.ndarray:          # float64 [b, b], symmetric, 0 on the diagonal
+    "Aitchison distances between reads, with 1 read added to each."
+    log = _log_reads(counts, np.log1p)
+    asvs = asvs or log.shape[1]
+    mean = np.asarray(log.sum(1)).ravel()/asvs
+    square = _squares_apart(log) - asvs*np.subtract.outer(mean, mean)**2
+    return _both_ways(np.sqrt(np.maximum(square, 0)))
 
 # %% ../../nbs/1_data/85_distances.ipynb #9033c58a
-def count_distances(
-    counts,        # Reads, sparse [b, asvs]
-    metric:str="braycurtis", # One of `COUNT_METRICS`
-    asvs:int|None=None, # ASVs of the table, for "aitchison"; the columns of `counts` if None
-)->np.ndarray:     # float64 [b, b], symmetric, 0 on the diagonal
-    "Distances between all samples of a batch from reads alone. Raises `AamError` for a metric that does not exist."
-    if metric not in COUNT_METRICS: _no_metric(metric, COUNT_METRICS)
-    counts = sparse.csr_matrix(counts).copy(); counts.eliminate_zeros()
-    out = _star(counts, metric) if metric in ("braycurtis", "jaccard") else _aitchison(counts, metric, asvs or counts.shape[1])
-    out = np.triu(out, 1)
-    return out + out.T
+def robust_aitchison(
+    counts,    # Reads, sparse [b, asvs]
+)->np.ndarray: # float64 [b, b], symmetric, 0 on the diagonal
+    "Euclidean distances between centred logarithms of the reads that are there."
+    log = _log_reads(counts, np.log)
+    own = np.diff(log.indptr)
+    log.data -= np.repeat(np.asarray(log.sum(1)).ravel()/np.maximum(own, 1), own)
+    return _both_ways(np.sqrt(np.maximum(_squares_apart(log), 0)))
 
-# %% ../../nbs/1_data/85_distances.ipynb #7e902808
-TREE_METRICS = (*METRICS, "faith_pd")
+# %% ../../nbs/1_data/85_distances.ipynb #66b78150
+def _reads_record(name:str, distance:Callable, **more)->Metric:
+    "The record of a distance that takes reads and nothing else."
+    return Metric(name=name, between=lambda counts, **_: distance(counts), **more)
+
+metrics.add(_reads_record("braycurtis", bray_curtis, bounded=True, squared=True))
+metrics.add(_reads_record("jaccard", jaccard, bounded=True))
+metrics.add(Metric(name="aitchison", bounded=False,
+                   between=lambda counts, *, asvs=None, **_: aitchison(counts, asvs)))
+metrics.add(_reads_record("robust_aitchison", robust_aitchison, bounded=False))
+
+# %% ../../nbs/1_data/85_distances.ipynb #4b201713
+metrics.add(Metric(name="precomputed", bounded=True, between=None))
 
 # %% ../../nbs/1_data/85_distances.ipynb #53b6105f
+def _needs_tree(metric:str):
+    "Say that a distance along a tree has none, and which distances do without."
+    without = [k for k, o in metrics.items() if o.between and not o.needs_tree]
+    raise AamError(f"The distance '{metric}' needs a tree. Give one, or choose one of {', '.join(without)}.")
+
 def sample_distances(
     counts,                   # Reads, sparse [b, asvs]
-    metric:str="unweighted",  # One of `TREE_METRICS` or `COUNT_METRICS`
-    tree:Tree|None=None,      # Sheared to the table, for `TREE_METRICS`
+    metric:str="unweighted",  # A name in `aam_nb.registry.metrics`
+    tree:Tree|None=None,      # Sheared to the table, for a distance along a tree
     tip:np.ndarray|None=None, # int32 [asvs], tip of each ASV
     alpha:float=.5,           # For "generalized" only
     asvs:int|None=None,       # ASVs of the table, for "aitchison"; the columns of `counts` if None
-)->np.ndarray:                # float64 [b, b], symmetric, 0 on the diagonal
-    "Distances between the samples of a batch. Raises `AamError` for a metric that does not exist or lacks its tree."
-    if metric in COUNT_METRICS: return count_distances(counts, metric, asvs)
-    if metric not in TREE_METRICS: _no_metric(metric, (*TREE_METRICS, *COUNT_METRICS))
-    if tree is None: raise AamError(f"The metric '{metric}' needs a tree. Give one, or choose one of {', '.join(COUNT_METRICS)}.")
-    if metric != "faith_pd": return unifrac(counts, tree, tip, metric, alpha)
-    diversity = faith_pd(counts, tree, tip)
-    return np.abs(np.subtract.outer(diversity, diversity))
+)->np.ndarray:                # float [b, b], symmetric, 0 on the diagonal
+    "Distances between the samples of a batch. Raises `AamError` for an unknown distance, or one without its tree."
+    record = metrics[metric]
+    if record.between is None:
+        raise AamError(f"The distance '{metric}' is not computed from reads. "
+                       "Read its file with `read_distances`.")
+    if record.needs_tree and tree is None: _needs_tree(metric)
+    return record.between(sparse.csr_matrix(counts), tree=tree, tip=tip, alpha=alpha, asvs=asvs)

@@ -7,162 +7,129 @@ Docs: https://aam-nb.github.io/aam_nb/7_evaluation/baselines.html.md"""
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #38c1d261
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from ..core import AamError, draw_key, nearest
-from ..data.split import kfold, strata
-from .features import clr_gram, coordinates, Features, prevalent
+from ..core import draw_key
+from .features import Features, prevalent
+from .penalised import penalised, penalty_folds, trivial
+from ..registry import baselines
 from ..types import Study
 
 # %% auto #0
-__all__ = ['grid', 'BASELINES', 'ridge', 'logistic', 'inner_folds', 'penalised', 'trivial', 'forest', 'baselines', 'fit_predict']
+__all__ = ['Fold', 'linear', 'forest', 'Baseline', 'possible_baselines', 'fit_predict']
 
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #7755c65a
-def ridge(
-    z:np.ndarray,       # Coordinates [samples, r]
-    squares:np.ndarray, # Training sums of squares [r]
-    y:np.ndarray,       # Target [samples]; only training rows are read
-    train:np.ndarray,   # Rows that train
-    penalties:np.ndarray, # Penalty on the squared weights [a], above 0
-)->np.ndarray:          # float64 [samples, a]
-    "Ridge predictions of every sample for every penalty (Hoerl and Kennard 1970)."
-    mean = y[train].mean()
-    return mean + (z*(z[train].T @ (y[train] - mean))) @ (1/(squares[:, None] + penalties))
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #ce80cb35
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    "What a baseline is asked. The target of a row that does not train is never read."
+    features:Features # Of the whole study; several folds and baselines share their work
+    y:np.ndarray      # Numbers, or class numbers [samples], in the study's order
+    train:np.ndarray  # Rows that train
+    test:np.ndarray   # Rows to predict
+    classes:int = 0   # Number of classes; 0 where the target is a number
+    groups:np.ndarray|None = None # Group of each sample [samples]; None where samples are independent
+    seed:int = 42
+    threads:int = 0   # 0 for all cores
 
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #186ac1a3
-def logistic(
-    z:np.ndarray,         # Coordinates [samples, r]
-    y:np.ndarray,         # Class numbers [samples]; only training rows are read
-    classes:int,          # Number of classes
-    train:np.ndarray,     # Rows that train
-    penalties:np.ndarray, # Penalty on half the squared weights [a], above 0
-)->np.ndarray:            # float64 [samples, classes, a], each adds up to 1 over the classes
-    "Probabilities of every sample for every penalty, by L2 logistic regression."
-    from sklearn.linear_model import LogisticRegression
-    known = np.unique(y[train]); out = np.zeros((len(z), classes, len(penalties)))
-    if len(known) == 1 or not z.shape[1]:
-        out[:] = (np.bincount(y[train], minlength=classes)/len(train))[:, None]; return out
-    small = z.shape[1]*(1 if len(known) == 2 else len(known)) <= 1000
-    m = LogisticRegression(solver="newton-cholesky" if small else "lbfgs", tol=1e-6 if small else 1e-4, max_iter=1000, warm_start=True)
-    for i in np.argsort(penalties)[::-1]: # from the strongest on, each fit starts where the last one ended
-        out[:, known, i] = m.set_params(C=1/penalties[i]).fit(z[train], y[train]).predict_proba(z)
-    return out
+    @property
+    def task(self)->str:
+        "The kind of target: \"regression\" or \"classification\"."
+        return "classification" if self.classes else "regression"
 
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #553c96e1
-grid = 10.**np.arange(-4, 3.1, .5)
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #d5e1e8c5
-def inner_folds(
-    y:np.ndarray,     # Target of all samples
-    train:np.ndarray, # Rows that train
-    task:str,         # "regression" or "classification"
-    groups=None,      # Group of each sample; None where samples are independent
-    folds:int=3,      # As many as there are groups, where there are fewer
-    seed:int=42,
-)->list[tuple[np.ndarray,np.ndarray]]: # Pairs of row arrays, both inside `train`
-    "Folds of the training rows that keep groups whole; none where there is a single group."
-    g = None if groups is None else np.asarray(groups, dtype=object)[train]
-    folds = min(folds, len(train) if g is None else len(set(g)))
-    if folds < 2: return []
-    at = {o: i for o, i in zip(map(str, train), train, strict=True)}
-    pairs = kfold(np.array(list(at), dtype=object), folds, g, strata(y[train], task), seed)
-    return [tuple(np.array([at[o] for o in part]) for part in pair) for pair in pairs]
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #138b2ad2
-def _loss(out, y, classes):
-    "Mean squared error or log loss for each penalty; the last axis of `out` runs over penalties."
-    if not classes: return ((out - y[:, None])**2).mean(axis=0)
-    return -np.log(np.maximum(out[np.arange(len(y)), y], 1e-6)).mean(axis=0)
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #fa28120f
-def penalised(
-    gram:np.ndarray,  # Inner products [samples, samples]
-    y:np.ndarray,     # Numbers, or class numbers [samples]
-    train:np.ndarray, # Rows that train
-    classes:int=0,    # Number of classes; 0 where the target is a number
-    folds=(),         # Inner folds; without any, the middle of the grid
-)->tuple[np.ndarray,float]: # Predictions of all samples ([samples] or [samples, classes]), and the multiple chosen
-    "Ridge or logistic regression, with the penalty that does best on the inner folds."
-    multiples = grid[::2] if classes else grid
-    def fit(rows, times):
-        z, squares = coordinates(gram, rows)
-        at = times*squares.sum()/len(rows)
-        return logistic(z, y, classes, rows, at) if classes else ridge(z, squares, y, rows, at)
-    if np.ptp(gram[np.ix_(train, train)]) <= 1e-12*np.abs(gram).max(): return trivial(y, train, np.arange(len(y)), classes), np.inf
-    losses = [_loss(fit(a, multiples)[b], y[b], classes)*len(b) for a, b in folds]
-    best = multiples[np.argmin(np.sum(losses, axis=0))] if losses else multiples[len(multiples)//2]
-    return fit(train, np.array([best]))[..., 0], float(best)
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #02af0b65
-def trivial(
-    y:np.ndarray,     # Numbers, or class numbers [samples]
-    train:np.ndarray, # Rows that train
-    test:np.ndarray,  # Rows to predict
-    classes:int=0,    # Number of classes; 0 where the target is a number
-)->np.ndarray:        # [test], or [test, classes]
-    "The training median, or the training share of each class, for everyone."
-    if not classes: return np.full(len(test), np.median(y[train]))
-    return np.tile(np.bincount(y[train], minlength=classes)/len(train), (len(test), 1))
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #dcfda282
+def linear(
+    gram:np.ndarray, # Inner products [samples, samples]
+    fold:Fold,
+)->np.ndarray:       # [test], or probabilities [test, classes]
+    "A ridge or logistic model, fitted on the training rows."
+    folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, seed=draw_key(fold.seed, "inner") % 2**32)
+    return penalised(gram, fold.y, fold.train, fold.classes, folds)[0][fold.test]
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #34d03b44
 def forest(
-    features:Features,
-    y:np.ndarray,     # Numbers, or class numbers [samples]
-    train:np.ndarray, # Rows that train
-    test:np.ndarray,  # Rows to predict
-    classes:int=0,    # Number of classes; 0 where the target is a number
-    seed:int=42,
-    threads:int=0,    # 0 for all cores
+    fold:Fold,
     trees:int=500,
-)->np.ndarray:        # [test], or probabilities [test, classes]
+)->np.ndarray: # [test], or probabilities [test, classes]
     "A random forest on the relative abundances of ASVs that are prevalent in the training rows."
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    x = features.relative[:, prevalent(features.counts, train)]
-    kind, share = (RandomForestClassifier, "sqrt") if classes else (RandomForestRegressor, 1/3)
-    m = kind(trees, max_features=share, n_jobs=threads or -1, random_state=draw_key(seed, "forest") % 2**32)
-    m.fit(x[train].toarray().astype(np.float32), y[train])
-    x = x[test].toarray().astype(np.float32)
-    if not classes: return m.predict(x)
-    out = np.zeros((len(test), classes)); out[:, m.classes_] = m.predict_proba(x)
+    x = fold.features.relative[:, prevalent(fold.features.counts, fold.train)]
+    kind, share = (RandomForestClassifier, "sqrt") if fold.classes else (RandomForestRegressor, 1/3)
+    m = kind(trees, max_features=share, n_jobs=fold.threads or -1, random_state=draw_key(fold.seed, "forest") % 2**32)
+    m.fit(x[fold.train].toarray().astype(np.float32), fold.y[fold.train])
+    x = x[fold.test].toarray().astype(np.float32)
+    if not fold.classes: return m.predict(x)
+    out = np.zeros((len(fold.test), fold.classes))
+    out[:, m.classes_] = m.predict_proba(x)
     return out
 
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #43d387f8
-BASELINES = dict(
-    trivial=dict(regression="Median", classification="Class shares"),
-    depth=dict(regression="Depth only", classification="Depth only"),
-    told=dict(regression="Covariates only", classification="Covariates only"),
-    clr=dict(regression="Ridge, CLR", classification="Logistic, CLR"),
-    branch=dict(regression="Ridge, branches", classification="Logistic, branches"),
-    forest=dict(regression="Random forest", classification="Random forest"))
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #c8e5adde
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    "A plain model that stands beside every score."
+    name:str       # In files
+    title:str      # In tables and drawings
+    class_title:str = "" # The same where the target is a class; "" for no difference
+    about:str      # What it is, for a report: begins with a small letter, ends without a full stop
+    predict:Callable[[Fold],np.ndarray] # Fits on the training rows; gives [test], or probabilities [test, classes]
+    order:int = 35 # Place in a report, from the top
+    needs_tree:bool = False
+    needs_covariates:bool = False
+    average:bool = False # Whether it is a member of the average
+    large:bool = False   # Whether a report shows its score in large figures, beside that of the model
+    line:str|tuple = ""  # matplotlib's line style among the ROC curves; "" leaves it out
 
-def baselines(
+    def called(self, task:str)->str:
+        "The title for a kind of target."
+        return self.class_title if task == "classification" and self.class_title else self.title
+
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #f070cfba
+baselines.add(Baseline(
+    name="trivial", title="Median", class_title="Class shares", order=60, large=True,
+    about="the same prediction for everyone: the training median, or the training shares of the classes",
+    predict=lambda fold: trivial(fold.y, fold.train, fold.test, fold.classes)))
+
+baselines.add(Baseline(
+    name="depth", title="Depth only", order=50, line=":",
+    about="a linear model of the number of reads and nothing else; what it can do needs no biology",
+    predict=lambda fold: linear(fold.features.of_depth(fold.train), fold)))
+
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #9aade334
+baselines.add(Baseline(
+    name="covariates", title="Covariates only", order=40, needs_covariates=True, large=True, line=(0, (6, 2)),
+    about="a linear model of the covariates and nothing else; what it can do needs no reads",
+    predict=lambda fold: linear(fold.features.of_covariates(fold.train), fold)))
+
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #43d387f8
+baselines.add(Baseline(
+    name="clr", title="Ridge, CLR", class_title="Logistic, CLR", order=20, average=True,
+    about="an L2 linear model on centred log ratios of ASVs",
+    predict=lambda fold: linear(fold.features.of_clr(fold.train), fold)))
+
+baselines.add(Baseline(
+    name="branch", title="Ridge, branches", class_title="Logistic, branches", order=30, needs_tree=True, average=True,
+    about="an L2 linear model on log abundances of the branches of the tree",
+    predict=lambda fold: linear(fold.features.branches, fold)))
+
+baselines.add(Baseline(
+    name="forest", title="Random forest", order=10, average=True, large=True, line="-.",
+    about="500 trees on relative abundances", predict=lambda fold: forest(fold)))
+
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #9ed71b8b
+def possible_baselines(
     study:Study,
-    covariates:str="", # What a model is told beside the reads, as `data.covariates`
-)->list[str]:          # Names, in the order of tables
-    "The baselines that there are: that on branches needs a tree, that on covariates needs covariates."
-    lacks = {"branch": study.tree is None, "told": not covariates}
-    return [o for o in BASELINES if not lacks.get(o)]
+    covariates:str="", # Covariates of the model, as `data.covariates`
+)->list[str]:          # Names, in the order in which they were registered
+    "The baselines that can be fitted."
+    lacks = lambda o: (o.needs_tree and study.tree is None) or (o.needs_covariates and not covariates)
+    return [o.name for o in baselines.values() if not lacks(o)]
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #7b189aec
 def fit_predict(
-    name:str,           # One of `BASELINES`
-    study:Study|Features, # `Features` where several baselines or folds share their work, and for covariates
-    y:np.ndarray,       # Numbers, or class numbers [samples], in the study's order
-    train:np.ndarray,   # Rows that train
-    test:np.ndarray,    # Rows to predict
-    task:str="regression", # "regression" or "classification"
-    classes:int=0,      # Number of classes
-    seed:int=42,
-    groups=None,        # Group of each sample, for the inner folds; None where samples are independent
-    threads:int=0,      # 0 for all cores
-)->np.ndarray:          # [test], or probabilities [test, classes]
+    name:str,  # One of `aam_nb.registry.baselines`
+    fold:Fold,
+)->np.ndarray: # float64 [test], or probabilities [test, classes]
     "Fit a baseline on the training rows and predict the test rows. Raises `AamError` for an unknown name."
-    if name not in BASELINES: raise AamError(f"There is no baseline '{name}'; choose one of {', '.join(BASELINES)}.{nearest(name, BASELINES)}")
-    features = study if isinstance(study, Features) else Features(study)
-    classes = classes if task == "classification" else 0
-    if name == "trivial": return trivial(y, train, test, classes)
-    if name == "forest": return forest(features, y, train, test, classes, seed, threads)
-    gram = (features.branches if name == "branch" else getattr(features, name)(train) if name in ("depth", "told")
-            else clr_gram(features.counts[:, prevalent(features.counts, train)]))
-    folds = inner_folds(y, train, task, groups, seed=draw_key(seed, "inner") % 2**32)
-    return penalised(gram, y, train, classes, folds)[0][test]
+    return np.asarray(baselines[name].predict(fold))

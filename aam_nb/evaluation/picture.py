@@ -82,7 +82,7 @@ def _shared(found):
 # %% ../../nbs/7_evaluation/65_picture.ipynb #ffa50c64
 def _kind(e, name): return "model" if name == e.model else name if name in COLORS else "other"
 
-def _order(e): return [o for o in (e.model, "average", "forest", "clr", "branch", "told", "depth", "trivial") if o in e.predictions]
+def _order(e): return e.methods
 
 def _focus(e): return e.model or "average"
 

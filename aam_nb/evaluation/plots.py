@@ -12,6 +12,7 @@ from .picture import (
     _focus, _heading, _kind, _label, _order, _sharp, _size, _text, COLORS, FAINT, GREY, INK,
     log_reads, MARKS, picture, Picture, point_style)
 from .scores import capital, MAIN, NAMES, show
+from ..registry import baselines
 from ..training.metrics import interval_metrics, reliability
 from ..types import Study
 
@@ -67,9 +68,9 @@ def _roc(positive, score):
 def _curves(e):
     "What the ROC panel shows: name, colour, line style, curve."
     if len(e.classes) == 2:
-        pick = [o for o in (e.model, "average", "forest", "told", "depth") if o in e.predictions]
-        dashes = dict(average="--", forest="-.", told=(0, (6, 2)), depth=":")
-        return [(e.title(o), COLORS[_kind(e, o)], dashes.get(o, "-"), _roc(e.truth == 1, e.predictions[o][:, 1])) for o in pick]
+        dashes = {e.model: "-", "average": "--", **{k: o.line for k, o in baselines.items() if o.line}}
+        pick = [o for o in e.methods if o in dashes]
+        return [(e.title(o), COLORS[_kind(e, o)], dashes[o], _roc(e.truth == 1, e.predictions[o][:, 1])) for o in pick]
     hues = (COLORS["model"], COLORS["forest"], INK, "#7a3e9d", "#2d7a3e", "#8a6d00"); p = e.predictions[_focus(e)]
     return [(e.classes[k], hues[i], "-" if i < 3 else "--", _roc(e.truth == k, p[:, k])) for i, k in enumerate(largest(e, 6))]
 

@@ -26,10 +26,11 @@ from .plots import (
     plot_scores, plot_training)
 from .scores import capital, MAIN, NAMES, show
 from .verdict import verdict
+from ..registry import baselines
 from ..types import strings, Study
 
 # %% auto #0
-__all__ = ['MEANS', 'METHODS', 'fold_titles', 'plot_folds', 'report_html', 'page_html', 'write_report']
+__all__ = ['MEANS', 'fold_titles', 'plot_folds', 'report_html', 'page_html', 'write_report']
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #6bca7dd5
 def _score(e, m, v, sign=False, bold=False):
@@ -101,7 +102,7 @@ def _who(evaluations):
     for i, e in enumerate(_trusted(evaluations)):
         m, (first, *rest) = MAIN[e.task], verdict(e)
         cards = "".join(f'<div class="card {_kind(e, o)}"><dt>{mark}{esc(_heading(e, o))}</dt><dd>{_score(e, m, e.scores[o][m])}</dd></div>'
-                        for o in (e.model, "average", "forest", "told", "trivial") if o in e.predictions)
+                        for o in e.methods if o in (e.model, "average") or o in baselines and baselines[o].large)
         out += [f"<h3>{esc(capital(_label(e)))}</h3>" if len(evaluations) > 1 else "",
                 f'<p class="{"verdict" if i == 0 else "plain"}">{esc(first)}</p>',
                 *(f"<p>{esc(o)}</p>" for o in rest), f'<dl class="cards">{cards}</dl>',
@@ -160,20 +161,11 @@ MEANS = dict(mae="the mean distance between predicted and true value",
                  ".5 is guessing, and more than two classes are averaged",
              accuracy="the share of samples whose most probable class is the true one")
 
-METHODS = dict(trivial="the same prediction for everyone: the training median, or the training shares of the classes",
-               depth="a linear model of the number of reads and nothing else; what it can do, no biology is needed for",
-               told="a linear model of the covariates and nothing else; what it can do, no reads are needed for",
-               clr="an L2 linear model on centred log ratios of ASVs",
-               branch="an L2 linear model on log abundances of the branches of the tree",
-               forest="500 trees on relative abundances",
-               average="the plain mean of {members}; it is made for this evaluation and no bundle ships it")
-
 # %% ../../nbs/7_evaluation/80_report.ipynb #50236b8e
 def _how(e):
     "Scores, methods and intervals in a sentence each."
     scores = [f"<dt>{esc(capital(NAMES[o]))}</dt><dd>{esc(MEANS[o])}.</dd>" for o in _sharp(e)]
-    said = ", ".join(e.title(o).lower() if o != e.model else o for o in e.members)
-    methods = [f"<dt>{esc(capital(e.title(o)))}</dt><dd>{esc(METHODS[o].format(members=said))}.</dd>" for o in _order(e) if o in METHODS]
+    methods = [f"<dt>{esc(capital(e.title(o)))}</dt><dd>{esc(e.about(o))}.</dd>" for o in e.methods if e.about(o)]
     who, saw = ("samples", "the sample") if e.groups is None else ("whole groups", "the sample nor any other of its group")
     return ('<dl class="how">' + "".join(scores + methods) + "</dl>" +
             f"<p>Every prediction is out of fold: what made it had not seen {saw}, and everything fitted (features chosen, penalties, models) was "

@@ -9,116 +9,199 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..core import AamError, duration, few
+from ..data.codec import TargetCodec
 from ..data.split import kfold, labels, strata
 from ..data.split_lists import check_folds
-from .baselines import BASELINES, baselines, fit_predict
+from .baselines import fit_predict, Fold, possible_baselines
 from .depth import depth_alarm, target_values
 from .evaluation import (
-    _drawn, _warnings, average, Evaluation, interval_scores, score_all, times_tested)
+    average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
 from .features import Features
 from .scores import MAIN, NAMES, score_functions, show
+from ..registry import baselines
 from ..types import strings, Study
 
 # %% auto #0
-__all__ = ['evaluate']
+__all__ = ['Plan', 'evaluate']
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #74bc4105
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    "How an evaluation is made."
+    task:str = "auto"   # "regression", "classification", or "auto"
+    groups:object = None # Series by sample id, or array in the study's order; None says that the samples are independent
+    folds:int|list = 5  # Number of folds, or (train ids, test ids) of each; samples that cannot be scored are left out of them
+    names:tuple = ()    # What each fold of a list holds out, e.g. the site
+    covariates:str = "" # Covariates of the model, as `data.covariates`; one more baseline sees them alone
+    depth:int = 0       # Reads that every sample has been rarefied to; 0 where samples have the reads that they came with
+    seed:int = 42
+    threads:int = 0     # Of the forest; 0 for all cores
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #43985582
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    "The samples that are scored, and how they are divided."
+    study:Study
+    y:np.ndarray            # Numbers, or class numbers
+    codec:TargetCodec
+    groups:np.ndarray|None  # Object array of str
+    notes:tuple[str,...]    # On what was left out
+    folds:dict[int,tuple] = field(default_factory=dict) # By its number in the list: rows that train, rows that are predicted
+    names:tuple[str,...] = () # What the folds that remain hold out
+
+    @property
+    def task(self): return self.codec.task
+    @property
+    def classes(self): return tuple(map(str, self.codec.classes or ()))
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #a07f649b
+def _group_labels(groups, study, rows):
+    "The group of each row as text. Raises `AamError` for samples without one."
+    if groups is None: return None
+    import pandas as pd
+    column = groups.loc[list(study.ids)] if isinstance(groups, pd.Series) else pd.Series(groups, index=study.ids)
+    column = column.iloc[rows]
+    lost = column.isna()
+    if lost.any():
+        raise AamError(f"{lost.sum()} of {len(rows)} samples have no group (first: {few(column.index[lost])}). "
+                       "Leave them out, or group by another column.")
+    return labels(column)
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #514b43e1
+def _scored(study, values, plan):
+    "The samples that can be scored, with notes on those left out."
+    y, codec = target_values(study, values, plan.task)
+    empty, notes = study.table.depths == 0, []
+    for why, gone in (("no target", np.isnan(y)), ("no reads", ~np.isnan(y) & empty)):
+        if gone.any(): notes.append(f"{gone.sum()} of {len(y)} samples have {why} and are not scored.")
+    rows = np.flatnonzero(~np.isnan(y) & ~empty)
+    metadata = None if study.metadata is None else study.metadata.iloc[rows]
+    y = y[rows] if codec.task == "regression" else y[rows].astype(np.int64)
+    return _Scored(study=replace(study, table=study.table.samples(rows), metadata=metadata), y=y, codec=codec,
+                   groups=_group_labels(plan.groups, study, rows), notes=tuple(notes))
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #4cb62fc8
+def _divided(scored, plan):
+    "The same with folds as rows, by their number in the list, and the names of those that remain."
+    study, folds = scored.study, plan.folds
+    if isinstance(folds, int): folds = kfold(study.ids, folds, scored.groups, strata(scored.y, scored.task), plan.seed)
+    known = set(study.ids)
+    part = lambda ids: strings([o for o in ids if o in known])
+    folds = [(part(train), part(test)) for train, test in folds]
+    kept = [k for k, (_, test) in enumerate(folds) if len(test)]
+    check_folds([folds[k] for k in kept], study.ids, scored.groups)
+    rows = {k + 1: tuple(study.positions(o) for o in folds[k]) for k in kept}
+    return replace(scored, folds=rows, names=tuple(plan.names[k] for k in kept) if len(plan.names) else ())
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #cc494b93
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    "What a model gave in one fold, and who it is."
+    out:dict           # As `fit_model` gave it
+    classes:tuple      # Known classes; empty for numbers
+    model:str          # Its name
+    fold:int
+
+    def fail(self, text):
+        "Raise `AamError`, with the model and the fold."
+        raise AamError(f"'{self.model}' gave {text}")
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #e94efcc6
+def _ordered(said, p):
+    "Probabilities in our order of classes. Raises `AamError` for other classes."
+    known = [str(o) for o in said.out["classes"]]
+    if p.ndim != 2 or p.shape[1] != len(known) or set(known) - set(said.classes):
+        said.fail(f"{p.shape} probabilities for the classes {few(known)} in fold {said.fold}; known are {few(said.classes)}.")
+    out = np.zeros((len(p), len(said.classes)))
+    out[:, [said.classes.index(o) for o in known]] = p
+    return out
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #189a2341
-def _checked(out, n, classes, model, fold, part="test"):
+def _predictions(said, n, part="test"):
     "One part of what a model gave, in our order of classes. Raises `AamError` for the wrong shape, numbers or classes."
+    out, at = said.out, f"in fold {said.fold} ({part})"
     if not isinstance(out, dict) or part not in out:
-        raise AamError(f"fit_model gave {type(out).__name__} in fold {fold}; wanted a dict with 'test', the predictions of the test samples.")
+        raise AamError(f"fit_model gave {type(out).__name__} in fold {said.fold}; wanted a dict with 'test', the predictions of the test samples.")
     p = np.asarray(out[part], dtype=np.float64)
-    if not classes: p = p.reshape(n, -1)[:, 0] if p.size == n else p
-    elif out.get("classes") is not None:
-        known = [str(o) for o in out["classes"]]
-        if p.ndim != 2 or p.shape[1] != len(known) or set(known) - set(classes):
-            raise AamError(f"'{model}' gave {p.shape} probabilities for the classes {few(known)} in fold {fold}; known are {few(classes)}.")
-        p, given = np.zeros((len(p), len(classes))), p
-        p[:, [classes.index(o) for o in known]] = given
-    want = (n, len(classes)) if classes else (n,)
-    if p.shape != want: raise AamError(f"'{model}' gave predictions of shape {p.shape} in fold {fold} ({part}); wanted {want}.")
-    if not np.isfinite(p).all(): raise AamError(f"'{model}' gave {(~np.isfinite(p)).any(axis=tuple(range(1, p.ndim))).sum()} predictions "
-                                                f"in fold {fold} ({part}) that are not finite numbers.")
+    if not said.classes: p = p.reshape(n, -1)[:, 0] if p.size == n else p
+    elif out.get("classes") is not None: p = _ordered(said, p)
+    want = (n, len(said.classes)) if said.classes else (n,)
+    if p.shape != want: said.fail(f"predictions of shape {p.shape} {at}; wanted {want}.")
+    lost = (~np.isfinite(p)).any(axis=tuple(range(1, p.ndim))).sum()
+    if lost: said.fail(f"{lost} predictions {at} that are not finite numbers.")
     return p
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #74a9ce25
-def _checked_interval(out, n, classes, model, fold):
-    "Low end, high end and level of each test sample [n, 3], or None. Raises `AamError` for a part of them, and for ends that are none."
-    given = [o for o in ("low", "high", "level") if out.get(o) is not None]
+def _interval(said, n):
+    "Low end, high end and level of each test sample [n, 3], or None. Raises `AamError` for a part of them, and for ends that make no interval."
+    given, at = [o for o in ("low", "high", "level") if said.out.get(o) is not None], f"in fold {said.fold}"
     if not given: return None
-    if classes or len(given) < 3:
-        raise AamError(f"'{model}' gave {few(given)} in fold {fold}; wanted low, high and level together, for a target that is a number.")
-    low, high, level = (np.asarray(out[o], dtype=np.float64).ravel() for o in given)
-    if not len(low) == len(high) == n: raise AamError(f"'{model}' gave {len(low)} low and {len(high)} high ends in fold {fold}; wanted {n} of both.")
+    if said.classes or len(given) < 3:
+        said.fail(f"{few(given)} {at}; wanted low, high and level together, for a target that is a number.")
+    low, high, level = (np.asarray(said.out[o], dtype=np.float64).ravel() for o in given)
+    if not len(low) == len(high) == n: said.fail(f"{len(low)} low and {len(high)} high ends {at}; wanted {n} of both.")
     odd = ~(low <= high) | ~np.isfinite(low + high)
-    if odd.any(): raise AamError(f"'{model}' gave {odd.sum()} of {n} intervals in fold {fold} that are not finite, or whose low end is above the high one.")
+    if odd.any(): said.fail(f"{odd.sum()} of {n} intervals {at} that are not finite, or whose low end is above the high one.")
     return np.stack([low, high, np.broadcast_to(level, n)], axis=1)
 
-# %% ../../nbs/7_evaluation/30_validate.ipynb #514b43e1
-def _scored_study(study, values, task, groups):
-    "The samples that can be scored: study, target, codec, groups, and notes on those left out."
-    y, codec = target_values(study, values, task)
-    notes = []
-    for why, gone in (("have no target", np.isnan(y)), ("have no reads", ~np.isnan(y) & (study.table.depths == 0))):
-        if gone.any(): notes.append(f"{gone.sum()} of {len(y)} samples {why} and are not scored.")
-    rows = np.flatnonzero(~np.isnan(y) & (study.table.depths > 0))
-    metadata = None if study.metadata is None else study.metadata.iloc[rows]
-    if groups is not None:
-        import pandas as pd
-        column = groups.loc[list(study.ids)] if isinstance(groups, pd.Series) else pd.Series(groups, index=study.ids)
-        column = column.iloc[rows]
-        lost = column.isna()
-        if lost.any(): raise AamError(f"{lost.sum()} of {len(rows)} samples have no group (first: {few(column.index[lost])}). "
-                                      "Leave them out, or group by another column.")
-        groups = labels(column)
-    y = y[rows] if codec.task == "regression" else y[rows].astype(np.int64)
-    return replace(study, table=study.table.samples(rows), metadata=metadata), y, codec, groups, notes
+# %% ../../nbs/7_evaluation/30_validate.ipynb #55d0e82b
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    "What all methods said, fold after fold."
+    predictions:dict[str,list] # By method
+    seconds:dict[str,float]    # By method
+    intervals:list             # Of the model; None for a fold without
+    inner:list                 # Main score of the model on its own inner folds
 
-# %% ../../nbs/7_evaluation/30_validate.ipynb #4cb62fc8
-def _scored_folds(folds, names, study, y, task, groups, seed):
-    "Folds of the samples that are scored, as rows by their number in the list, and the names of those that remain."
-    if isinstance(folds, int): folds = kfold(study.ids, folds, groups, strata(y, task), seed)
-    known = set(study.ids); folds = [tuple(strings([o for o in part if o in known]) for part in fold) for fold in folds]
-    kept = [k for k, (_, test) in enumerate(folds) if len(test)]
-    check_folds([folds[k] for k in kept], study.ids, groups)
-    return {k + 1: tuple(study.positions(o) for o in folds[k]) for k in kept}, tuple(names[k] for k in kept) if names else ()
+def _ask_model(answers, scored, fit_model, model, k):
+    "Add what the model says in fold `k`."
+    train, test = scored.folds[k]
+    ids, task = scored.study.ids, scored.task
+    said = _Said(out=fit_model(ids[train], ids[test], k), classes=scored.classes, model=model, fold=k)
+    answers.predictions[model].append(_predictions(said, len(test)))
+    answers.intervals.append(_interval(said, len(test)))
+    if said.out.get("oof") is None: return
+    own = _predictions(said, len(train), "oof")
+    main = score_functions(task, scored.y[train], own, np.zeros(len(train)))[MAIN[task]]
+    answers.inner.append(main(np.arange(len(train))))
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #de8a7803
-def _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model, threads, say, covariates):
-    "Out-of-fold predictions of each fold by method, seconds by method, and the model's inner scores and intervals."
-    features, names = Features(study, covariates), baselines(study, covariates) + ([model] if fit_model else [])
-    preds, seconds, inner, spans, begun = {o: [] for o in names}, dict.fromkeys(names, 0.), [], [], time.perf_counter()
-    for done, (k, (train, test)) in enumerate(folds.items(), 1):
-        for o in names:
+def _predict_folds(scored, plan, fit_model, model, say):
+    "What baselines and model say, fold after fold."
+    names = possible_baselines(scored.study, plan.covariates)
+    methods = names + ([model] if fit_model else [])
+    answers = _Answers(predictions={o: [] for o in methods}, seconds=dict.fromkeys(methods, 0.), intervals=[], inner=[])
+    features, begun, n = Features(scored.study, plan.covariates), time.perf_counter(), len(scored.folds)
+    for done, (k, (train, test)) in enumerate(scored.folds.items(), 1):
+        fold = Fold(features=features, y=scored.y, train=train, test=test, classes=len(scored.classes), groups=scored.groups,
+                    seed=plan.seed, threads=plan.threads)
+        for o in methods:
             start = time.perf_counter()
-            if o != model: preds[o].append(fit_predict(o, features, y, train, test, task, len(classes), seed, groups, threads))
-            else:
-                out = fit_model(study.ids[train], study.ids[test], k); preds[o].append(_checked(out, len(test), classes, o, k))
-                spans.append(_checked_interval(out, len(test), classes, o, k))
-                if out.get("oof") is not None:
-                    own = _checked(out, len(train), classes, o, k, "oof")
-                    inner.append(score_functions(task, y[train], own, np.zeros(len(train)))[MAIN[task]](np.arange(len(train))))
-            seconds[o] += time.perf_counter() - start
-        say(f"fold {done} of {len(folds)} done, {duration((time.perf_counter() - begun)*(len(folds)/done - 1))} left")
-    return preds, seconds, inner, spans
+            if o == model: _ask_model(answers, scored, fit_model, model, k)
+            else: answers.predictions[o].append(fit_predict(o, fold))
+            answers.seconds[o] += time.perf_counter() - start
+        say(f"fold {done} of {n} done, {duration((time.perf_counter() - begun)*(n/done - 1))} left")
+    return answers
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #0313c2a7
 def _in_rows(folds):
-    "Sample position and fold of each row, repeat after repeat, and the order in which the folds' predictions come to stand there."
-    rows = np.concatenate([test for _, test in folds]); fold = np.repeat(np.arange(1, len(folds) + 1), [len(test) for _, test in folds])
+    "Sample position and fold of each row, repeat after repeat, and the order that brings the folds' predictions there."
+    tests = [test for _, test in folds]
+    rows, fold = np.concatenate(tests), np.repeat(np.arange(1, len(folds) + 1), [len(o) for o in tests])
     order = np.lexsort((rows, times_tested(rows)))
     return rows[order], fold[order], order
 
-def _intervals(spans, order, model):
+def _row_intervals(intervals, order, model):
     "Intervals of all rows and the level that they promise. Raises `AamError` where some folds have none."
-    given = [o for o in spans if o is not None]
+    given = [o for o in intervals if o is not None]
     if not given: return None, 0.
-    if len(given) < len(spans): raise AamError(f"'{model}' gave intervals in {len(given)} of {len(spans)} folds; wanted all or none.")
+    if len(given) < len(intervals):
+        raise AamError(f"'{model}' gave intervals in {len(given)} of {len(intervals)} folds; wanted all or none.")
     found = np.concatenate(given)[order]
     return found[:, :2], float(found[:, 2].mean())
 
@@ -126,45 +209,60 @@ def _intervals(spans, order, model):
 def _fold_notes(folds, rows, n):
     "What to know of the folds."
     tested, repeats, out = len(set(rows)), times_tested(rows).max(), []
-    if repeats > 1: out.append(f"The folds were drawn {repeats} times. Scores are means over the repeats, "
-                               "and an interval draws whole groups with all their tests.")
+    if repeats > 1:
+        out.append(f"The folds were drawn {repeats} times. Scores are means over the repeats, "
+                   "and an interval draws whole groups with all their tests.")
     if tested < n: out.append(f"{n - tested} of {n} samples are in no test part: they train and are not scored.")
     return out
+
+def _inner_notes(inner, model, task):
+    "What a model reached on its own inner folds."
+    if not inner: return []
+    return [f"In the inner folds of its training samples '{model}' reached {NAMES[MAIN[task]]} {show(np.mean(inner))} "
+            f"(mean over {len(inner)} outer folds)."]
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #1212da98
+def _check_plan(study, plan, model):
+    "Raise `AamError` for a model's name that is taken, and for samples that are not rarefied."
+    if model in (*baselines, "average"): raise AamError(f"'{model}' is the name of a baseline. Give the model another name.")
+    other = study.table.depths != plan.depth
+    if plan.depth and other.any():
+        raise AamError(f"{other.sum()} of {len(other)} samples do not have {plan.depth:,} reads. Rarefy the study first.")
+
+def _evaluation(scored, plan, answers, fit_model, model):
+    "Scores and intervals of what was said, without notes."
+    rows, fold, order = _in_rows(list(scored.folds.values()))
+    predictions = {k: np.concatenate(p)[order] for k, p in answers.predictions.items()}
+    interval, level = _row_intervals(answers.intervals, order, model)
+    predictions["average"], members = average(predictions, model)
+    ids, truth, task, classes = scored.study.ids[rows], scored.y[rows], scored.task, scored.classes
+    groups = None if scored.groups is None else scored.groups[rows]
+    scores, gaps = score_all(task, truth, predictions, fold, groups, seed=plan.seed, ids=ids)
+    if interval is not None: scores[model] |= interval_scores(truth, interval, drawn_whole(ids, groups), plan.seed)
+    values = strings(np.array(classes)[scored.y]) if classes else scored.y
+    return Evaluation(target="target", task=task, classes=classes, model=model if fit_model else "", ids=ids, truth=truth, groups=groups,
+                      fold=fold, predictions=predictions, scores=scores, differences=gaps, alarm=depth_alarm(scored.study, values, task),
+                      members=members, depth=plan.depth, seed=plan.seed, seconds=answers.seconds, names=scored.names,
+                      interval=interval, level=level, covariates=plan.covariates)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
 def evaluate(
     study:Study,
-    values,           # pandas.Series by sample id, or array in the study's order: the target
-    task:str="auto",  # "regression", "classification", or "auto"
-    groups=None,      # Series by sample id, or array in the study's order; None says that the samples are independent
-    folds:int|list=5, # Number of outer folds, or (train ids, test ids) of each; samples that cannot be scored are left out of them
-    seed:int=42,
+    values,          # pandas.Series by sample id, or array in the study's order: the target
+    plan:Plan=Plan(),
     fit_model:Callable|None=None, # (train_ids, test_ids, fold's number in `folds`, from 1) -> dict(test, and as it may oof, low, high, level)
     model_name:str="aam",
-    depth:int=0,      # Reads that every sample has been rarefied to; 0 where they are as they come
-    threads:int=0,    # Of the forest; 0 for all cores
-    say:Callable[[str],None]=lambda text: None, # Is told after each fold how far it is
-    names=(),         # What each fold of a list holds out, e.g. the site
-    covariates:str="", # Metadata columns that the model is told beside the reads, as `data.covariates`; one more baseline sees them alone
+    say:Callable[[str],None]=lambda text: None, # Gets a line after each fold on how far it is
+    **how,           # Fields of `Plan` that differ from `plan`
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for fewer groups than folds, or a group on both sides of one."
-    if model_name in (*BASELINES, "average"): raise AamError(f"'{model_name}' is the name of a baseline. Give the model another name.")
-    other = study.table.depths != depth
-    if depth and other.any(): raise AamError(f"{other.sum()} of {len(other)} samples do not have {depth:,} reads. Rarefy the study first.")
-    study, y, codec, groups, notes = _scored_study(study, values, task, groups)
-    task, classes = codec.task, tuple(map(str, codec.classes or ()))
-    folds, names = _scored_folds(folds, names, study, y, task, groups, seed)
-    preds, seconds, inner, spans = _predict_folds(study, y, task, classes, groups, folds, seed, fit_model, model_name, threads, say, covariates)
-    rows, fold, order = _in_rows(list(folds.values())); preds = {k: np.concatenate(p)[order] for k, p in preds.items()}
-    interval, level = _intervals(spans, order, model_name); preds["average"], members = average(preds, model_name)
-    ids, truth, own = study.ids[rows], y[rows], None if groups is None else groups[rows]
-    scores, gaps = score_all(task, truth, preds, fold, own, seed=seed, ids=ids); notes += _fold_notes(folds, rows, len(y))
-    if interval is not None: scores[model_name] |= interval_scores(truth, interval, _drawn(ids, own), seed)
-    if inner: notes.append(f"In the inner folds of its training samples '{model_name}' reached {NAMES[MAIN[task]]} {show(np.mean(inner))} "
-                           f"(mean over {len(inner)} outer folds).")
-    alarm = depth_alarm(study, strings(np.array(classes)[y]) if classes else y, task)
-    target, model = str(getattr(values, "name", None) or "target"), model_name if fit_model else ""
-    found = Evaluation(target=target, task=task, classes=classes, model=model, ids=ids, truth=truth, groups=own, fold=fold, predictions=preds,
-                       scores=scores, differences=gaps, alarm=alarm, members=members, depth=depth, seed=seed, seconds=seconds,
-                       names=names, interval=interval, level=level, covariates=covariates)
-    return replace(found, warnings=tuple(_warnings(study.metadata, found.first())), notes=tuple(filter(None, [*notes, found.told])))
+    plan = replace(plan, **how)
+    _check_plan(study, plan, model_name)
+    scored = _divided(_scored(study, values, plan), plan)
+    answers = _predict_folds(scored, plan, fit_model, model_name, say)
+    found = _evaluation(scored, plan, answers, fit_model, model_name)
+    rows = scored.study.positions(found.ids)
+    notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)), *_inner_notes(answers.inner, model_name, scored.task)]
+    return replace(found, target=str(getattr(values, "name", None) or "target"),
+                   warnings=tuple(warnings_of(found.first(), scored.study.metadata)),
+                   notes=tuple(filter(None, [*notes, found.covariates_text])))

@@ -19,7 +19,7 @@ from ..data.tokens import MASK
 from ..fields import names_in
 from .asv_encoder import AsvEncoder, patches
 from .fusion import Fusion, OutputScale
-from .heads import bounded, CountHead, linked, NucleotideHead, SampleDistanceHead, SQUARED, TargetHead, TreeDistanceHead
+from .heads import CountHead, distance_head, linked, NucleotideHead, TargetHead, TreeDistanceHead
 from .linear import LogComponents
 from .sample_encoder import sample_encoder
 from ..sections import ModelConfig
@@ -32,7 +32,7 @@ __all__ = ['AamModel', 'embed_chunks', 'backward_chunks', 'calibrate']
 def _heads(c, width, columns, metrics, counts):
     "The heads that these objectives need."
     heads = nn.ModuleDict(dict(tree=TreeDistanceHead(), bases=NucleotideHead(c.width, c.patch)))
-    if metrics: heads["distance"] = nn.ModuleDict({o: SampleDistanceHead(width, c.sample_width, bounded(o), o in SQUARED) for o in metrics})
+    if metrics: heads["distance"] = nn.ModuleDict({o: distance_head(o, width, c.sample_width) for o in metrics})
     if columns: heads["target"] = TargetHead(width, c.head_width, sum(o.outputs for o in columns), c.head_dropout, c.head)
     if counts: heads["counts"] = CountHead(c.width + c.identity, width, c.sample_width)
     return heads
@@ -48,7 +48,7 @@ class AamModel(nn.Module):
         config:ModelConfig,      # Sizes and kinds
         bases:int,               # Longest sequence it will read
         columns:tuple[Column,...]=(), # Targets; none for pretraining alone
-        metrics:tuple[str,...]=(), # Distances between samples to predict, of `BOUNDED` or `UNBOUNDED`
+        metrics:tuple[str,...]=(), # Distances between samples to predict, as `distance_head` names them
         covariates:Covariates|None=None, # What it is told of a sample beside its reads
         known:int=0,             # ASVs of the linear path, where `config.linear` has one
         branches:int=0,          # Branches of the linear path's tree, where it has one

@@ -14,13 +14,14 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from ..core import AamError, nearest
+from ..core import AamError
 from .layers import pair_distances
+from ..registry import metrics
 from ..types import Column, slices
 
 # %% auto #0
-__all__ = ['BOUNDED', 'UNBOUNDED', 'SQUARED', 'TreeDistanceHead', 'NucleotideHead', 'bounded', 'SampleDistanceHead', 'CountHead',
-           'TargetHead', 'ordered', 'linked']
+__all__ = ['TreeDistanceHead', 'NucleotideHead', 'SampleDistanceHead', 'distance_head', 'CountHead', 'TargetHead', 'ordered',
+           'linked']
 
 # %% ../../nbs/3_model/60_heads.ipynb #794b0c0e
 class TreeDistanceHead(nn.Module):
@@ -46,19 +47,6 @@ class NucleotideHead(nn.Module):
     def forward(self, states:Tensor)->Tensor: # [m, patch, 4], logits of A, C, G, T
         "Guess the bases behind the states [m, d] of masked patches."
         return self.base(states).view(-1, self.patch, 4)
-
-# %% ../../nbs/3_model/60_heads.ipynb #05cfe424
-BOUNDED = ("unweighted", "weighted_normalized", "generalized", "braycurtis", "jaccard", "precomputed") # Metrics that lie between 0 and 1
-UNBOUNDED = ("weighted", "aitchison", "robust_aitchison", "faith_pd", "precomputed_unbounded")
-
-def bounded(metric:str)->bool: # True where the metric lies between 0 and 1
-    "Which link a metric needs. Raises `AamError` for a metric that does not exist."
-    known = BOUNDED + UNBOUNDED
-    if metric not in known: raise AamError(f"There is no metric '{metric}'.{nearest(metric, known)} The metrics are {', '.join(known)}.")
-    return metric in BOUNDED
-
-# %% ../../nbs/3_model/60_heads.ipynb #c47dee71
-SQUARED = ("braycurtis",) # Metrics that are learned as squared distances
 
 # %% ../../nbs/3_model/60_heads.ipynb #d17d9c73
 class SampleDistanceHead(nn.Module):
@@ -98,6 +86,16 @@ class SampleDistanceHead(nn.Module):
         wanted = observed.median()
         if self.bounded: wanted = -torch.log1p(-wanted.clamp(max=1 - 1e-6))
         self.log_scale += (wanted.clamp_min(1e-6)/apart.median().clamp_min(1e-6)).log().to(self.log_scale.dtype)
+
+# %% ../../nbs/3_model/60_heads.ipynb #eabceca4
+def distance_head(
+    metric:str, # Name of a distance between samples; with `_unbounded` behind it, the bounded link is left out
+    d_in:int,   # Width of a sample's summary
+    width:int,  # Width of the projection
+)->SampleDistanceHead:
+    "The head that a distance needs. Raises `AamError` for a distance that does not exist."
+    record = metrics[metric.removesuffix("_unbounded")]
+    return SampleDistanceHead(d_in, width, record.bounded and record.name == metric, record.squared)
 
 # %% ../../nbs/3_model/60_heads.ipynb #bd599a93
 class CountHead(nn.Module):

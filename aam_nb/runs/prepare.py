@@ -26,7 +26,7 @@ from ..data.tokens import sequence_keys
 from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
 from ..model.aam import AamModel
-from ..data.distances import TREE_METRICS
+from ..registry import metrics
 from .choice import check_columns, group_values, to_depth, with_target
 from .folder import check_out, open_run
 from .parts import Folds, with_split
@@ -47,7 +47,7 @@ __all__ = ['check_settings', 'leak_notes', 'Prepared', 'run_bench', 'say_study',
 # %% ../../nbs/9_runs/20_prepare.ipynb #03dec185
 def _distance_problems(config, tree)->list[str]:
     wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass --tree, choose another metric, or set "
-             "pretrain_sample.steps=0 and loss.distance=0." for o in config.distances if o in TREE_METRICS and not tree]
+             "pretrain_sample.steps=0 and loss.distance=0." for o in config.distances if metrics[o].needs_tree and not tree]
     if "precomputed" in config.distances and config.data.limit:
         wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances of {config.data.distances} are "
                      "those of all reads. Set data.limit=0.")
