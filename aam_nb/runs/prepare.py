@@ -26,7 +26,7 @@ from ..data.tokens import sequence_keys
 from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
 from ..model.aam import AamModel
-from ..registry import metrics
+from ..data.distances import TREE_METRICS
 from .choice import check_columns, group_values, to_depth, with_target
 from .folder import check_out, open_run
 from .parts import Folds, with_split
@@ -47,7 +47,7 @@ __all__ = ['check_settings', 'leak_notes', 'Prepared', 'run_bench', 'say_study',
 # %% ../../nbs/9_runs/20_prepare.ipynb #03dec185
 def _distance_problems(config, tree)->list[str]:
     wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass --tree, choose another metric, or set "
-             "pretrain_sample.steps=0 and loss.distance=0." for o in config.distances if metrics[o].needs_tree and not tree]
+             "pretrain_sample.steps=0 and loss.distance=0." for o in config.distances if o in TREE_METRICS and not tree]
     if "precomputed" in config.distances and config.data.limit:
         wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances of {config.data.distances} are "
                      "those of all reads. Set data.limit=0.")
@@ -85,11 +85,13 @@ def leak_notes(
 )->list[str]:          # Sentences, each once
     "What the quick checks find for each target."
     from aam_nb.evaluation.inspect import quick_checks
+    from aam_nb.evaluation.question import Question
     how = dict(split=parts) if isinstance(parts, Split) else dict(folds=parts.outer)
     how |= dict(pretrained=start and start.samples, seed=config.run.seed)
     found = []
     for name in config.targets:
-        found += quick_checks(study, name, config.data.groups, task=config.of_target(name, "task"), **how)
+        question = Question(target=name, groups=config.data.groups, task=config.of_target(name, "task"), **how)
+        found += quick_checks(study, question)
     return list(dict.fromkeys(f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"))
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #4ea4d972
