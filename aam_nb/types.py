@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['strings', 'Table', 'Tree', 'Study', 'positions', 'Split', 'Sample', 'Batch', 'AsvBatch', 'Column', 'slices',
-           'Covariates', 'Outputs', 'LossTerms']
+           'Covariates', 'Outputs', 'Term', 'LossTerms']
 
 # %% ../nbs/0_start/80_types.ipynb #aa29f260
 def strings(values)->np.ndarray: # Object array of str
@@ -146,12 +146,19 @@ class Batch(_Moves):
     masked:Tensor|None = None   # u8 [u, l], a second view of the tokens with patches masked
     partner:Tensor|None = None  # i64 [b], place in the global batch of the sample whose reads are mixed in; None where none are
     share:Tensor|None = None    # f32 [b], how much of the mixed reads is the sample's own: the target is mixed alike
+    start:int = 0      # Place of its first sample in the global batch
+    total:int = 0      # Samples of the global batch; 0 where the batch is all of it
     key:int = 0        # The draw key of this step: dropout, mixup and the like follow from it
 
     @property
     def size(self)->int: # b
         "Samples in the batch."
         return len(self.offsets) - 1
+
+    @property
+    def places(self)->Tensor: # i64 [b]
+        "Where its samples stand in the global batch."
+        return self.index.new_tensor(range(self.start, self.start + self.size))
 
     @property
     def sample(self)->Tensor: # i64 [n]
@@ -168,6 +175,7 @@ class AsvBatch(_Moves):
     rows:Tensor        # i64 [u], rows of the store
     distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
     key:int = 0
+    start:int = 0      # Place of its first ASV among the columns of `distance`
 
 # %% ../nbs/0_start/80_types.ipynb #80189790
 @dataclass(frozen=True, kw_only=True)
@@ -211,16 +219,53 @@ class Outputs:
 
 # %% ../nbs/0_start/80_types.ipynb #f0ea8363
 @dataclass(frozen=True, kw_only=True)
+class Term:
+    "One loss: the sum over all that is known, what that sum weighs, and how much their mean counts."
+    sum:Tensor        # Scalar, each loss times its weight, added up
+    weight:Tensor     # Scalar, the weights added up; 0 where nothing is known
+    factor:float = 1. # What the mean counts beside other terms
+    shared:int = 1    # How many terms share that factor
+
+    @property
+    def mean(self)->Tensor: # Scalar; 0 where nothing is known
+        "The sum divided by its weight. This is the only place that divides."
+        return self.sum/self.weight.where(self.weight > 0, 1.)
+
+    @property
+    def value(self)->Tensor: # Scalar
+        "What the term adds to the total."
+        return self.factor*self.mean/self.shared
+
+    def part_of(self, weight:Tensor)->Term: # The same sum
+        "The term as a part of a larger batch, which weighs `weight` in all."
+        return replace(self, weight=weight)
+
+# %% ../nbs/0_start/80_types.ipynb #ce03d1b9
+@dataclass(frozen=True, kw_only=True)
 class LossTerms:
-    "Weighted loss terms by name; their sum is what is minimised."
-    terms:dict[str,Tensor] = field(default_factory=dict) # Scalars, weight included
+    "The loss terms of a batch by name; the sum of their values is what is minimised."
+    terms:dict[str,Term] = field(default_factory=dict)
+
+    @property
+    def sums(self)->dict[str,Tensor]: # Scalars
+        "The sum of each term."
+        return {k: v.sum for k, v in self.terms.items()}
+
+    @property
+    def weights(self)->dict[str,Tensor]: # Scalars
+        "What each sum is divided by."
+        return {k: v.weight for k, v in self.terms.items()}
+
+    def values(self)->dict[str,Tensor]: # Scalars
+        "What each term adds to the total."
+        return {k: v.value for k, v in self.terms.items()}
 
     @property
     def total(self)->Tensor: # Scalar
-        "The sum of all terms."
-        return sum(self.terms.values())
+        "The sum of all values."
+        return sum(self.values().values())
 
     def numbers(self)->dict[str,float]:
         "Plain numbers for a log, the total as `loss`."
-        out = {k: float(v.detach()) for k, v in self.terms.items()}
+        out = {k: float(v.detach()) for k, v in self.values().items()}
         return {"loss": sum(out.values()), **out}

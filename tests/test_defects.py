@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from aam_nb.batches.build import build_store
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import config_from
 from aam_nb.core import AamError, draw_key
 from aam_nb.data.codec import TargetCodec
@@ -163,7 +164,8 @@ def test_A5_a_target_is_learned_beside_faith_pd(run):
 
 def test_A6_fewer_samples_than_a_batch_are_a_batch(store):
     few = SampleDataset(store, np.arange(3), np.arange(20.))
-    assert [o.size for o in PlainBatches(few, 64)] == [3] and [SampleBatches(few, 64, 4, seed=0)[i].size for i in range(4)] == [3]*4
+    assert [o.size for o in PlainBatches(few, batch=64)] == [3]
+    assert [SampleBatches(few, batch=64, steps=4)[i].size for i in range(4)] == [3]*4
     found = measure_samples(SampleObjective(model_of(), LossConfig()), [batch_of((3,))])         # and one sample is enough for a loss
     assert np.isfinite(found["loss"])
 
@@ -220,7 +222,7 @@ def test_A12_each_column_has_its_own_outputs_loss_and_gradient():
     outputs = torch.randn(4, 6, requires_grad=True, generator=torch.Generator().manual_seed(0))
     target = torch.tensor(Targets.fit(metadata, config).encode(metadata))
     for name, own in (("ph", [0]), ("depth", [1, 2, 3]), ("kind", [4, 5])):
-        grad, = torch.autograd.grad(target_loss(outputs, target, columns)[name], outputs, retain_graph=True)
+        grad, = torch.autograd.grad(target_loss(outputs, target, columns)[name].mean, outputs, retain_graph=True)
         assert grad.abs().sum(0).nonzero().flatten().tolist() == own
 
 
@@ -239,9 +241,9 @@ def test_B1_hidden_bases_are_judged_by_the_rule_that_trains_them():
 
 def test_B2_hidden_reads_are_shares_and_their_depth_is_no_matter():
     reads, sample = torch.tensor([400., 100, 500, 7, 3]), torch.tensor([0, 0, 0, 1, 1])
-    assert float(count_loss(reads.log() + sample, reads, sample)) == pytest.approx(0, abs=1e-6)   # the right shares cost nothing, at any depth
+    assert float(count_loss(reads.log() + sample, reads, sample).mean) == pytest.approx(0, abs=1e-6)   # the right shares cost nothing, at any depth
     logits = torch.randn(5, generator=torch.Generator().manual_seed(0))
-    found = [float(count_loss(logits, k*reads, sample)) for k in (1, 1000)]
+    found = [float(count_loss(logits, k*reads, sample).mean) for k in (1, 1000)]
     assert found[0] == pytest.approx(found[1], rel=1e-5) and 0 < found[0] < 5
 
 
@@ -254,12 +256,13 @@ def test_B3_predicted_distances_begin_at_the_observed_and_can_move(width, bounde
     said = head(x).detach()[off]; assert float(said.median()) == pytest.approx(float(observed[off].median()), rel=.1)
     assert not bounded or float(said.max()) < .99                                                 # no saturated link
     near = torch.cat([x, x[:1] + 1e-4, x[:1]]).requires_grad_(); d = head(near)
-    distance_loss(d, torch.full((26, 26), .5), head.unit).backward()                              # alike to the last digit, and still finite
+    distance_loss(d, torch.full((26, 26), .5), head.unit).mean.backward()                              # alike to the last digit, and still finite
     assert near.grad.isfinite().all() and float(near.grad[24].norm()) > 0
 
 
 def test_B4_B18_processes_share_a_batch_and_keep_all_pairs(store):
-    source = lambda **k: SampleBatches(SampleDataset(store), 8, 3, seed=1, metrics=("unweighted", "aitchison"), **k)
+    view = View(seed=1, metrics=("unweighted", "aitchison"))
+    source = lambda **k: SampleBatches(SampleDataset(store), view, batch=8, steps=3, **k)
     whole, parts = source()[1], [source(rank=r, world=3)[1] for r in range(3)]
     assert [o.size for o in parts] == [2, 3, 3] and torch.equal(torch.cat([o.index for o in parts]), whole.index)
     torch.testing.assert_close(torch.cat([o.distance for o in parts], 1), whole.distance)
@@ -376,7 +379,7 @@ def test_B16_the_median_is_the_level_of_one_half_and_quantiles_do_not_cross():
 
 
 def test_B19_nothing_that_starts_at_one_is_pulled_to_zero():
-    model = model_of(covariates=TOLD, fusion="gated", scale_by="diet", metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
+    model = model_of(covariates=TOLD, fusion="gated", scale_by=("diet",), metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
     opt = make_optimizer(model.named_parameters(), c); batch = batch_of(told=True)
     scale = next(o for o in model.modules() if isinstance(o, OutputScale)); first = [o.clone() for o in scale.factors(batch.category)]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -423,7 +426,7 @@ def test_B25_each_objective_is_judged_under_its_own_name():
     model = model_of(columns=(NUMBER, KIND), counts=True)
     found = measure_samples(SampleObjective(model, LossConfig(counts=1.)), [batch]); out = said(model, batch)
     assert {"target:y", "target:kind", "counts", "y:r2", "kind:auc"} <= set(found)
-    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]), mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
+    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
     assert (found["counts"], found["y:mae"]) == pytest.approx([float(o) for o in want.values()], rel=1e-5)
 
 
@@ -434,7 +437,7 @@ def test_B27_faith_pd_does_not_drown_the_rest():
     for unit in (1e-3, 1., 1e4):
         torch.manual_seed(1); head = SampleDistanceHead(16, 16, False)
         with torch.no_grad(): head.initialise(head.apart(x), observed*unit)
-        begins.append(distance_loss(head(x), observed*unit, head.unit).item())
+        begins.append(distance_loss(head(x), observed*unit, head.unit).mean.item())
     assert begins == pytest.approx([begins[0]]*3, rel=1e-3) and .1 < begins[0] < 10
 
 
@@ -442,13 +445,13 @@ def test_B27_faith_pd_does_not_drown_the_rest():
 def test_B28_what_is_missing_or_unknown_is_met_and_learned_in_training(fusion, store):
     rng = np.random.default_rng(0); category = np.stack([rng.integers(2, o + 2, 20) for o in TOLD.sizes], 1)
     number = rng.normal(size=(20, 1)).astype(np.float32)
-    dataset = SampleDataset(store, None, rng.normal(size=20), category=category, number=number)
-    source = SampleBatches(dataset, 20, 20, seed=0, augment=AugmentConfig(covariate_dropout=.4))
+    dataset = SampleDataset(store, None, rng.normal(size=20), covariates=(category, number))
+    source = SampleBatches(dataset, View(augment=AugmentConfig(covariate_dropout=.4)), batch=20, steps=20)
     seen = torch.cat([source[i].category for i in range(20)]); numbers = torch.cat([source[i].number for i in range(20)])
     assert all({0, 1} < set(seen[:, j].tolist()) for j in range(3)) and .1 < float(numbers.isnan().float().mean()) < .7
     batch = batch_of(told=True); learned = []
     for code in (0, 1):
-        model = model_of(covariates=TOLD, fusion=fusion, scale_by="diet"); diet = torch.full((6, 1), code)
+        model = model_of(covariates=TOLD, fusion=fusion, scale_by=("diet",)); diet = torch.full((6, 1), code)
         SampleObjective(model, LossConfig()).train_step(replace(batch, category=torch.cat([diet, batch.category[:, 1:]], 1)))
         tables = [o.weight.grad for o in model.modules() if isinstance(o, torch.nn.Embedding) and o.num_embeddings == 5]
         learned.append([o.abs().sum(1).nonzero().flatten().tolist() for o in tables])
@@ -469,7 +472,7 @@ def test_B30_all_pairs_of_any_number_of_samples_count():
     for b in (2, 3, 5):
         torch.manual_seed(b); d, said = torch.rand(b, b), torch.rand(b, b); i, j = np.triu_indices(b, 1)
         d, said = (d + d.T)/2, (said + said.T)/2
-        assert float(distance_loss(said, d)) == pytest.approx(float(((said - d)[i, j]**2).mean()), rel=1e-5)
+        assert float(distance_loss(said, d).mean) == pytest.approx(float(((said - d)[i, j]**2).mean()), rel=1e-5)
     assert measure_samples(SampleObjective(model_of(), LossConfig()), [batch_of((4, 2, 3))])["loss"] > 0
 
 

@@ -56,7 +56,7 @@ def test_linked_quantiles_are_learned():
     y = torch.randn(400, 1, generator=draw(), dtype=torch.float64).exp(); raw = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
     optim = torch.optim.Adam([raw], lr=.05)
     for _ in range(400):
-        optim.zero_grad(); target_loss(linked(raw, (AGE,)).expand(400, 3), y, (AGE,))["age"].backward(); optim.step()
+        optim.zero_grad(); target_loss(linked(raw, (AGE,)).expand(400, 3), y, (AGE,))["age"].mean.backward(); optim.step()
     share = [(y <= q).double().mean().item() for q in linked(raw, (AGE,)).detach()[0]]
     assert share == pytest.approx(LEVELS, abs=.02)
 
@@ -102,8 +102,8 @@ def test_the_unit_is_the_spread_of_the_known_pairs(bounded):
     head.initialise(head.apart(x), observed)
     known = observed[pairs_of(14) & observed.isfinite()].double().numpy()
     assert float(head.unit) == pytest.approx(known.std(), rel=1e-5)
-    assert float(distance_loss(torch.full((14, 14), known.mean()), observed, head.unit)) == pytest.approx(1., rel=1e-4)
-    assert 0 < float(distance_loss(head(x).detach(), observed, head.unit)) < 5
+    assert float(distance_loss(torch.full((14, 14), known.mean()), observed, head.unit).mean) == pytest.approx(1., rel=1e-4)
+    assert 0 < float(distance_loss(head(x).detach(), observed, head.unit).mean) < 5
     other = SampleDistanceHead(32, 16, bounded); other.load_state_dict(head.state_dict())
     assert torch.equal(other.unit, head.unit) and torch.equal(other(x), head(x))
 
@@ -159,9 +159,9 @@ def test_count_head_learns_what_goes_with_a_sample():
     asv, summary, reads, sample, true = counted(); torch.manual_seed(0); head = CountHead(6, 5, 8)
     optim = torch.optim.Adam(head.parameters(), lr=.03); train = sample < 40
     for _ in range(250):
-        optim.zero_grad(); loss = count_loss(head(asv[train], summary[train]), reads[train], sample[train]); loss.backward(); optim.step()
+        optim.zero_grad(); loss = count_loss(head(asv[train], summary[train]), reads[train], sample[train]).mean; loss.backward(); optim.step()
     assert all(p.grad.isfinite().all() for p in head.parameters())
-    test = ~train; worth = lambda logits: float(count_loss(logits[test], reads[test], sample[test]).detach())
+    test = ~train; worth = lambda logits: float(count_loss(logits[test], reads[test], sample[test]).mean.detach())
     anywhere = reads.view(60, 12)[:40].sum(0).log().repeat(60)
     floor, found = worth(true), worth(head(asv, summary))
     assert floor < found < 2*floor + .02 < .3*worth(anywhere) and worth(anywhere) < worth(torch.zeros_like(true))
@@ -169,5 +169,5 @@ def test_count_head_learns_what_goes_with_a_sample():
 
 def test_every_parameter_of_the_count_head_learns():
     asv, summary, reads, sample, _ = counted(); head = CountHead(6, 5, 8)
-    count_loss(head(asv, summary), reads, sample).backward()
+    count_loss(head(asv, summary), reads, sample).mean.backward()
     assert all(p.grad.norm() > 1e-3*p.detach().norm() for p in head.parameters())

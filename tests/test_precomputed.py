@@ -18,6 +18,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.batches.loader import loader
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import Config
 from aam_nb.core import AamError
 from aam_nb.data.distance_files import Distances, read_distances
@@ -235,9 +236,10 @@ def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
     "The file of `tiny_ecam60` holds unweighted UniFrac of the reads as they come: so do batches that compute it."
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk")); store = build_store(study)
     given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids); data = SampleDataset(store)
-    made, computed = PlainBatches(data, 32, metrics=("precomputed",), distances=given), PlainBatches(data, 32, metrics=("unweighted",))
+    view = View(metrics=("precomputed",), distances=given)
+    made, computed = PlainBatches(data, view, batch=32), PlainBatches(data, View(metrics=("unweighted",)), batch=32)
     for i in range(len(made)): torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
-    train = SampleBatches(data, 16, 4, 0, metrics=("precomputed",), distances=given)
+    train = SampleBatches(data, view, batch=16, steps=4)
     for a, b in zip(loader(train), loader(train, workers=2), strict=True):
         assert torch.equal(a.distance, b.distance) and torch.equal(a.distance[0], torch.from_numpy(given.rows(a.index.numpy())))
 
@@ -281,10 +283,10 @@ def test_pairs_of_different_studies_do_not_count():
     blocks = np.where(apart, np.nan, matrix).astype(np.float32); model, batch = model_on("precomputed", blocks)
     predicted = model(batch).distance[0]; upper = np.triu(~apart, 1)
     want = ((predicted.detach().numpy() - matrix)[upper]**2).mean()
-    assert float(distance_loss(predicted.detach(), batch.distance[0])) == pytest.approx(float(want), rel=1e-5)
+    assert float(distance_loss(predicted.detach(), batch.distance[0]).mean) == pytest.approx(float(want), rel=1e-5)
     said = distance_metrics(blocks, predicted.detach().numpy())
     assert said["spearman"] == pytest.approx(spearmanr(matrix[upper], predicted.detach().numpy()[upper])[0])
-    none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none); loss.backward()
+    none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none).mean; loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
     calibrate(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
     assert torch.equal(model(batch).distance[0], predicted)
@@ -296,7 +298,7 @@ def test_the_unit_makes_the_loss_one(metric, size):
     matrix = random_distances(8, top=80.)[0].astype(np.float32)*size; model, batch = model_on(metric, matrix)
     head = model.heads["distance"][metric]; pairs = np.triu_indices(8, 1)
     assert float(head.unit) == pytest.approx(matrix[pairs].std(), rel=1e-4)
-    worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance[0], head.unit))
+    worth = lambda guess: float(distance_loss(torch.full((8, 8), guess), batch.distance[0], head.unit).mean)
     assert worth(float(matrix[pairs].mean())) == pytest.approx(1., rel=1e-4) and worth(0.) > 1
     assert model_on("precomputed_unbounded", np.zeros((3, 3), np.float32))[0].heads["distance"]["precomputed_unbounded"].unit == 1 # No unit
     with pytest.raises(AamError, match="samples 'precompute'.*Did you mean 'precomputed'"): model_on("precompute", matrix)

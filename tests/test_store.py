@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-import aam_nb.batches.arrays as arrays_page
+import aam_nb.batches.manifest as manifest_page
 import aam_nb.batches.cache as cache_page
-import aam_nb.batches.store as store_page
 from aam_nb.batches.build import build_store
 from aam_nb.batches.cache import Cache, cached_branch_reads, cached_tree, cached_unifrac
-from aam_nb.batches.store import open_store, ragged
+from aam_nb.batches.ragged import ragged
+from aam_nb.batches.store import open_store
 from aam_nb.core import AamError, digest
 from aam_nb.data.distances import unifrac_blocks
 from aam_nb.data.tokens import identity_signs, sequence_keys, tokenize
@@ -145,7 +145,7 @@ def test_a_damaged_store_is_built_again(tmp_path):
         open_store(tmp_path/"store")
 
 def test_another_layout_is_stale(tmp_path, monkeypatch):
-    with monkeypatch.context() as m: m.setattr(arrays_page, "_VERSION", 0); build_store(made(), tmp_path/"store")
+    with monkeypatch.context() as m: m.setattr(manifest_page, "LAYOUT", 0); build_store(made(), tmp_path/"store")
     with pytest.raises(AamError, match="has layout 0, wanted 2.*build_store"): open_store(tmp_path/"store")
     build_store(made(), tmp_path/"store"); open_store(tmp_path/"store")
 
@@ -198,9 +198,9 @@ def test_a_study_comes_back_as_views(tmp_path):
     plain = build_store(made(tree=False)).study(); assert plain.metadata is None and plain.tree is None and plain.tip is None
 
 def test_a_large_store_is_read_only_when_it_was_written_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_page, "_READ_ALL", 0); read = []
-    by_blocks = store_page._read_by_blocks
-    monkeypatch.setattr(store_page, "_read_by_blocks", lambda *o: read.append(o) or by_blocks(*o))
+    monkeypatch.setattr(manifest_page, "_ALWAYS_READ", 0); read = []
+    by_blocks = manifest_page._read_by_blocks
+    monkeypatch.setattr(manifest_page, "_read_by_blocks", lambda *o: read.append(o) or by_blocks(*o))
     build_store(made(), tmp_path/"store"); path = tmp_path/"store"/"reads.npy"; whole = path.read_bytes(); read.clear()
     open_store(tmp_path/"store"); assert not read # Nobody wrote to it
     open_store(tmp_path/"store", check=True); assert len(read) == len(json.loads((tmp_path/"store"/"manifest.json").read_text())["arrays"])

@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score, roc_a
 import aam_nb.evaluation.validate as validate
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.depth import depth_alarm, fold_auc
+from aam_nb.evaluation.depth import depth_alarm
 from aam_nb.evaluation.evaluation import average, coverage_text, interval_scores, score_all
-from aam_nb.evaluation.scores import show
+from aam_nb.evaluation.scores import fold_auc, show
 from aam_nb.evaluation.validate import evaluate
 from aam_nb.evaluation.verdict import compare, difference, verdict, write_evaluation
 
@@ -194,7 +194,7 @@ def test_intervals_are_counted_in_the_order_of_the_rows(study, repeats, tmp_path
 @pytest.mark.parametrize("wide,found", [(.3, "fewer than promised"), (1.6, "as promised"), (9., "more than promised")])
 def test_intervals_that_promise_too_much_are_a_warning(study, wide, found):
     e = evaluate(study, column(study, "age"), groups=column(study, "subject"), folds=3, fit_model=with_interval(study, "age", wide)[0])
-    assert found in coverage_text(e) and "shall hold 90 %" in coverage_text(e) and "24 groups" in coverage_text(e)
+    assert found in coverage_text(e) and "promise to hold 90 %" in coverage_text(e) and "24 groups" in coverage_text(e)
     assert (coverage_text(e) in e.warnings) == (found[0] == "f")
 
 
@@ -237,27 +237,27 @@ def test_told_is_there_with_covariates_and_only_then(study, target, tmp_path):
     y, g = column(study, target), column(study, "subject"); rng = np.random.default_rng(0)
     diet = np.where(rng.random(80) < .8, pd.factorize(y.astype(str) if target == "site" else y > y.median())[0], rng.integers(2, size=80)).astype(str)
     fed = replace(study, metadata=study.metadata.assign(diet=diet, weight=np.where(rng.random(80) < .2, np.nan, rng.normal(size=80))))
-    plain, both = (evaluate(fed, y, groups=g, folds=3, covariates=o) for o in ("", "diet, weight"))
-    assert set(both.predictions) - set(plain.predictions) == {"told"} and "told" not in plain.scores and both.members == plain.members
+    plain, both = (evaluate(fed, y, groups=g, folds=3, covariates=o) for o in ((), ("diet", "weight")))
+    assert set(both.predictions) - set(plain.predictions) == {"covariates"} and "covariates" not in plain.scores and both.members == plain.members
     for o in plain.predictions: assert np.allclose(plain.predictions[o], both.predictions[o])
     skill = (lambda e, o: -e.scores[o]["mae"][0]) if target == "age" else (lambda e, o: e.scores[o]["auc"][0])
-    assert skill(both, "told") > skill(both, "trivial") and "told" in both.differences and both.seconds["told"] > 0
+    assert skill(both, "covariates") > skill(both, "trivial") and "covariates" in both.differences and both.seconds["covariates"] > 0
     said = "'Covariates only' may use diet, weight; the other baselines see reads alone."
-    assert both.told == said and said in both.notes and repr(both).endswith(said) and "Covariates only  " in repr(both)
-    assert plain.told == "" and not any("reads alone" in o for o in plain.notes) and "ovariates" not in repr(plain)
+    assert both.covariates_text == said and said in both.notes and repr(both).endswith(said) and "Covariates only  " in repr(both)
+    assert plain.covariates_text == "" and not any("reads alone" in o for o in plain.notes) and "ovariates" not in repr(plain)
     told = json.loads((write_evaluation(both, tmp_path)/"evaluation.json").read_text()); assert told["covariates"] == "diet, weight"
-    assert "told" in pd.read_csv(tmp_path/"predictions.tsv", sep="\t")
+    assert "covariates" in pd.read_csv(tmp_path/"predictions.tsv", sep="\t")
 
 
 def test_a_model_that_is_told_is_named_beside_its_rival(study):
     from aam_nb.evaluation.report import report_html
     fed = replace(study, metadata=study.metadata.assign(diet=np.tile(["a", "b"], 40))); y, g = column(study, "age"), column(study, "subject")
-    e = evaluate(fed, y, groups=g, folds=3, fit_model=knows(study, "age", 2.), covariates="diet"); page = report_html(e, "Told", fed)
+    e = evaluate(fed, y, groups=g, folds=3, fit_model=knows(study, "age", 2.), covariates=("diet",)); page = report_html(e, "Told", fed)
     assert "aam and 'Covariates only' may use diet; the other baselines see reads alone." in e.notes and page.count("the other baselines see reads alone") == 1
     assert page.count("Covariates only</th>") == 1 and "a linear model of the covariates" in page
     page = report_html(evaluate(fed, y, groups=g, folds=3), "Not told", fed); assert "ovariates" not in page
-    with pytest.raises(AamError, match="'diets' is no column.*'diet'"): evaluate(fed, y, groups=g, folds=3, covariates="diets")
-    with pytest.raises(AamError, match="another name"): evaluate(fed, y, groups=g, fit_model=knows(study, "age"), model_name="told")
+    with pytest.raises(AamError, match="'diets' is no column.*'diet'"): evaluate(fed, y, groups=g, folds=3, covariates=("diets",))
+    with pytest.raises(AamError, match="another name"): evaluate(fed, y, groups=g, fit_model=knows(study, "age"), model_name="covariates")
 
 
 def test_bad_asks(study):
@@ -267,7 +267,7 @@ def test_bad_asks(study):
     with pytest.raises(AamError, match="no group"): evaluate(study, y, groups=g.where(g != g.iloc[0]))
     with pytest.raises(AamError, match="another name"): evaluate(study, y, groups=g, fit_model=knows(study, "age"), model_name="forest")
     with pytest.raises(AamError, match="1 of 80"): evaluate(study, y.iloc[1:], groups=g)
-    with pytest.raises(AamError): evaluate(study, column(study, "site"), "regression", groups=g)
+    with pytest.raises(AamError): evaluate(study, column(study, "site"), task="regression", groups=g)
 
 
 def test_common_depth(study):

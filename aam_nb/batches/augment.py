@@ -1,4 +1,4 @@
-"""What varies from one look at a sample to the next: its depth, which of its ASVs were seen, what is hidden or misread
+"""Augmentations, each one record, and the views of samples and bases that they make
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/augment.html.md"""
 
@@ -7,93 +7,138 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/augment.html.md"""
 # %% ../../nbs/2_batches/55_augment.ipynb #a8a9c143
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 
-from .. import registry
 from .bases import insert_and_delete, reverse_some, shuffle_windows, substitute
-from .draws import _draws, _uniform, AsvDraws
-from .reads import drop_asvs, jitter_counts, read_share, redraw
-from ..core import draw_key
+from .draws import AsvDraws, generator_from, keyed_draws, sample_keys, unit_draws, view_words
+from .hide import hide_covariates
+from .reads import draw_dirichlet, draw_multinomial, drop_asvs, read_share, redraw
+from ..core import AamError, keyed_rng
+from ..registry import augmentations, metrics as distance_records
 from ..sections import AugmentConfig
 from ..types import Sample
 
 # %% auto #0
-__all__ = ['hide_covariates', 'augment_samples', 'augment_sample', 'augment_tokens', 'false_for']
+__all__ = ['Augmentation', 'also_asked', 'augment_samples', 'augment_sample', 'augment_tokens', 'base_steps', 'false_for']
 
-# %% ../../nbs/2_batches/55_augment.ipynb #6256df3b
-def hide_covariates(
-    category:np.ndarray, # int64 [b, c], 0 missing, 1 unknown, 2 and up the known categories
-    number:np.ndarray,   # float32 [b, v], NaN where missing
-    share:float,         # Chance that a column is hidden
-    draw:np.ndarray,     # float [b, c + v], from 0 up to 1
-    chains=(),           # The columns of each covariate, from the whole to the part, as in `Covariates`; each by itself if empty
-)->tuple[np.ndarray,np.ndarray]: # Copies
-    "Hide some covariates of samples. What lies within a hidden place is hidden too."
-    gone, c = draw < share, category.shape[1]
-    code = (draw[:, :c] >= share/2).astype(category.dtype) # Given that it is hidden, draw/share is uniform
-    inside = [i > 0 for chain in chains for i in range(len(chain))]
-    for j in np.flatnonzero(inside):
-        code[:, j] = np.where(gone[:, j - 1], code[:, j - 1], code[:, j]); gone[:, j] |= gone[:, j - 1]
-    return np.where(gone[:, :c] & (category > 1), code, category), np.where(gone[:, c:], np.float32(np.nan), number)
+# %% ../../nbs/2_batches/55_augment.ipynb #da742980
+_CHANGES = ("reads", "sample", "bases")
 
-# %% ../../nbs/2_batches/55_augment.ipynb #3e2ec934
-class _Begin(ISeedSequence):
-    "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
-    def __init__(self, words): self.words = words
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    "One way in which samples or bases vary from one look to the next. Raises `AamError` for another kind of change."
+    name:str       # How a recipe names it
+    on:str         # What it changes: "reads", "sample" or "bases"
+    apply:Callable # (what it changes, generator, AugmentConfig) -> the same, changed
+    asked:Callable[[AugmentConfig],bool]|None=None # Whether a setting of its own asks for it; None: a recipe names it
+    keeps_distances:bool=False # Whether distances between samples, or along the tree, stay true
 
-    def generate_state(self, n_words, dtype=np.uint32): return self.words
+    def __post_init__(self):
+        if self.on not in _CHANGES:
+            raise AamError(f"The augmentation '{self.name}' changes '{self.on}'; wanted one of {', '.join(_CHANGES)}.")
 
-def _words(samples, seed, epochs)->np.ndarray: # uint64 [b, 8]
-    "Random bits that belong to each view."
-    keys = ("\x1f".join(map(str, (seed, "augment", e, o.id))).encode() for o, e in zip(samples, epochs, strict=True))
-    return np.frombuffer(b"".join(hashlib.blake2b(o).digest() for o in keys), dtype="<u8").reshape(-1, 8)
+# %% ../../nbs/2_batches/55_augment.ipynb #f5e7335e
+for o in (
+    Augmentation(name="window", on="bases", asked=lambda config: config.window > 1,
+                 apply=lambda tokens, rng, config: shuffle_windows(tokens, config.window, rng)),
+    Augmentation(name="reverse", on="bases", asked=lambda config: config.reverse > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, config: reverse_some(tokens, config.reverse, rng)),
+    Augmentation(name="substitution", on="bases", asked=lambda config: config.substitution > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, config: substitute(tokens, config.substitution, rng)),
+    Augmentation(name="indel", on="bases", asked=lambda config: config.indel > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, config: insert_and_delete(tokens, config.indel, rng)),
+    Augmentation(name="multinomial", on="reads", apply=lambda counts, rng, config: draw_multinomial(counts, rng)),
+    Augmentation(name="dirichlet", on="reads", apply=lambda counts, rng, config: draw_dirichlet(counts, rng)),
+): augmentations.add(o)
+
+# %% ../../nbs/2_batches/55_augment.ipynb #99063d8e
+def also_asked(
+    config:AugmentConfig, # also
+    *on:str,              # "reads", "sample", "bases": which kinds; all if none is given
+)->list[Augmentation]:    # In the order of their names
+    "The augmentations that `augment.also` names. Raises `AamError` for one that is not known or has a setting of its own."
+    found = [augmentations[o] for o in config.also]
+    if own := [o.name for o in found if o.asked is not None]:
+        raise AamError(f"augment.also names '{own[0]}', which has a setting of its own. Set augment.{own[0]} instead.")
+    return [o for o in found if o.on in (on or _CHANGES)]
 
 # %% ../../nbs/2_batches/55_augment.ipynb #e32a8481
-def _reads(counts, share, jitter, words)->np.ndarray: # int [n]
+def _drawn_reads(counts:np.ndarray, share:float, config:AugmentConfig, words:np.ndarray)->np.ndarray: # int [n]
     "The reads of one view, before any ASV is left out."
-    if share == 1 and jitter == "none" or not len(counts): return counts
-    rng = np.random.Generator(np.random.PCG64(_Begin(words)))
+    if share == 1 and config.jitter == "none" or not len(counts): return counts
+    rng = generator_from(words)
     if share < 1: counts = redraw(counts, share, rng)
-    return counts if jitter == "none" else jitter_counts(counts, jitter, rng)
+    return counts if config.jitter == "none" else augmentations[config.jitter].apply(counts, rng, config)
 
-def _told(samples, config, seed, epochs, chains)->list[dict]: # Fields of each view
+def _hidden_covariates(samples:list[Sample], config, seed:int, epochs, chains)->list[dict]: # Fields of each view
     "The covariates of each view."
     if not config.covariate_dropout or samples[0].category is None: return [{}]*len(samples)
-    keys = np.array([draw_key(seed, "covariates", e, o.id) for e, o in zip(epochs, samples, strict=True)], dtype=np.uint64)
+    keys = np.concatenate([sample_keys([o.id], seed, "covariates", e) for e, o in zip(epochs, samples, strict=True)])
     category, number = (np.stack([getattr(o, k) for o in samples]) for k in ("category", "number"))
-    draw = _draws(keys[:, None], np.arange(category.shape[1] + number.shape[1]))
-    return [dict(category=a, number=b) for a, b in zip(*hide_covariates(category, number, config.covariate_dropout, draw, chains), strict=True)]
+    draw = keyed_draws(keys[:, None], np.arange(category.shape[1] + number.shape[1]))
+    category, number = hide_covariates(category, number, config.covariate_dropout, draw, chains)
+    return [dict(category=a, number=b) for a, b in zip(category, number, strict=True)]
+
+# %% ../../nbs/2_batches/55_augment.ipynb #a0c2baa1
+def _lengths_to_of(lengths:list[int])->tuple[np.ndarray,np.ndarray]: # int [n] each
+    "For each ASV of each sample: the number of the sample, and the place of the ASV in it."
+    of = np.repeat(np.arange(len(lengths)), lengths)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+def _thinned(samples:list[Sample], config, words:np.ndarray, of:np.ndarray)->np.ndarray: # int [n]
+    "The reads of all views, drawn anew where chance says so."
+    depth = np.bincount(of, np.concatenate([o.counts for o in samples]), len(samples))
+    chance, draw = unit_draws(words[:, 4:6].T)
+    share = np.where(chance < config.rarefy, read_share(depth, config, draw), 1.).tolist()
+    each = zip(samples, share, words[:, :4], strict=True)
+    return np.concatenate([_drawn_reads(o.counts, p, config, w) for o, p, w in each])
+
+# %% ../../nbs/2_batches/55_augment.ipynb #0302fe40
+def _built_in(samples:list[Sample], config:AugmentConfig, seed:int, epochs:list[int])->list[Sample]:
+    "The views of samples that the settings ask for."
+    words = view_words([o.id for o in samples], epochs, seed, "augment")
+    of, place = _lengths_to_of([len(o.asv) for o in samples])
+    counts = _thinned(samples, config, words, of)
+    if config.asv_dropout:
+        counts = drop_asvs(counts, of, config.asv_dropout, keyed_draws(words[of, 6], place))
+    kept = np.flatnonzero(counts)
+    if config.shuffle: kept = kept[np.lexsort((keyed_draws(words[of, 7], place)[kept], of[kept]))]
+    asv = np.concatenate([o.asv for o in samples])[kept]
+    counts = counts[kept].astype(np.int32, copy=False)
+    cut = np.searchsorted(of[kept], np.arange(len(samples) + 1)).tolist()
+    return [replace(o, asv=asv[i:j], counts=counts[i:j]) for o, i, j in zip(samples, cut, cut[1:], strict=False)]
+
+# %% ../../nbs/2_batches/55_augment.ipynb #553607af
+def _also(sample:Sample, step:Augmentation, config:AugmentConfig, rng)->Sample:
+    "A sample after one further augmentation."
+    if step.on == "sample": return step.apply(sample, rng, config)
+    counts = step.apply(sample.counts, rng, config)
+    kept = np.flatnonzero(counts)
+    return replace(sample, asv=sample.asv[kept], counts=counts[kept].astype(np.int32, copy=False))
 
 # %% ../../nbs/2_batches/55_augment.ipynb #bac572dc
 def augment_samples(
     samples:list[Sample], # As the store holds them
-    config:AugmentConfig, # rarefy, jitter, asv_dropout, shuffle and covariate_dropout
+    config:AugmentConfig, # rarefy, jitter, asv_dropout, shuffle, covariate_dropout and also
     seed:int,             # Of the run
-    epochs:list[int],     # Which pass over the samples each is seen in
+    epochs:list[int],     # The pass over the samples that each view belongs to
     chains=(),            # Which covariates are nested, as in `Covariates`
 )->list[Sample]:          # Without the ASVs that a view has no reads of
     "The views of some samples, each in its epoch."
-    words, lengths = _words(samples, seed, epochs), [len(o.asv) for o in samples]; of = np.repeat(np.arange(len(samples)), lengths)
-    depth = np.bincount(of, np.concatenate([o.counts for o in samples]), len(samples)); chance, draw = _uniform(words[:, 4:6].T)
-    share = np.where(chance < config.rarefy, read_share(depth, config, draw), 1.).tolist()
-    counts = np.concatenate([_reads(o.counts, p, config.jitter, w) for o, p, w in zip(samples, share, words[:, :4], strict=True)])
-    place = np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    if config.asv_dropout: counts = drop_asvs(counts, of, config.asv_dropout, _draws(words[of, 6], place))
-    seen = np.flatnonzero(counts)
-    if config.shuffle: seen = seen[np.lexsort((_draws(words[of, 7], place)[seen], of[seen]))]
-    asv, counts = np.concatenate([o.asv for o in samples])[seen], counts[seen].astype(np.int32, copy=False)
-    cut = np.searchsorted(of[seen], np.arange(len(samples) + 1)).tolist()
-    return [replace(o, asv=asv[i:j], counts=counts[i:j], **told)
-            for o, i, j, told in zip(samples, cut, cut[1:], _told(samples, config, seed, epochs, chains), strict=False)]
+    covariates = _hidden_covariates(samples, config, seed, epochs, chains)
+    views = [replace(o, **c) if c else o for o, c in zip(_built_in(samples, config, seed, epochs), covariates, strict=True)]
+    for step in also_asked(config, "reads", "sample"):
+        rngs = [keyed_rng(seed, "augment", step.name, e, o.id) for e, o in zip(epochs, views, strict=True)]
+        views = [_also(o, step, config, rng) for o, rng in zip(views, rngs, strict=True)]
+    return views
 
 # %% ../../nbs/2_batches/55_augment.ipynb #fdea3eb8
 def augment_sample(
     sample:Sample,        # As the store holds it
-    config:AugmentConfig, # rarefy, jitter, asv_dropout, shuffle and covariate_dropout
+    config:AugmentConfig, # As for `augment_samples`
     seed:int,             # Of the run
     epoch:int,            # Which pass over the samples this is
     chains=(),            # Which covariates are nested, as in `Covariates`
@@ -105,15 +150,34 @@ def augment_sample(
 def augment_tokens(
     tokens:np.ndarray,    # u8 [u, l]
     keys:np.ndarray,      # int64 [u], by `sequence_keys`
-    config:AugmentConfig, # window, reverse, substitution and indel, in this order
+    config:AugmentConfig, # window, reverse, substitution, indel and also, in this order
     *key,                 # For example (seed, step)
-)->np.ndarray:            # u8 [u, l]; a row depends on key and sequence alone
+)->np.ndarray:            # u8 [u, l]; the very tokens if nothing varies
     "The view of some ASVs' bases in one step."
-    steps = (("window", config.window if config.window > 1 else 0, shuffle_windows), ("reverse", config.reverse, reverse_some),
-             ("substitution", config.substitution, substitute), ("indel", config.indel, insert_and_delete))
-    for name, amount, change in steps:
-        if amount: tokens = change(tokens, amount, AsvDraws(keys, *key, name))
+    for step in base_steps(config): tokens = step.apply(tokens, AsvDraws(keys, *key, step.name), config)
     return tokens
+
+def base_steps(
+    config:AugmentConfig, # window, reverse, substitution, indel and also
+)->list[Augmentation]:
+    "The augmentations of bases that a configuration asks for, in order."
+    own = [o for o in augmentations.values() if o.on == "bases" and o.asked is not None and o.asked(config)]
+    return own + also_asked(config, "bases")
+
+# %% ../../nbs/2_batches/55_augment.ipynb #8267c65f
+_OFF = dict(window="0", rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")
+
+def _asked_by(name:str, config:AugmentConfig)->tuple[str,str]:
+    "What asks for a step, and how it is switched off."
+    if name in config.also: return f"augment.also names '{name}', which", f"Leave '{name}' out of augment.also."
+    return f"augment.{name} = {getattr(config, name)!r}", f"Set augment.{name} = {_OFF.get(name, '0')}."
+
+def _change_reads(config:AugmentConfig)->list[str]: # Names
+    "The steps by which the reads of a view differ from those of the sample."
+    settings = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, mix=config.mixup > 0 and config.mix != "pooled",
+                    jitter=config.jitter != "none" and not augmentations[config.jitter].keeps_distances)
+    also = [o.name for o in also_asked(config, "reads", "sample") if not o.keeps_distances]
+    return [k for k in ("rarefy", "asv_dropout", "jitter", "mix") if settings[k]] + also
 
 # %% ../../nbs/2_batches/55_augment.ipynb #6cbb3ad4
 def false_for(
@@ -122,13 +186,11 @@ def false_for(
     metrics:tuple[str,...]=(), # Which distances between samples are learned: those of loss.metric
 )->list[str]:             # One sentence for each step; empty where all is well
     "What would make the distances false that a run learns, and what to set instead."
-    out = []
-    if config.window > 1 and (tree or metrics):
-        out.append(f"augment.window = {config.window} shuffles the bases by which an ASV has its place in the tree, and distances are "
-                   "learned from them. Set augment.window = 0.")
-    if all(registry.metrics[o].between for o in metrics): return out # Computed anew for each view
-    changes = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, jitter=config.jitter != "none",
-                   mix=config.mixup > 0 and config.mix != "pooled")
-    instead = dict(rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")
-    return out + [f"augment.{k} = {getattr(config, k)!r} changes the reads of a sample, and precomputed distances are of the reads as they "
-                  f"were. Set augment.{k} = {instead[k]}." for k, v in changes.items() if v]
+    bases = [o.name for o in base_steps(config) if not o.keeps_distances] if tree or metrics else []
+    made_elsewhere = any(distance_records[o].between is None for o in metrics) # Not computed anew for each view
+    reads = _change_reads(config) if made_elsewhere else []
+    why = [(o, "changes the bases by which an ASV has its place in the tree, and the run learns distances from the tree")
+           for o in bases]
+    why += [(o, "changes the reads of a sample, and precomputed distances are of the reads as they were") for o in reads]
+    said = [(*_asked_by(name, config), text) for name, text in why]
+    return [f"{asked} {text}. {instead}" for asked, instead, text in said]

@@ -7,7 +7,6 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/store.html.md"""
 # %% ../../nbs/2_batches/10_store.ipynb #b71b6a8a
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,209 +15,101 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import sparse
 
-from .arrays import _by_parts, _from_tsv, _hash, _KIND, _part, _sealed, _VERSION
-from ..core import AamError, few
-from ..data.tokens import identity_signs
-from ..disk import read_json
-from ..types import strings, Study, Table, Tree
+from .arrays import as_text, metadata_from
+from .manifest import open_arrays, read_manifest
+from .source import SampleSource, StudyPart
+from ..core import AamError
+from ..types import Study, Table, Tree
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['Store', 'ragged', 'row_blocks', 'row_sums', 'open_store']
+__all__ = ['Store', 'open_store']
 
 # %% ../../nbs/2_batches/10_store.ipynb #3e2b7df0
-class Store:
+class Store(SampleSource):
     "Tokens, reads, tree and metadata of a study. ASVs are sorted by sequence; samples are in the study's order."
     def __init__(self,
-        arrays:dict[str,np.ndarray], # By name, as `build_store` makes them
+        arrays:dict[str,np.ndarray], # By name, as `study_arrays` makes them
         manifest:dict,               # What they are
         folder:Path|None=None,       # Where the arrays are mapped from; None when they are in memory
     ):
         self.manifest, self.folder, self._arrays = manifest, folder, arrays
-        self.digest = manifest["digest"] # Names the content
+        self.digest = manifest["digest"]
         for o in arrays.values(): o.flags.writeable = False
-        self.tokens = arrays["tokens"] # u8 [asvs, l]
-        self.keys   = arrays["keys"]   # int64 [asvs], one for each sequence
-        self.indptr = arrays["indptr"] # int64 [samples+1]: sample i owns the pairs indptr[i]:indptr[i+1]
-        self.asv    = arrays["asv"]    # int32 [pairs], rows of `tokens`, ascending within a sample
-        self.reads  = arrays["reads"]  # int32 [pairs], above 0
-        self.tip    = arrays.get("tip") # int32 [asvs], the tip in `tree` or -1; None without a tree
+        for k in ("tokens", "keys", "indptr", "asv", "reads"): setattr(self, k, arrays[k])
+        self.id_bytes, self.sequence_bytes = arrays["sample_ids"], arrays["sequences"]
+        self.tip = arrays.get("tip") # int32 [asvs], the tip in `tree` or -1; None without a tree
 
-    def _text(self, name)->np.ndarray: return strings([o.decode() for o in self._arrays[name].tolist()])
+    @property
+    def studies(self)->tuple[StudyPart,...]:
+        "This study, as the only one."
+        return (StudyPart(self),)
 
-    @cached_property
-    def sample_ids(self)->np.ndarray: # Object array of str [samples]
-        "Sample ids, in the study's order."
-        return self._text("sample_ids")
-
-    @cached_property
-    def sequences(self)->np.ndarray: # Object array of str [asvs]
-        "The ASVs, sorted."
-        return self._text("sequences")
+    def _tree_with(self, tips)->Tree|None:
+        if self.tip is None: return None
+        return Tree(tips=tips(self._arrays["tree_tips"]),
+                    **{k: self._arrays[f"tree_{k}"] for k in ("start", "stop", "length")})
 
     @cached_property
     def tree(self)->Tree|None:
         "The tree of the ASVs, or None."
-        if self.tip is None: return None
-        return Tree(tips=self._text("tree_tips"), **{k: self._arrays[f"tree_{k}"] for k in ("start", "stop", "length")})
+        return self._tree_with(as_text)
+
+    @property
+    def branches(self)->Tree|None: # Its tips are bytes, as they are mapped
+        "The tree without its names as text, or None."
+        return self._tree_with(lambda tips: tips)
 
     @cached_property
     def metadata(self)->pd.DataFrame|None: # One row a sample, in order; float64 or text, NaN where missing
         "What is known about the samples, or None."
-        return _from_tsv(self._arrays["metadata"]) if "metadata" in self._arrays else None
+        return metadata_from(self._arrays["metadata"]) if "metadata" in self._arrays else None
 
-    def digests(self,
-        *names:str, # Of arrays: "tokens", "reads"...
-    )->list[str|None]: # None for an array that the store lacks
-        "What names the content of some arrays: the key of whatever is computed from them."
-        return [self.manifest["arrays"].get(o, {}).get("digest") for o in names]
-
-    def __len__(self): return len(self.indptr) - 1
-
-    def __repr__(self):
-        asvs, bases = self.tokens.shape; tree = f", {self.tree}" if self.tip is not None else ", no tree"
-        return f"Store({len(self):,} samples x {asvs:,} ASVs of {bases} bases{tree}, {self.digest[:8]})"
-
-    def __reduce__(self):
-        if self.folder is None: return Store, (self._arrays, self.manifest)
-        return _reopen, (str(self.folder.absolute()), self.digest)
-
-# %% ../../nbs/2_batches/10_store.ipynb #d88d491a
-def ragged(
-    indptr:np.ndarray, # int64 [rows+1], where each row begins
-    rows,              # Row numbers
-)->tuple[np.ndarray,np.ndarray]: # Positions of the rows' entries, and where each row's begin
-    "Where the entries of some rows of a ragged array stand."
-    rows = np.asarray(rows, dtype=np.int64); lengths = indptr[rows + 1] - indptr[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return np.arange(offsets[-1]) + np.repeat(indptr[rows] - offsets[:-1], lengths), offsets
-
-# %% ../../nbs/2_batches/10_store.ipynb #ac95baee
+# %% ../../nbs/2_batches/10_store.ipynb #d30ad8b4
 @patch
-def counts(self:Store,
-    rows=None, # Sample rows; all of them if None
-)->sparse.csr_matrix: # int32 [rows, asvs]
-    "Reads of samples."
-    at, offsets = ragged(self.indptr, np.arange(len(self)) if rows is None else rows)
-    return sparse.csr_matrix((self.reads[at], self.asv[at], offsets), shape=(len(offsets) - 1, len(self.tokens)))
+def digests(self:Store,
+    *names:str, # Of arrays: "tokens", "reads"...
+)->list[str|None]: # None for an array that the store lacks
+    "Name the content of some arrays."
+    return [self.manifest["arrays"].get(o, {}).get("digest") for o in names]
 
-# %% ../../nbs/2_batches/10_store.ipynb #59d611c5
-def row_blocks(
-    indptr:np.ndarray, # int64 [rows+1], where each row begins
-    entries:int=2**20, # Most entries of a block that has more than one row
-)->Iterator[tuple[int,int]]: # The first row, and one past the last
-    "Walk over the rows of a ragged array, so many at a time that a block fits into memory."
-    start, rows = 0, len(indptr) - 1
-    while start < rows:
-        stop = min(max(int(np.searchsorted(indptr, indptr[start] + entries, side="right")) - 1, start + 1), rows)
-        yield start, stop
-        start = stop
-
-# %% ../../nbs/2_batches/10_store.ipynb #344a3553
-def row_sums(
-    values:np.ndarray, # Numbers of some rows, one row after the other
-    indptr:np.ndarray, # int64 [rows+1], where each begins; the first number is at indptr[0]
-)->np.ndarray:         # int64 [rows]
-    "Sums of the rows of a ragged array."
-    return np.diff(np.concatenate([[0], np.cumsum(values, dtype=np.int64)])[indptr - indptr[0]])
-
-# %% ../../nbs/2_batches/10_store.ipynb #982dc39a
-@patch(as_prop=True)
-def depths(self:Store)->np.ndarray: # int64 [samples]
-    "Reads of each sample."
-    return np.concatenate([row_sums(self.reads[self.indptr[a]:self.indptr[b]], self.indptr[a:b+1]) for a, b in row_blocks(self.indptr)])
-
-# %% ../../nbs/2_batches/10_store.ipynb #1512e31a
 @patch
-def identity(self:Store,
-    width:int, # Signs of each ASV: 0 to 512, a multiple of 8
-)->np.ndarray: # int8 [asvs, width], -1 or +1
-    "The vector of signs that names each sequence."
-    return _by_parts(lambda o, w: identity_signs([t.decode() for t in o.tolist()], w), self._arrays["sequences"], width, np.int8)
+def __repr__(self:Store):
+    asvs, bases = self.tokens.shape
+    tree = f", {self.tree}" if self.tip is not None else ", no tree"
+    return f"Store({len(self):,} samples x {asvs:,} ASVs of {bases} bases{tree}, {self.digest[:8]})"
 
 # %% ../../nbs/2_batches/10_store.ipynb #d5dd4f5f
 @patch
 def study(self:Store)->Study: # ASVs sorted by sequence
     "The study that this is a store of. Counts and tree are the store's own arrays, read-only."
-    counts = sparse.csr_matrix((self.reads, self.asv, self.indptr), shape=(len(self), len(self.tokens)), copy=False)
+    shape = (len(self), len(self.tokens))
+    counts = sparse.csr_matrix((self.reads, self.asv, self.indptr), shape=shape, copy=False)
     counts.has_canonical_format = True # Known; scipy would look at every pair to find out
-    return Study(table=Table(counts=counts, sample_ids=self.sample_ids, sequences=self.sequences), metadata=self.metadata,
-                 tree=self.tree, tip=self.tip, notes=tuple(self.manifest["notes"]))
-
-# %% ../../nbs/2_batches/10_store.ipynb #2f053499
-_BASE = ("tokens", "keys", "sequences", "sample_ids", "indptr", "asv", "reads")
-
-_TREE = ("tip", "tree_tips", "tree_start", "tree_stop", "tree_length")
-
-def _file(name:str)->str: return "metadata.tsv" if name == "metadata" else f"{name}.npy"
-
-# %% ../../nbs/2_batches/10_store.ipynb #749b8754
-def _read_manifest(folder:Path)->dict:
-    "The manifest of a store. Raises `AamError` for a folder that is no store, is altered, or has another layout."
-    path = folder/"manifest.json"
-    if not path.is_file():
-        raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with build_store.")
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("kind") != _KIND:
-        raise AamError(f"{folder} is not a store: its manifest.json is of another kind. Choose the folder of a store.")
-    if found.get("version") != _VERSION:
-        raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {_VERSION}. "
-                       "Build it again with build_store.")
-    names = set(found["arrays"]) - {"metadata"} if isinstance(found.get("arrays"), dict) else set()
-    if found != _sealed(found) or names not in (set(_BASE), {*_BASE, *_TREE}):
-        raise AamError(f"The store {folder} is damaged: its manifest.json was altered. "
-                       "Build it again with build_store.")
-    return found
-
-# %% ../../nbs/2_batches/10_store.ipynb #960bb4c7
-_READ_ALL = 2**30 # Bytes: a store up to this size is read when it is opened
-
-def _map(path:Path, part:dict)->np.ndarray: # Read-only
-    "Map one array. Raises `AamError` when it is absent, cut short or not the one that the manifest names."
-    try: out = np.memmap(path, np.uint8, "r") if path.suffix == ".tsv" else np.lib.format.open_memmap(path, mode="r")
-    except Exception as e: # A damaged header fails in many ways (ValueError, SyntaxError, OSError, tokenize errors...)
-        raise AamError(f"The store {path.parent} is damaged: {path.name} cannot be mapped ({e}). "
-                       "Build it again with build_store.") from e
-    if [out.dtype.str, list(out.shape)] != [part["type"], part["shape"]]:
-        raise AamError(f"The store {path.parent} is damaged: {path.name} has type {out.dtype.str} and shape {out.shape}, wanted "
-                       f"{part['type']} and {tuple(part['shape'])}. Build it again with build_store.")
-    return out.view(np.ndarray)
-
-# %% ../../nbs/2_batches/10_store.ipynb #f1bd3b42
-def _read_by_blocks(path:Path, array:np.ndarray)->Iterator[bytes]:
-    "The content of a mapped array, read from its file, because pages of a mapping count as this process's memory."
-    with open(path, "rb", buffering=0) as f:
-        f.seek(array.base.offset)
-        while block := f.read(2**20): yield block
-
-def _stamp(path:Path)->int: return path.stat().st_mtime_ns
-
-# %% ../../nbs/2_batches/10_store.ipynb #558280f0
-def _open(folder:Path, manifest:dict, check:bool|None)->dict[str,np.ndarray]: # By name, read-only
-    "Map what a manifest names. Raises `AamError` for what is not whole."
-    parts = manifest["arrays"]; paths = {k: folder/_file(k) for k in parts}
-    arrays = {k: _map(paths[k], o) for k, o in parts.items()}
-    if check is None:
-        check = sum(o.nbytes for o in arrays.values()) <= _READ_ALL or {k: _stamp(o) for k, o in paths.items()} != manifest.get("written")
-    wrong = [k for k, v in arrays.items() if check and _part(v.dtype, v.shape, _hash(_read_by_blocks(paths[k], v))) != parts[k]]
-    if wrong:
-        raise AamError(f"The store {folder} is damaged: {few(_file(o) for o in wrong)} was altered. "
-                       "Build it again with build_store.")
-    return arrays
+    table = Table(counts=counts, sample_ids=self.sample_ids, sequences=self.sequences)
+    return Study(table=table, metadata=self.metadata, tree=self.tree, tip=self.tip,
+                 notes=tuple(self.manifest["notes"]))
 
 # %% ../../nbs/2_batches/10_store.ipynb #76973111
 def open_store(
     folder:str|Path, # Where `build_store` put it
-    check:bool|None=None, # Read everything and compare it with its digests; None: up to 1 GiB, and where it was written to since the build
+    check:bool|None=None, # Read and compare everything; None: up to 1 GiB, or where it was written to since the build
 )->Store:
     "Map a store, read-only. Raises `AamError` when it is no store, has another layout, or is not whole."
-    folder = Path(folder); manifest = _read_manifest(folder)
-    return Store(_open(folder, manifest, check), manifest, folder)
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    return Store(open_arrays(folder, manifest, check), manifest, folder)
 
-def _reopen(folder:str, wanted:str)->Store: # In a worker process; the parent has checked the content
+# %% ../../nbs/2_batches/10_store.ipynb #f23c8235
+def _open_again(folder:str, wanted:str)->Store: # In a worker process; the parent has checked the content
     "The store that another process has open."
     store = open_store(folder, check=False)
     if store.digest != wanted:
         raise AamError(f"The store {folder} was built anew, from other data, while it was in use. Start again.")
     return store
+
+@patch
+def __reduce__(self:Store):
+    if self.folder is None: return Store, (self._arrays, self.manifest)
+    return _open_again, (str(self.folder.absolute()), self.digest)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..batches.samples import asvs_in
-from ..batches.store import Store
+from ..batches.source import SampleSource
 from ..core import AamError
 from ..disk import whole_file
 from .bundle import Bundle
@@ -43,7 +43,7 @@ class Embedding:
 # %% ../../nbs/6_inference/30_embed.ipynb #d8dbb023
 def embed_store(
     bundle:Bundle,
-    store:Store,
+    store:SampleSource,
     ids=None,         # Sample ids; every sample of the store if None
     level:str="sample", # "sample" or "asv": the ASVs that those samples hold
     batch:int=64,     # Samples at once

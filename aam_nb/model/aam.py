@@ -16,7 +16,6 @@ from torch import nn, Tensor
 
 from ..core import AamError, draw_key
 from ..data.tokens import MASK
-from ..fields import names_in
 from .asv_encoder import AsvEncoder, patches
 from .fusion import Fusion, OutputScale
 from .heads import CountHead, distance_head, linked, NucleotideHead, TargetHead, TreeDistanceHead
@@ -61,7 +60,7 @@ class AamModel(nn.Module):
         self.encoder = AsvEncoder(config, bases); d_asv = config.width + config.identity
         self.sample = sample_encoder(config, d_asv)
         self.heads = _heads(config, self.sample.width, self.columns, self.metrics, counts)
-        told = self.columns and covariates is not None; by = names_in(config.scale_by)
+        told = self.columns and covariates is not None; by = config.scale_by
         self.fusion = Fusion(config, covariates, self.sample.width, d_asv) if told else None
         self.scale = OutputScale(covariates, by, self.outputs) if told and by else None
         self.linear = LogComponents(config, self.outputs, known, branches) if self.columns and config.linear != "none" else None

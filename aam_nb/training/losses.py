@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/losses.html.md"""
 # %% ../../nbs/4_training/05_losses.ipynb #9784b25b
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,38 +17,56 @@ from torch.nn import functional as F
 from ..core import AamError, few, nearest
 from ..data.tokens import A, MASK, T
 from ..sections import LossConfig
-from ..types import AsvBatch, Batch, Column, LossTerms, Outputs, slices
+from ..types import AsvBatch, Batch, Column, LossTerms, Outputs, Term, slices
 
 if TYPE_CHECKING: from aam_nb.model.aam import AamModel
 
 # %% auto #0
-__all__ = ['known_mean', 'tree_loss', 'hidden_bases', 'bases_loss', 'bases_scores', 'distance_loss', 'count_loss', 'target_loss',
-           'asv_losses', 'sample_losses']
+__all__ = ['weighted', 'known_pairs', 'root_path', 'tree_loss', 'hidden_bases', 'bases_loss', 'bases_scores', 'distance_loss',
+           'count_loss', 'target_loss', 'asv_losses', 'sample_losses']
 
 # %% ../../nbs/4_training/05_losses.ipynb #a90e389f
-def _full(x): return x if x.dtype == torch.float64 else x.float()
-
-def known_mean(
+def weighted(
     values:Tensor,  # Losses, finite where they are known
     weight:Tensor,  # The same shape: 0 where not known
-)->Tensor:          # Scalar
-    "The weighted mean of what is known; 0 where nothing is."
-    return (values*weight).sum()/weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+)->Term:
+    "The sum of what is known, and what it weighs."
+    return Term(sum=(values*weight).sum(), weight=weight.sum())
+
+# %% ../../nbs/4_training/05_losses.ipynb #63db36b8
+def _full(x): return x if x.dtype == torch.float64 else x.float()
 
 # %% ../../nbs/4_training/05_losses.ipynb #ccb56ba0
-def _pairs(observed):
-    "Which entries are known pairs of two different rows."
-    return ~(observed.isnan() | torch.eye(*observed.shape, dtype=torch.bool, device=observed.device))
+def known_pairs(
+    observed:Tensor, # [b, B], distances; NaN where not known
+    start:int=0,     # The column of the first row
+)->Tensor:           # bool [b, B]
+    "Which entries are known distances between two different rows."
+    rows, columns = (torch.arange(n, device=observed.device) for n in observed.shape)
+    return ~(observed.isnan() | (rows[:, None] + start == columns))
 
+# %% ../../nbs/4_training/05_losses.ipynb #e4c6fe33
+def root_path(
+    path:Tensor, # [u, U], path length along the tree; NaN where an ASV has no tip
+    start:int=0, # The column of the first row
+)->Term:         # Its mean is the unit of tree distances
+    "The root of the path length over known pairs."
+    return weighted(path.nan_to_num(0.).clamp_min(0.).sqrt(), known_pairs(path, start).to(path.dtype))
+
+# %% ../../nbs/4_training/05_losses.ipynb #4e11a359
 def tree_loss(
-    predicted:Tensor, # [u, u], in units of the mean distance
-    path:Tensor,      # [u, u], path length along the tree; NaN where an ASV has no tip
-)->Tensor:            # Scalar
-    "Mean squared error against sqrt(path), divided by its mean over the batch's pairs."
-    predicted = _full(predicted); pairs = _pairs(path).to(predicted.dtype)
-    root = path.to(predicted.dtype).nan_to_num(0.).clamp_min(0.).sqrt()
-    mean = known_mean(root, pairs).clamp_min(1e-12)
-    return known_mean((predicted - root/mean)**2, pairs)
+    predicted:Tensor, # [u, U], in units of the mean distance
+    path:Tensor,      # [u, U], path length along the tree; NaN where an ASV has no tip
+    start:int=0,      # The column of the first row
+    unit:Tensor|None=None, # Scalar, mean root path of the global batch; None where these rows are all of it
+)->Term:
+    "Mean squared error against sqrt(path) in units of its mean."
+    predicted = _full(predicted)
+    path = path.to(predicted.dtype)
+    if unit is None: unit = root_path(path, start).mean
+    root = path.nan_to_num(0.).clamp_min(0.).sqrt()
+    pairs = known_pairs(path, start).to(predicted.dtype)
+    return weighted((predicted - root/unit.clamp_min(1e-12))**2, pairs)
 
 # %% ../../nbs/4_training/05_losses.ipynb #fa2a0401
 def hidden_bases(
@@ -59,10 +78,12 @@ def hidden_bases(
     asked = ((masked == MASK) & (tokens >= A) & (tokens <= T)).sum(1)
     return asked.sum() if weight is None else (asked*weight).sum()
 
+# %% ../../nbs/4_training/05_losses.ipynb #dce69869
 def _answers(places, tokens, patch):
-    "The bases behind the hidden patches, i64 [m, patch]: 0 to 3, or -100, which `cross_entropy` leaves out, where it is none of the four."
+    "Bases behind the hidden patches, i64 [m, patch]: 0 to 3, or -100, which `cross_entropy` leaves out, for all else."
     p = places.shape[1]
-    cut = F.pad(tokens[:, :p*patch], (0, max(p*patch - tokens.shape[1], 0))).view(-1, p, patch)[places].long()
+    whole = F.pad(tokens[:, :p*patch], (0, max(p*patch - tokens.shape[1], 0)))
+    cut = whole.view(-1, p, patch)[places].long()
     return (cut - A).where((cut >= A) & (cut <= T), -100)
 
 # %% ../../nbs/4_training/05_losses.ipynb #83de03e2
@@ -72,14 +93,13 @@ def bases_loss(
     tokens:Tensor, # u8 [u, l], what stands there
     patch:int,     # Bases a patch
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
-    total:Tensor|None=None,  # What to divide by; the weight of these bases if None
-)->Tensor:         # Scalar, nats
+)->Term:           # In nats
     "Cross-entropy of the hidden bases."
     logits, answer = _full(logits), _answers(places, tokens, patch)
     losses = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none").view_as(answer)
     heavy = (answer >= 0).to(logits.dtype)
-    if weight is not None: heavy = heavy*weight.to(logits.dtype)[:,None].expand_as(places)[places][:,None]
-    return known_mean(losses, heavy) if total is None else (losses*heavy).sum()/total.clamp_min(1)
+    if weight is not None: heavy = heavy*weight.to(logits.dtype)[:, None].expand_as(places)[places][:, None]
+    return weighted(losses, heavy)
 
 # %% ../../nbs/4_training/05_losses.ipynb #089d3786
 @torch.no_grad()
@@ -89,42 +109,52 @@ def bases_scores(
     tokens:Tensor, # u8 [u, l]
     patch:int,     # Bases a patch
 )->tuple[Tensor,Tensor,Tensor]: # Scalars: cross-entropy in nats, summed; bases guessed right; bases asked for
-    "What perplexity and accuracy of the hidden bases follow from."
+    "The sums that perplexity and accuracy of the hidden bases follow from."
     logits, answer = _full(logits), _answers(places, tokens, patch)
     nats = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="sum")
     return nats, (logits.argmax(-1) == answer).sum(), (answer >= 0).sum()
 
 # %% ../../nbs/4_training/05_losses.ipynb #d4a5203f
 def distance_loss(
-    predicted:Tensor, # [b, b]
-    observed:Tensor,  # [b, b]; NaN where not known
+    predicted:Tensor, # [b, B]
+    observed:Tensor,  # [b, B]; NaN where not known
     unit:Tensor|None=None, # Scalar, what errors are divided by; None for 1
-)->Tensor:            # Scalar
+    start:int=0,      # The column of the first row
+)->Term:
     "Mean squared error over known pairs of different samples."
-    predicted = _full(predicted); pairs = _pairs(observed).to(predicted.dtype)
+    predicted = _full(predicted)
+    pairs = known_pairs(observed, start).to(predicted.dtype)
     error = predicted - observed.to(predicted.dtype).nan_to_num(0.)
-    return known_mean((error if unit is None else error/unit.to(error.dtype))**2, pairs)
+    if unit is not None: error = error/unit.to(error.dtype)
+    return weighted(error**2, pairs)
+
+# %% ../../nbs/4_training/05_losses.ipynb #f69a559f
+def _surprise(logits, group, n):
+    "Minus the log of the softmax over each of `n` groups."
+    per_group = logits.new_zeros(n)
+    top = per_group.scatter_reduce(0, group, logits.detach(), "amax", include_self=False)
+    logits = logits - top[group]
+    return per_group.index_add(0, group, logits.exp()).log()[group] - logits
 
 # %% ../../nbs/4_training/05_losses.ipynb #3264647a
 def count_loss(
     logits:Tensor, # [h], of hidden pairs, in any order
     reads:Tensor,  # [h], what is hidden there, 0 or more
     sample:Tensor, # i64 [h], which sample each belongs to
-)->Tensor:         # Scalar, nats
-    "Divergence of the softmax over each sample's hidden ASVs from their shares, averaged over samples with hidden reads."
-    logits = _full(logits); reads = reads.to(logits.dtype)
+)->Term:           # In nats, over the samples that have hidden reads
+    "Divergence of the softmax over each sample's hidden ASVs from their shares."
+    logits = _full(logits)
+    reads = reads.to(logits.dtype)
     names, group = sample.unique(return_inverse=True)
     per_sample = logits.new_zeros(len(names))
-    total = per_sample.index_add(0, group, reads); share = reads/total.clamp_min(1e-12)[group]
-    top = per_sample.scatter_reduce(0, group, logits.detach(), "amax", include_self=False)
-    logits = logits - top[group]
-    surprise = per_sample.index_add(0, group, logits.exp()).log()[group] - logits
-    each = per_sample.index_add(0, group, torch.xlogy(share, share) + share*surprise)
-    return known_mean(each, (total > 0).to(each.dtype))
+    total = per_sample.index_add(0, group, reads)
+    share = reads/total.clamp_min(1e-12)[group]
+    cost = torch.xlogy(share, share) + share*_surprise(logits, group, len(names))
+    return weighted(per_sample.index_add(0, group, cost), (total > 0).to(logits.dtype))
 
 # %% ../../nbs/4_training/05_losses.ipynb #8388b4d6
 def _pinball(outputs, target, column):
-    error = target[:, None] - outputs; levels = outputs.new_tensor(column.levels)
+    error, levels = target[:, None] - outputs, outputs.new_tensor(column.levels)
     return torch.maximum(levels*error, (levels - 1)*error).mean(1)
 
 _regression = dict( # From outputs [b, o], target [b] and column to losses [b]
@@ -136,23 +166,34 @@ _regression = dict( # From outputs [b, o], target [b] and column to losses [b]
 
 # %% ../../nbs/4_training/05_losses.ipynb #ede1a956
 def _each(outputs, target, column, smoothing):
-    "The loss [b] of outputs [b, o] for targets [b], of which none is missing."
-    if column.task == "classification": return F.cross_entropy(outputs, target.long(), reduction="none", label_smoothing=smoothing)
-    if column.loss not in _regression:
-        raise AamError(f"The loss of '{column.name}' is '{column.loss}'; wanted one of {', '.join(_regression)}.{nearest(column.loss, _regression)}")
-    return _regression[column.loss](outputs, target, column)
-
-def _twice(outputs, target, heavy, partner, share):
-    "Each output beside its own label and beside its partner's, which weigh by their shares."
-    share = share.to(heavy.dtype)[:, None]
-    return torch.cat([outputs, outputs]), torch.cat([target, target[partner]]), torch.cat([heavy*share, heavy[partner]*(1 - share)])
+    "The loss [b] of outputs [b, o] for targets [b], none of which is missing."
+    if column.task == "classification":
+        return F.cross_entropy(outputs, target.long(), reduction="none", label_smoothing=smoothing)
+    if column.loss in _regression: return _regression[column.loss](outputs, target, column)
+    raise AamError(f"The loss of '{column.name}' is '{column.loss}'; wanted one of {', '.join(_regression)}."
+                   f"{nearest(column.loss, _regression)}")
 
 # %% ../../nbs/4_training/05_losses.ipynb #b852c6a4
 def _check_fit(outputs, target, columns):
-    "Say so when outputs or targets are not those of the columns, which arithmetic would stretch without a word."
+    "Refuse outputs or targets that are not those of the columns."
     found, wanted = (outputs.shape[1], target.shape[1]), (sum(o.outputs for o in columns), len(columns))
     if found != wanted:
-        raise AamError(f"A sample has {found[0]} outputs and {found[1]} targets; the columns {few(o.name for o in columns)} take {wanted[0]} and {wanted[1]}.")
+        raise AamError(f"A sample has {found[0]} outputs and {found[1]} targets; the columns {few(o.name for o in columns)} "
+                       f"take {wanted[0]} outputs and {wanted[1]} targets. Build the model with the columns of the batch.")
+
+# %% ../../nbs/4_training/05_losses.ipynb #1f018c1d
+def _twice(outputs, own, others, mix):
+    "Each output beside its own label and beside its partner's, which weigh by their shares."
+    partner, share = mix[0], mix[1].to(outputs.dtype)[:, None]
+    (target, heavy), (targets, weights) = own, others
+    heavy = torch.cat([heavy*share, weights[partner]*(1 - share)])
+    return torch.cat([outputs, outputs]), torch.cat([target, targets[partner]]), heavy
+
+# %% ../../nbs/4_training/05_losses.ipynb #afca1d0f
+def _labels(target, weight, dtype):
+    "Labels with 0 for what is missing, and the weights [b, t] with which they count."
+    heavy = (~target.isnan()).to(dtype)
+    return target.to(dtype).nan_to_num(0.), heavy if weight is None else heavy*weight.to(dtype)
 
 # %% ../../nbs/4_training/05_losses.ipynb #8634af97
 def target_loss(
@@ -160,41 +201,47 @@ def target_loss(
     target:Tensor,  # [b, t]: standardised numbers, or the number of a class; NaN where missing
     columns:tuple[Column,...], # The targets, in order
     weight:Tensor|None=None, # [b, t], 0 or more, what each label counts; 1 if None
-    mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share [b]
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], a place in the global batch; own share [b]
     smoothing:float=0., # Probability that is given to all classes alike
-)->dict[str,Tensor]: # A scalar for each column, by its name
+    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None where this is all of it
+)->dict[str,Term]: # One for each column, by its name
     "Weighted mean loss over the known labels of each column. Raises `AamError` where outputs or targets are not those of the columns."
     _check_fit(outputs, target, columns)
-    outputs = _full(outputs); known = ~target.isnan()
-    target, heavy = target.to(outputs.dtype).nan_to_num(0.), known.to(outputs.dtype)
-    if weight is not None: heavy = heavy*weight.to(outputs.dtype)
-    if mix is not None: outputs, target, heavy = _twice(outputs, target, heavy, *mix)
-    return {o.name: known_mean(_each(outputs[:, s], y, o, smoothing), w)
-            for o, s, y, w in zip(columns, slices(columns), target.unbind(1), heavy.unbind(1), strict=True)}
+    outputs = _full(outputs)
+    own = target, heavy = _labels(target, weight, outputs.dtype)
+    if mix is not None:
+        others = own if partners is None else _labels(*partners, outputs.dtype)
+        outputs, target, heavy = _twice(outputs, own, others, mix)
+    parts = zip(columns, slices(columns), target.unbind(1), heavy.unbind(1), strict=True)
+    return {o.name: weighted(_each(outputs[:, at], y, o, smoothing), w) for o, at, y, w in parts}
 
 # %% ../../nbs/4_training/05_losses.ipynb #c0285718
 def asv_losses(
     model:AamModel,
     batch:AsvBatch,
     loss:LossConfig, # `tree` and `bases`
-)->LossTerms:        # Terms `tree` and `bases`, weights included
+)->LossTerms:        # Terms `tree` and `bases`
     "What the tree and the hidden bases say of distinct ASVs, in one pass with graph."
     terms = {}
     if loss.tree and batch.distance is not None:
-        terms["tree"] = loss.tree*tree_loss(model.tree_distance(model.encode(batch.tokens)), batch.distance)
+        far = model.tree_distance(model.encode(batch.tokens))
+        terms["tree"] = replace(tree_loss(far, batch.distance, batch.start), factor=loss.tree)
     if loss.bases:
         logits, places = model.masked_bases(batch.masked)
-        terms["bases"] = loss.bases*bases_loss(logits, places, batch.tokens, model.config.patch)
+        terms["bases"] = replace(bases_loss(logits, places, batch.tokens, model.config.patch), factor=loss.bases)
     return LossTerms(terms=terms)
 
 # %% ../../nbs/4_training/05_losses.ipynb #b73a9d5b
-def _shared(name, weight, losses):
-    "The terms of one objective: `name` for one, `name:KEY` for several, which share the weight."
-    return {name if len(losses) == 1 else f"{name}:{k}": weight*v/len(losses) for k, v in losses.items()}
+def _shared(name, factor, losses):
+    "The terms of one objective: `name` for one, `name:KEY` for several, which share the factor."
+    names = [name] if len(losses) == 1 else [f"{name}:{k}" for k in losses]
+    return {k: replace(v, factor=factor, shared=len(losses)) for k, v in zip(names, losses.values(), strict=True)}
 
 def _distance_losses(outputs, batch, metrics):
+    "The loss of each distance between samples, by its name."
     units = [None]*len(metrics) if outputs.unit is None else outputs.unit
-    return {k: distance_loss(*o) for k, *o in zip(metrics, outputs.distance, batch.distance, units, strict=True)}
+    parts = zip(metrics, outputs.distance, batch.distance, units, strict=True)
+    return {k: distance_loss(*o, batch.start) for k, *o in parts}
 
 # %% ../../nbs/4_training/05_losses.ipynb #f144f3e4
 def sample_losses(
@@ -205,15 +252,18 @@ def sample_losses(
     metrics:tuple[str,...]=(),    # The distances between samples, in order
     smoothing:float=0., # Of classes
     mix:tuple[Tensor,Tensor]|None=None, # As it was given to the model
-)->LossTerms:        # Terms `target`, `distance` and `counts`, or `target:NAME` and `distance:METRIC` for several; weights included
-    "What the outputs for some samples are worth. Raises `AamError` when no term applies."
+    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None where the batch is all of it
+)->LossTerms:        # `target`, `distance` and `counts`; `target:NAME` and `distance:METRIC` where there are several
+    "How wrong the outputs for some samples are. Raises `AamError` when no term applies."
     terms = {}
     if columns and loss.target and outputs.target is not None:
-        terms |= _shared("target", loss.target, target_loss(outputs.target, batch.target, columns, batch.weight, mix, smoothing))
+        found = target_loss(outputs.target, batch.target, columns, batch.weight, mix, smoothing, partners)
+        terms |= _shared("target", loss.target, found)
     if metrics and loss.distance and outputs.distance is not None and batch.distance is not None:
         terms |= _shared("distance", loss.distance, _distance_losses(outputs, batch, metrics))
     if loss.counts and outputs.counts is not None and batch.hidden is not None:
-        terms["counts"] = loss.counts*count_loss(outputs.counts, batch.counts[batch.hidden], batch.sample[batch.hidden])
-    if not terms: raise AamError("There is nothing to learn: no target, no distances between samples and no hidden reads. Give a target, "
-                                 "or a tree and loss.distance above 0, or set loss.counts above 0.")
-    return LossTerms(terms=terms)
+        hidden = count_loss(outputs.counts, batch.counts[batch.hidden], batch.sample[batch.hidden])
+        terms |= _shared("counts", loss.counts, dict(counts=hidden))
+    if terms: return LossTerms(terms=terms)
+    raise AamError("There is nothing to learn: there is no target, no distance between samples and no hidden read. "
+                   "Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")

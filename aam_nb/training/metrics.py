@@ -135,17 +135,26 @@ def class_metrics(
                 calibration_error=calibration_error(true, prob))
 
 # %% ../../nbs/4_training/10_metrics.ipynb #48cd7990
+def _pairs_of(shape, start):
+    "Rows and columns of each pair of different samples, once."
+    if len(shape) == 2 and start is None and shape[0] == shape[1]: return np.triu_indices(shape[0], 1)
+    if len(shape) == 2 and start is not None and start + shape[0] <= shape[1]:
+        return np.triu_indices(shape[0], start + 1, shape[1])
+    raise AamError(f"Distances have the shape {shape}; wanted a square, or some rows of one with the column at which they start.")
+
 def distance_metrics(
-    true, # Distances [b, b], nan for pairs that are not known
-    pred, # Predicted distances [b, b]
+    true, # Distances [b, B], nan for pairs that are not known
+    pred, # Predicted distances [b, B]
+    start:int|None=None, # The column of the first row, where the rows are a part of a square; None for all of it
 )->dict[str,float]: # spearman and mantel: -1 to 1; stress: 0 or more
     "How well predicted distances match, over pairs of different samples. Raises `AamError` where there is no pair."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
-    if true.shape != pred.shape or true.ndim != 2 or true.shape[0] != true.shape[1]:
+    if true.shape != pred.shape:
         raise AamError(f"Distances have the shapes {true.shape} and {pred.shape}; wanted the same square.")
-    pairs = np.triu_indices(len(true), 1)
+    pairs = _pairs_of(true.shape, start)
     if not len(pairs[0]): raise AamError("One sample has no distance to another. Pass two samples or more.")
-    true, pred = _scored(true[pairs], pred[pairs]); size, off = (true**2).sum(), ((pred - true)**2).sum()
+    true, pred = _scored(true[pairs], pred[pairs])
+    size, off = (true**2).sum(), ((pred - true)**2).sum()
     return dict(spearman=rank_correlation(true, pred), stress=float(np.sqrt(off/size)) if size else float("nan"),
                 mantel=correlation(true, pred))
 
