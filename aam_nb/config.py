@@ -173,7 +173,10 @@ def _model_problems(c):
     if not m.pools: found.append("model.pools is empty; wanted one or more of " + ", ".join(POOLS))
     if m.width % m.heads:
         found.append(f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})")
-    if m.sample in ("attention", "both") and m.sample_width % m.heads:
+    kinds = registry.sample_encoders
+    if m.sample not in kinds:
+        found.append(f"model.sample is '{m.sample}'; wanted one of {', '.join(kinds)}.{nearest(m.sample, kinds)}")
+    elif kinds[m.sample].heads and m.sample_width % m.heads:
         found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
     if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
     kept = {o: getattr(c, o).freeze_layers for o in STAGES}

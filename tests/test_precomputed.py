@@ -27,7 +27,8 @@ from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import parse_newick, read_tree
 from aam_nb.inference.bundle import Bundle, load_bundle, save_bundle
-from aam_nb.model.aam import AamModel, calibrate
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import fit_constants
 from aam_nb.model.heads import distance_head
 from aam_nb.registry import metrics
 from aam_nb.sections import LossConfig, ModelConfig
@@ -254,7 +255,7 @@ def model_on(metric, distance, seed=0):
     asv = torch.tensor([o for i in range(n) for o in (i, (i+1) % n)]); offsets = torch.arange(0, 2*n + 1, 2)
     batch = Batch(tokens=tokens, rows=torch.arange(n), identity=torch.zeros(n, 0), asv=asv, counts=torch.ones(2*n)*5, offsets=offsets,
                   index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance)[None])
-    return calibrate(AamModel(config, 12, metrics=(metric,)), [batch]), batch
+    return fit_constants(AamModel(config, 12, metrics=(metric,)), [batch]), batch
 
 
 @pytest.mark.parametrize("top", [1., 60.])
@@ -288,7 +289,7 @@ def test_pairs_of_different_studies_do_not_count():
     assert said["spearman"] == pytest.approx(spearmanr(matrix[upper], predicted.detach().numpy()[upper])[0])
     none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none).mean; loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
-    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
+    fit_constants(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
     assert torch.equal(model(batch).distance[0], predicted)
 
 

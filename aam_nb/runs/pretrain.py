@@ -93,6 +93,7 @@ def pretrain_run(
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=measure), rows, held_back=measure)
     folder = keep_bundle(ready, model, rows, dict(samples=len(rows), pretrained_on=store.digest))
+    bench.log.close()
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
     say(f"The pretrained bundle is in {folder}.")
