@@ -125,7 +125,8 @@ def run_bench(
     "The bench of a run: log and cache in the run's folder, and the model to start from."
     sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
     model = None if start is None else start.model.to(accelerator.device)
-    log, cache = RunLog(out, resume=config.run.resume), Cache(config.run.cache or out/"cache")
+    log = RunLog(out, resume=config.run.resume, trackers=config.run.trackers)
+    cache = Cache(config.run.cache or out/"cache")
     return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
                  sample_level=sample_level, start=model, cache=cache, **more)
 
