@@ -39,12 +39,13 @@ def made(study, task="regression", classes=3, fires=False, groups=24, tree=True,
     group = strings([f"P{i % groups:03d}" for i in range(n)]) if groups else None
     fold = 1 + np.arange(n) % 5
     scores, gaps = score_all(task, y, p, fold, group, draws=40)
-    alarm = DepthAlarm(fires=fires, measure="AUC", value=.93 if fires else .52, chance=.5, depth=900, lost=7, samples=n)
+    value = .93 if fires else .52
+    alarm = DepthAlarm(fires=fires, measure="AUC", value=value, chance=.5, depth=900, lost=7, samples=n)
     labels = () if task == "regression" else tuple(f"class {k}" for k in range(classes))
     rest = dict(target="state", model="aam", seconds=dict.fromkeys(names, 3.), notes=("a note",),
                 warnings=(alarm.text,) if fires else ())
-    return Evaluation(task=task, classes=labels, ids=study.ids, truth=y, groups=group, fold=fold, predictions=p,
-                      scores=scores, differences=gaps, alarm=alarm, members=members, **rest | fields)
+    return Evaluation(task=task, classes=labels, ids=study.ids, truth=y, groups=group, fold=fold, alarm=alarm,
+                      predictions=p, scores=scores, differences=gaps, members=members, **rest | fields)
 
 
 def with_intervals(study, wide=2., level=.9, **how):

@@ -36,7 +36,10 @@ def drawn(seed, asvs, n, m, noise):
     return rng.multinomial(n, p), rng.multinomial(m, q/q.sum())
 
 
-@given(st.integers(0, 10**6), st.integers(10, 60), st.integers(300, 30_000), st.integers(300, 30_000), st.floats(0, .6))
+READS = st.integers(300, 30_000)
+
+
+@given(st.integers(0, 10**6), st.integers(10, 60), READS, READS, st.floats(0, .6))
 def test_the_bound_rules_out_nothing_that_is_alike(seed, asvs, n, m, noise):
     "The quick bound against the full comparison, and chi-squared against its definition."
     x, y = drawn(seed, asvs, n, m, noise)

@@ -15,6 +15,7 @@ from aam_nb.data.split import kfold, split_groups, split_independent
 from aam_nb.data.tokens import sequence_keys
 from aam_nb.evaluation.checks import control_findings
 from aam_nb.evaluation.inspect_page import write_inspection
+from aam_nb.evaluation.question import target_of
 from aam_nb.evaluation.shortcuts import lab_columns
 from aam_nb.evaluation.together import id_findings
 from aam_nb.types import Split, strings
@@ -56,16 +57,19 @@ def test_works_without_metadata_tree_or_target(study, lacks, tmp_path):
 
 
 def test_columns_and_ids_that_are_not_there_are_named(study):
-    with pytest.raises(AamError, match="no column 'agee' for the target. Did you mean 'age'"): look(study, "agee")
+    with pytest.raises(AamError, match="no column 'agee' for the target. Did you mean 'age'"):
+        look(study, "agee")
     with pytest.raises(AamError, match="no column 'subjct' for the groups"): quick(study, "age", "subjct")
     with pytest.raises(AamError, match="'nobody'"): quick(study, folds=[(study.ids[:9], ["nobody"])])
 
 
 def test_a_column_that_cannot_be_the_target_is_a_finding(study):
     s = with_columns(study, same="a", gone=np.nan, name=[f"n{i}" for i in range(120)])
-    for name, why in (("same", "one class only"), ("gone", "missing for all 120"), ("name", "too many to learn")):
+    reasons = dict(same="one class only", gone="missing for all 120", name="too many to learn")
+    for name, why in reasons.items():
         found = look(s, name, "subject")
-        assert not found.shortcuts and kinds(found.alarms) == {"target"} and why in text_of(found.alarms, "target")
+        assert not found.shortcuts and kinds(found.alarms) == {"target"}
+        assert target_of(found.case) is None and why in text_of(found.alarms, "target")
 
 
 # Planted leaks
@@ -82,7 +86,7 @@ def test_planted_depth_leak(study, seed):
 
 
 def test_planted_depth_leak_of_a_number(study):
-    "Up with the age, and up and down again in the middle: bins see both, where one rank correlation sees the first."
+    "Up with the age, and up and down again in the middle: bins see both, where one correlation sees the first."
     age, counts = study.metadata["age"].to_numpy(), study.table.counts.toarray()
     for factor in (age/12 + .05, 1 + 30*(age > 16) + 8*(age < 8)):
         found = quick(with_counts(study, counts*factor[:, None]), "age", "subject")
@@ -106,7 +110,8 @@ def test_planted_duplicate_across_folds(study, redraw):
 def test_planted_duplicate_across_a_split_or_groups(study):
     s = with_again(study, 7, subject="P99")
     rest = [o for o in s.ids if o not in ("S007", "again")]
-    for parts in (dict(train=["S007"], valid=["again"], test=rest), dict(train=rest, valid=["S007"], test=["again"])):
+    apart = dict(train=["S007"], valid=["again"], test=rest), dict(train=rest, valid=["S007"], test=["again"])
+    for parts in apart:
         split = Split(**{k: strings(v) for k, v in parts.items()})
         assert "alike" in kinds(quick(s, split=split), "leak")
     assert "different values of 'subject'" in text_of(quick(s, groups="subject"), "alike")
@@ -186,7 +191,8 @@ def test_target_that_never_varies_within_a_group(study):
     assert [(o.kind, o.severity) for o in quick(s, "kind", "subject")] == [("constant", "note")]
     few = replace(s, table=study.table.samples(slice(0, 40)), metadata=s.metadata.iloc[:40])
     found = quick(few, "kind", "subject")
-    assert "10 independent observations, not 40" in text_of(found, "constant") and found[0].severity == "warning"
+    assert "10 independent observations, not 40" in text_of(found, "constant")
+    assert found[0].severity == "warning"
     rare = with_columns(study, kind=["x", *"yz"*59, "y"])
     assert "'x' occurs in fewer than three groups" in text_of(quick(rare, "kind", "subject"), "target")
 
@@ -211,7 +217,8 @@ def test_table_checks(study):
     seqs = study.table.sequences.copy()
     seqs[1] = seqs[0][:80]
     cut = quick(replace(study, table=replace(study.table, sequences=seqs)), groups="subject")
-    assert "1 ASV is the beginning of a longer ASV, with lengths of 80 to 100 bases" in text_of(cut, "lengths")
+    said = text_of(cut, "lengths")
+    assert "1 ASV is the beginning of a longer ASV, with lengths of 80 to 100 bases" in said
     tip = study.tip.copy()
     tip[:100] = -1
     assert "of the reads belong to ASVs" in text_of(quick(replace(study, tip=tip), groups="subject"), "tree")
@@ -219,8 +226,8 @@ def test_table_checks(study):
 
 def test_laboratory_columns():
     yes = ["run", "Run_ID", "RunID", "RUNCENTER", "plate_number", "seq batch", "extraction_kit_lot",
-           "SEQUENCING_DATE", "instrument_model", "Platform", "EXPERIMENTCENTER", "RUN_LANE", "library_prep_plate",
-           "flowcell"]
+           "SEQUENCING_DATE", "instrument_model", "Platform", "EXPERIMENTCENTER", "RUN_LANE",
+           "library_prep_plate", "flowcell"]
     no = ["pool_frequency", "running", "run_per_week", "site", "trunk", "brunch", "airplane", "pilot",
           "kitchen_type", "centered_age", "BarcodeSequence"]
     columns = {o: np.arange(300)//(i + 2) % 7 for i, o in enumerate(yes + no)}

@@ -26,9 +26,14 @@ def two_depths(s):
     return report_html(pair, "Two", s, notes=("7 lost",))
 
 
+def two_with_intervals(s):
+    "A number with intervals at two depths."
+    return report_html([with_intervals(s), with_intervals(s, depth=900, seed=1)], "Intervals", s)
+
+
 PAGES = dict(
     numbers=lambda s: report_html(made(s), "Numbers", s, history=LOG),
-    intervals=lambda s: report_html([with_intervals(s), with_intervals(s, depth=900, seed=1)], "Intervals", s),
+    intervals=two_with_intervals,
     classes=lambda s: report_html(made(s, "classification"), "Classes", s),
     two=two_depths,
     many=lambda s: report_html(made(s, "classification", 18, groups=0), "Many", s),
@@ -46,7 +51,8 @@ def page(request): return page_of(request.param)
 def test_well_formed_and_named(page):
     p, links = Page(page), inner_links(page)
     assert len(p.ids) == len(set(p.ids)) and links and links <= set(p.ids)
-    assert p.tags("html")[0]["attrs"]["lang"] == "en" and p.tags("title")[0]["text"] and len(p.tags("h1")) == 1
+    assert p.tags("html")[0]["attrs"]["lang"] == "en"
+    assert p.tags("title")[0]["text"] and len(p.tags("h1")) == 1
     levels = [int(o["tag"][1]) for o in p.all if re.fullmatch("h[1-6]", o["tag"])]
     assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
 
@@ -82,7 +88,8 @@ def test_doubts_stand_first(study):
     two, e = page_of("two"), made(study, "classification", 2, depth=900, seed=1)
     sentence = verdict(e)[0].replace("'", "&#x27;")
     assert two.index("Sequencing depth alone predicts") < two.index(sentence) < two.index("<table")
-    assert two.index("7 lost.") < two.index(sentence) and two.index("At 900 reads") < two.index("At original depth")
+    assert two.index("7 lost.") < two.index(sentence)
+    assert two.index("At 900 reads") < two.index("At original depth")
     assert "Scores at 900 reads" in two and "Scores at original depth" in two
     one = report_html(made(study, "classification", 2, fires=True), "One", study)
     assert "no scores at a common depth" in one and "no scores at a common depth" not in two
@@ -114,7 +121,8 @@ def test_hostile_names_are_text(study):
     fields = {o: renamed(o) for o in ("predictions", "scores", "differences", "seconds")}
     e = replace(e, classes=(bad, "b", "c"), target=bad, groups=strings([f"{bad}{i % 9}" for i in range(60)]),
                 warnings=(bad,), notes=(bad,), model=bad, members=(bad, *e.members[1:]), **fields)
-    text = report_html(e, bad, study, history=[dict(stage=bad, step=i, loss=1.) for i in range(3)], notes=(bad,))
+    history = [dict(stage=bad, step=i, loss=1.) for i in range(3)]
+    text = report_html(e, bad, study, history=history, notes=(bad,))
     assert "<script" not in text and not Page(text).tags("script") and bad in "".join(Page(text).text)
 
 
@@ -131,12 +139,14 @@ def test_refuses_what_does_not_belong_together(study):
 
 def test_write_is_whole(study, tmp_path):
     path = write_report(made(study), tmp_path/"deep"/"report.html", "t", study)
-    assert path.read_text().endswith("</html>\n") and [o.name for o in path.parent.iterdir()] == ["report.html"]
+    assert path.read_text().endswith("</html>\n")
+    assert [o.name for o in path.parent.iterdir()] == ["report.html"]
 
 
 def shown_quietly(browser, path):
     "A page opens without errors and without asking for anything."
-    tab, problems, asked = browser.new_page(java_script_enabled=False, viewport=dict(width=420, height=900)), [], []
+    tab = browser.new_page(java_script_enabled=False, viewport=dict(width=420, height=900))
+    problems, asked = [], []
     tab.on("console", lambda m: problems.append(m.text))
     tab.on("pageerror", lambda m: problems.append(str(m)))
     tab.on("request", lambda r: asked.append(r.url))

@@ -163,6 +163,7 @@ def _pairs_todo(case, pairs, severity):
     if holds: return f"Group by '{holds}', which is the same in at least nine of ten pairs."
     return "Keep one sample of each pair, or give both the same value in the column that you group by."
 
+# %% ../../nbs/7_evaluation/50_alike.ipynb #8c5265bd
 def pair_findings(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
@@ -181,7 +182,7 @@ def pair_findings(
         text += f" '{name}' is the same in {same:,} of them: these look like technical repeats."
     return [Finding(severity=severity, kind="alike", text=text, todo=_pairs_todo(case, pairs, severity))]
 
-# %% ../../nbs/7_evaluation/50_alike.ipynb #9759f438
+# %% ../../nbs/7_evaluation/50_alike.ipynb #a044dd9b
 def _copies_alone(n, most):
     "A note that not all pairs were compared."
     text = (f"Only exact copies were searched for among the {n:,} samples. "
@@ -189,6 +190,7 @@ def _copies_alone(n, most):
     todo = "Pass a larger `most` to inspect_study to compare all pairs."
     return Finding(severity="note", kind="alike", text=text, todo=todo)
 
+# %% ../../nbs/7_evaluation/50_alike.ipynb #b39f14ae
 def alike_findings(
     case:Case,
     most:int=20_000, # Samples up to which all pairs are compared

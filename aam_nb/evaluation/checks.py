@@ -86,6 +86,7 @@ def _control_values(column):
     if column.dtype.kind in "iufb" or column.nunique() < 2: return set()
     return {o for o in column.dropna().unique() if len(str(o)) < 60 and _CONTROL.search(str(o))}
 
+# %% ../../nbs/7_evaluation/58_checks.ipynb #261b8436
 def control_samples(
     study:Study,
 )->dict[str,np.ndarray]: # bool [samples] by what says so: "the sample id", or a column in quotes

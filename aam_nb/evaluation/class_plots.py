@@ -55,6 +55,7 @@ def _draw_roc(ax, e):
     ax.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", title=title)
     ax.legend(fontsize=7.5, loc="lower right")
 
+# %% ../../nbs/7_evaluation/76_class_plots.ipynb #14b7b900
 def plot_classes(
     evaluation:Evaluation, # Of classes
     key:str="classes",     # Different for each picture of a page

@@ -73,6 +73,7 @@ def _draw_losses(axes, stages):
         ax.legend(fontsize=7.5)
     axes[0].set_ylabel("loss")
 
+# %% ../../nbs/7_evaluation/77_data_plots.ipynb #3f0a4b6d
 def plot_training(
     history, # Records of a log: dicts with "stage", "step" and losses
     key:str="training", # Different for each picture of a page

@@ -47,12 +47,13 @@ def notes_html(
     "Notes as a list of sentences; nothing where there are none."
     return listing_html([esc(o if str(o).endswith(".") else f"{o}.") for o in notes], "notes")
 
-# %% ../../nbs/7_evaluation/70_html.ipynb #d4aa458a
+# %% ../../nbs/7_evaluation/70_html.ipynb #b196acbe
 def _row_html(attributes, cells):
     "A row of a table; its first cell is the row's head."
     first, *rest = cells
     return f'<tr{attributes}><th scope="row">{first}</th>' + "".join(f"<td>{o}</td>" for o in rest) + "</tr>"
 
+# %% ../../nbs/7_evaluation/70_html.ipynb #14730e10
 def table_html(
     caption:str,
     head,         # Text of each column's head

@@ -68,7 +68,7 @@ def span_text(
     if not len(x): return "none"
     return f"median {np.median(x):,.0f}{unit and ' ' + unit}, range {x.min():,.0f} to {x.max():,.0f}"
 
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #153b8c19
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #7d51461c
 def _prevalence(counts):
     "How many ASVs are rare and how many are common, in a line."
     many, n = np.bincount(counts.indices, minlength=counts.shape[1]), counts.shape[0]
@@ -77,6 +77,7 @@ def _prevalence(counts):
     return (f"{counted(once, 'ASV', 'occurs', 'occur')} in a single sample; {wide.sum():,} in at least "
             f"a tenth of the samples, with {share:.0%} of the reads")
 
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #52786d14
 def table_facts(
     study:Study,
 )->dict[str,str]: # By name, in words

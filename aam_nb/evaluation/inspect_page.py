@@ -40,6 +40,7 @@ def _draw_prevalence(ax, many, samples):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
 
+# %% ../../nbs/7_evaluation/85_inspect_page.ipynb #b78f7a32
 def plot_table(
     study:Study,
     key:str="table", # Different for each picture of a page
@@ -95,6 +96,7 @@ def _draw_shortcuts(ax, order):
     ax.set_xlabel(f"{order[0].measure}, out of fold")
     ax.set_xlim(min(zero, *(o.value for o in order if o.value == o.value)) - .03, 1.02)
 
+# %% ../../nbs/7_evaluation/85_inspect_page.ipynb #284be5e1
 def plot_shortcuts(
     shortcuts:tuple[Shortcut,...],
     key:str="shortcuts", # Different for each picture of a page
@@ -160,6 +162,7 @@ def _pair_column(found):
     if explained: return explained[0]
     return coarsest(metadata, suspects) if suspects else ""
 
+# %% ../../nbs/7_evaluation/85_inspect_page.ipynb #86e3a1c6
 def pairs_html(
     found:Inspection,
     most:int=20, # Pairs that are shown

@@ -110,6 +110,7 @@ def _draw_intervals(ax, truth, low, high):
     points(outside, "X", 5., COLORS["forest"], "outside")
     ax.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
+# %% ../../nbs/7_evaluation/75_plots.ipynb #0f9b5d81
 def plot_intervals(
     evaluation:Evaluation, # Of a number
     key:str="intervals",   # Different for each picture of a page
@@ -139,7 +140,7 @@ def error_text(evaluation:Evaluation)->str: # For an axis
     if evaluation.task == "regression": return f"predicted \u2212 true {evaluation.target}"
     return "1 \u2212 probability of the true class"
 
-# %% ../../nbs/7_evaluation/75_plots.ipynb #d8800178
+# %% ../../nbs/7_evaluation/75_plots.ipynb #460842ac
 def _axis_of_errors(fig, e):
     "An empty panel with a line where errors should be, or for classes where another class may have won."
     ax = fig.subplots()
@@ -147,6 +148,7 @@ def _axis_of_errors(fig, e):
     ax.set_ylabel(error_text(e))
     return ax
 
+# %% ../../nbs/7_evaluation/75_plots.ipynb #b3d8c91e
 def plot_errors(
     evaluation:Evaluation,
     study:Study,       # As it came
@@ -176,6 +178,7 @@ def _draw_groups(ax, error, rank, which, mean, names):
     ax.set_xticks(rank, names, rotation=90, fontsize=6.5 if len(names) > 30 else 7.5)
     ax.tick_params(axis="x", length=0)
 
+# %% ../../nbs/7_evaluation/75_plots.ipynb #0189fcc0
 def plot_groups(
     evaluation:Evaluation,
     study:Study,       # As it came

@@ -135,6 +135,7 @@ MEANS = dict(
 
 def _defined(name, meaning): return f"<dt>{esc(capital(name))}</dt><dd>{esc(capital(meaning))}.</dd>"
 
+# %% ../../nbs/7_evaluation/80_report.ipynb #e8401e3e
 def how_html(
     evaluation:Evaluation,
 )->str:
@@ -184,6 +185,7 @@ def _lead(e):
     who = "independent samples" if e.groups is None else f"samples, {group_text(e)}"
     return f"Predicting {e.target} ({kind}) from {e.samples:,} {who}, in {e.fold_text}."
 
+# %% ../../nbs/7_evaluation/80_report.ipynb #cf10c452
 def report_html(
     evaluations:Evaluation|list[Evaluation], # One, or two of the same target at different depths
     title:str,

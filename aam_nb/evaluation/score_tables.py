@@ -64,6 +64,7 @@ def _score_note(e):
             "The difference from the forest is computed on the same draws for both methods. It is bold where "
             "its interval excludes zero. Time is the sum over all folds.")
 
+# %% ../../nbs/7_evaluation/78_score_tables.ipynb #7ae78754
 def score_table_html(
     evaluation:Evaluation,
     note:bool=True, # Say below the table how to read it
@@ -102,6 +103,7 @@ def _class_rows(classes, counts):
         rows.append(("", [esc(classes[i]), f"{total[i]:,}", f"{counts[i, i]/max(1, total[i]):.0%}", instead]))
     return rows
 
+# %% ../../nbs/7_evaluation/78_score_tables.ipynb #1dcbf7f4
 def confusion_html(
     evaluation:Evaluation, # Of classes
 )->str:
@@ -123,6 +125,7 @@ def _fold_cells(e, at):
     counts = zip(e.classes, np.bincount(y, minlength=len(e.classes)), strict=True)
     return [", ".join(f"{esc(c)} {n:,}" for c, n in counts if n), f"{(p.argmax(1) == y).mean():.3f}"]
 
+# %% ../../nbs/7_evaluation/78_score_tables.ipynb #2a0d5d5b
 def folds_html(
     evaluation:Evaluation,
 )->str:

@@ -27,6 +27,7 @@ _LAB = re.compile(r"(?<![a-z])(run|plate|lane|batch|pool|kit|lot|library)"
 
 def _names_the_lab(column): return bool(_LAB.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(column))))
 
+# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #06e58b40
 def lab_columns(
     metadata,  # pandas.DataFrame or None
     *but:str,  # Columns to leave out, such as the target
@@ -59,6 +60,7 @@ def _strength(s):
     return (f"{s.measure} {s.value:.2f} out of fold over {s.samples:,} samples; "
             f"chance does as well once in {1/s.chance:,.0f} times")
 
+# %% ../../nbs/7_evaluation/55_shortcuts.ipynb #220ae015
 def depth_finding(
     case:Case,
     found:Shortcut, # Of depth

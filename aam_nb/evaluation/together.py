@@ -24,6 +24,7 @@ def _beginnings(ids):
     "What stands before the last dot, dash or underscore of each id."
     return [re.split(r"[._\-](?=[^._\-]*$)", str(o))[0] for o in ids]
 
+# %% ../../nbs/7_evaluation/47_together.ipynb #5c505115
 def id_findings(
     ids, # Of the samples
 )->list[Finding]: # A warning, or none
