@@ -7,12 +7,11 @@ Docs: https://aam-nb.github.io/aam_nb/7_evaluation/inspect_page.html.md"""
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #499ffa12
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from ..disk import whole_file
+from ..disk import write_tsv
 from .alike import explaining_column
 from .alone import Shortcut
 from .findings import Finding
@@ -148,9 +147,9 @@ def shortcuts_html(
         name = f"<strong>{esc(o.name)}</strong>" if o.fires else esc(o.name)
         rows.append(("", [name, f"{o.levels:,}", f"{o.samples:,}", show(o.value, .1), show(o.chance, .01)]))
     head = ["predictor", "values", "samples", first.measure, "chance"]
-    note = (f"Bold where it gives the target away: {first.measure} over {first.limit} and chance at most "
-            ".001. Chance is the share of targets, exchanged between groups, that are predicted as well as the "
-            "true one. It is computed only for values over the limit.")
+    note = (f"Bold where it gives the target away: {first.measure} over {first.limit} and chance at most .001. "
+            "Chance is the share of targets, exchanged between groups, that are predicted as well as the true "
+            "one. It is computed only for values over the limit.")
     return table_html("The target predicted out of fold from one thing alone", head, rows, note=note)
 
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #73928b16
@@ -198,13 +197,6 @@ def inspection_html(
     lead = f"{found.facts['table']}. {capital(found.verdict)}"
     return page_html(title, lead, sections, kind="Inspection")
 
-# %% ../../nbs/7_evaluation/85_inspect_page.ipynb #6bb594d0
-def _write_rows(path, head, rows):
-    "Rows of text, one a line."
-    def cell(text): return re.sub(r"[\t\r\n]+", " ", str(text))
-    lines = ["\t".join(map(cell, row)) + "\n" for row in [head, *rows]]
-    with whole_file(path) as p: p.write_text("".join(lines), encoding="utf-8", newline="\n")
-
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #99bfdee6
 def write_inspection(
     found:Inspection,
@@ -215,8 +207,8 @@ def write_inspection(
     folder, ids = Path(folder), found.case.study.ids
     page = inspection_html(found, title)
     rows = [(o.severity, o.kind, o.text, o.todo) for o in found.findings]
-    _write_rows(folder/"findings.tsv", ["severity", "kind", "finding", "todo"], rows)
+    write_tsv(folder/"findings.tsv", ["severity", "kind", "finding", "todo"], rows)
     if len(found.pairs):
         pairs = [(ids[i], ids[j], f"{chi:.4g}") for (i, j), chi in zip(found.pairs, found.chi, strict=True)]
-        _write_rows(folder/"alike.tsv", ["sample", "other", "chi_squared"], pairs)
+        write_tsv(folder/"alike.tsv", ["sample", "other", "chi_squared"], pairs)
     return write_page(folder/"inspect.html", page)

@@ -135,7 +135,7 @@ MEANS = dict(
 
 def _defined(name, meaning): return f"<dt>{esc(capital(name))}</dt><dd>{esc(capital(meaning))}.</dd>"
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #e8401e3e
+# %% ../../nbs/7_evaluation/80_report.ipynb #21f552c8
 def how_html(
     evaluation:Evaluation,
 )->str:
@@ -148,8 +148,9 @@ def how_html(
     return (f'<dl class="how">{"".join(scores + methods)}</dl>'
             f"<p>Every prediction is out of fold: the method that made it had {unseen}, and everything that "
             "is fitted (chosen features, penalties, models) was fitted on the training part of the fold. "
-            f"Intervals hold the middle 95 % of 1,000 bootstrap draws of {who}. They say how far a score would "
-            f"move with other {who.split()[-1]} of the same kind, and not how good it would be in another study.</p>")
+            f"Intervals hold the middle 95 % of 1,000 bootstrap draws of {who}. They say how far a score "
+            f"would move with other {who.split()[-1]} of the same kind, and not how good it would be in "
+            "another study.</p>")
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #1b431fe0
 def evaluation_pair(

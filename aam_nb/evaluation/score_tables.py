@@ -86,6 +86,7 @@ def confusion(
     k, called = len(evaluation.classes), evaluation.predictions[focus(evaluation)].argmax(1)
     return np.bincount(evaluation.truth*k + called, minlength=k*k).reshape(k, k)
 
+# %% ../../nbs/7_evaluation/78_score_tables.ipynb #f42b4e88
 def _matrix_rows(classes, counts):
     "Rows of the confusion matrix, shaded."
     share = counts/np.maximum(counts.sum(1), 1)[:, None]
