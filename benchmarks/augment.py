@@ -35,7 +35,8 @@ from aam_nb.batches.samples import SampleDataset, asvs_in
 from aam_nb.batches.view import View
 from aam_nb.data.split import kfold, strata
 from aam_nb.batches.build import build_store
-from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import embed_chunks
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.target_stage import codecs, target_stage
@@ -160,7 +161,7 @@ class Part:
         view = View(seed=42, patch=cfg.model.patch, mask=cfg.loss.mask, span=span, augment=replace(cfg.augment, **augment or {}))
         source = AsvBatches(self.store, rows, view, batch=optim.batch, steps=optim.steps)
         bench.fit(objective, source, optim, "pretrain_asv")
-        model.encoder.calibrate(torch.from_numpy(self.store.tokens[rows]))
+        model.encoder.fit_constants(torch.from_numpy(self.store.tokens[rows]))
         return model, embed_chunks(model, torch.from_numpy(np.array(self.store.tokens)), 256)
 
     def score(self, start, table, augment=None, seeds=(1, 2)):

@@ -122,7 +122,8 @@ def train(folder):
     from aam_nb.batches.view import View
     from aam_nb.data.codec import TargetCodec
     from aam_nb.batches.store import open_store
-    from aam_nb.model.aam import AamModel, calibrate
+    from aam_nb.model.aam import AamModel
+    from aam_nb.model.passes import fit_constants
     from aam_nb.training.objectives import AsvObjective, SampleObjective
     from aam_nb.training.optim import make_optimizer
     from aam_nb.training.outputs import embed_asvs
@@ -142,14 +143,14 @@ def train(folder):
     say(f"{tree} taken from the store", time.perf_counter() - clock)
     asvs = AsvBatches(store, view=View(patch=cfg.model.patch, mask=cfg.loss.mask), batch=cfg.pretrain_asv.batch, steps=10)
     say("10 steps of 256 ASVs, distances along the tree and masked bases", steps(AsvObjective(model, loss), asvs, cfg.pretrain_asv))
-    model.encoder.calibrate(torch.from_numpy(store.tokens[:2048].copy()))
+    model.encoder.fit_constants(torch.from_numpy(store.tokens[:2048].copy()))
     known = np.arange(len(store.tokens))
     view = View(augment=cfg.augment, identity=cfg.model.identity, metrics=(loss.metric,), known=known)
     source = SampleBatches(SampleDataset(store, target=codec.encode(age)), view, batch=32, steps=5)
     rows = np.unique(np.concatenate([o.rows.numpy() for o in source])); clock = time.perf_counter()
     table = embed_asvs(model, store.tokens, rows); table.add_(0.) # Every page of it is touched
     say(f"{len(rows):,} ASVs embedded, into a table for all of them", time.perf_counter() - clock)
-    calibrate(model, [source[0]], table)
+    fit_constants(model, [source[0]], table)
     say("5 steps of 32 samples on embeddings, unweighted UniFrac beside the target",
         steps(SampleObjective(model, loss, table, cfg.augment.mixup), source, cfg.optim))
     source.steps = 1

@@ -19,7 +19,8 @@ from aam_nb.sections import RunConfig
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset
 from aam_nb.batches.view import View
-from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import embed_chunks
 from aam_nb.training.loop import fit
 from aam_nb.training.objectives import SampleObjective
 from aam_nb.training.parallel import make_accelerator

@@ -33,7 +33,8 @@ def work(asvs, samples, held, steps, chunk):
     from aam_nb.batches.view import View
     from aam_nb.data.simulate import simulate
     from aam_nb.batches.build import build_store
-    from aam_nb.model.aam import AamModel, calibrate
+    from aam_nb.model.aam import AamModel
+    from aam_nb.model.passes import fit_constants
     from aam_nb.training.objectives import SampleObjective
     from aam_nb.training.optim import make_optimizer
     print(f"imports: {peak():.2f} GiB", flush=True)
@@ -49,7 +50,7 @@ def work(asvs, samples, held, steps, chunk):
     objective = SampleObjective(model, cfg.loss, chunk=chunk)
     optimizer = make_optimizer(model.named_parameters(), cfg.pretrain_sample)
     print(f"data and model ({model.count_parameters()['total']:,} parameters): {peak():.2f} GiB", flush=True)
-    calibrate(model, [source[0]], chunk=chunk)
+    fit_constants(model, [source[0]], chunk=chunk)
     for i, batch in enumerate(source):
         start = time.perf_counter(); optimizer.zero_grad()
         terms = objective.train_step(batch); optimizer.step()

@@ -35,7 +35,8 @@ from aam_nb.data.tokens import MASK
 from aam_nb.data.weights import target_weights
 from aam_nb.inference.bundle import load_bundle
 from aam_nb.inference.predict import decoded, predict_table
-from aam_nb.model.aam import AamModel, backward_chunks, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import backward_chunks, embed_chunks
 from aam_nb.model.fusion import OutputScale
 from aam_nb.model.heads import SampleDistanceHead, linked
 from aam_nb.runs.predict import predict_run
@@ -426,7 +427,8 @@ def test_B25_each_objective_is_judged_under_its_own_name():
     model = model_of(columns=(NUMBER, KIND), counts=True)
     found = measure_samples(SampleObjective(model, LossConfig(counts=1.)), [batch]); out = said(model, batch)
     assert {"target:y", "target:kind", "counts", "y:r2", "kind:auc"} <= set(found)
-    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
+    counts = count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean
+    want = dict(counts=counts, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
     assert (found["counts"], found["y:mae"]) == pytest.approx([float(o) for o in want.values()], rel=1e-5)
 
 

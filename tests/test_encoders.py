@@ -465,7 +465,7 @@ def test_so_many_samples_define_the_components(monkeypatch):
 def test_what_the_linear_path_refuses():
     counts, tree, tip = study(); c = config(linear="both"); path = LogComponents(c, 1, 12, len(tree.length))
     with pytest.raises(AamError, match="needs a tree"): LogComponents(c, 1, 12)
-    with pytest.raises(AamError, match="25 samples with 11 ASVs; wanted 2 samples at least, with 12"): path.fit(counts[:, :11], tree, tip[:11])
-    with pytest.raises(AamError, match="1 samples with 12"): path.fit(counts[:1], tree, tip)
-    with pytest.raises(AamError, match=f"tree of {len(tree.length)} branches and is given 0"): path.fit(counts)
+    with pytest.raises(AamError, match="at least 2 samples with 12 ASVs; found 25 with 11"): path.fit(counts[:, :11], tree, tip[:11])
+    with pytest.raises(AamError, match="12 ASVs; found 1 with 12"): path.fit(counts[:1], tree, tip)
+    with pytest.raises(AamError, match=f"tree of {len(tree.length)} branches; found 0"): path.fit(counts)
     with pytest.raises(AamError, match="`place`"): path.fit(counts, tree, tip)(replace(batch_from(counts), place=None))
