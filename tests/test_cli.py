@@ -18,7 +18,8 @@ from aam_nb.recipe import load_config
 from aam_nb.train import config_from_flags, FLAGS
 
 TINY = ["model.width=16", "model.layers=1", "model.sample_width=16", "model.head_width=8",
-        "model.identity=16", "pretrain_asv.steps=6", "pretrain_asv.batch=24", "optim.steps=12", "optim.batch=8", "optim.every=4"]
+        "model.identity=16", "pretrain_asv.steps=6", "pretrain_asv.batch=24", "optim.steps=12",
+        "optim.batch=8", "optim.every=4"]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,8 @@ BAD = {
     "duplicate ids": (lambda f, d: metadata(f, d, lambda head, rows: rows + rows[:1]), None),
     "covers no sample": (lambda f, d: metadata(f, d, renamed), "has a row in the metadata"),
     "covers half": (lambda f, d: metadata(f, d, lambda head, rows: rows[:len(rows)//2]), "missing"),
-    "text as a number": (lambda f, d: dict(metadata(f, d, column("age", "old")), task="regression"), "number"),
+    "text as a number": (lambda f, d: dict(metadata(f, d, column("age", "old")), task="regression"),
+                         "number"),
     "one class": (lambda f, d: metadata(f, d, column("age", "old")), "age"),
     "constant": (lambda f, d: metadata(f, d, column("age", "3")), "age"),
     "all missing": (lambda f, d: metadata(f, d, column("age", "")), "missing"),

@@ -8,8 +8,8 @@ import pytest
 
 from aam_nb.core import AamError, digest
 from aam_nb.disk import (
-    file_digest, is_sealed, read_json, read_sealed, sealed, whole_file, whole_folder, write_json, write_sealed,
-    write_tsv)
+    file_digest, is_sealed, read_json, read_sealed, sealed, whole_file, whole_folder, write_json,
+    write_sealed, write_tsv)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
