@@ -28,7 +28,8 @@ from aam_nb.data.biom import write_table
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.data.study import make_study
-from aam_nb.data.table import open_table, read_table
+from aam_nb.data.slices import open_table
+from aam_nb.data.table import read_table
 from aam_nb.data.tree import newick, parse_newick, read_tree
 from aam_nb.types import Table, strings
 
