@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/checkpoint.html.md"""
 # %% ../../nbs/4_training/20_checkpoint.ipynb #b6a1e9cc
 from __future__ import annotations
 
-import json, os, shutil
+import os, shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
