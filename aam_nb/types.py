@@ -129,15 +129,14 @@ class Sample:
     index:int          # The sample's row in the store
     id:str             # Its name in the table
 
-# %% ../nbs/0_start/80_types.ipynb #ed8e7dbc
+# %% ../nbs/0_start/80_types.ipynb #dd947407
 def sample_of_pairs(
     offsets:Tensor, # i64 [b+1], where each sample's pairs begin
     pairs:int,      # n
 )->Tensor:          # i64 [n]
     "Which sample each pair belongs to."
-    starts = offsets[1:-1]
-    begun = offsets.new_zeros(pairs + 1).index_add(0, starts, starts.new_ones(starts.shape))
-    return begun.cumsum(0)[:pairs]
+    begun = offsets.new_zeros(pairs + 1).index_add(0, offsets, offsets.new_ones(offsets.shape))
+    return begun.cumsum(0)[:pairs] - 1
 
 # %% ../nbs/0_start/80_types.ipynb #551bdd1f
 @dataclass(frozen=True, kw_only=True)
