@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from fastcore.basics import patch
 from scipy import sparse
 
 from .core import AamError, few
@@ -196,20 +197,21 @@ class Batch(_Moves):
         "Distinct ASVs in the batch."
         return self.rows.shape[0]
 
-    @property
-    def places(self)->Tensor: # i64 [b]
-        "Where its samples stand in the global batch."
-        return self.index.new_tensor(range(self.start, self.start + self.size))
+# %% ../nbs/0_start/80_types.ipynb #7b24679f
+@patch(as_prop=True)
+def places(self:Batch)->Tensor: # i64 [b]
+    "Where its samples stand in the global batch."
+    return self.index.new_tensor(range(self.start, self.start + self.size))
 
-    @property
-    def sample(self)->Tensor: # i64 [n]
-        "Which sample each pair belongs to."
-        return sample_of_pairs(self.offsets, self.asv.shape[0])
+@patch(as_prop=True)
+def sample(self:Batch)->Tensor: # i64 [n]
+    "Which sample each pair belongs to."
+    return sample_of_pairs(self.offsets, self.asv.shape[0])
 
-    @property
-    def reads(self)->SampleReads:
-        "What the sample level reads of it."
-        return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
+@patch(as_prop=True)
+def reads(self:Batch)->SampleReads:
+    "What the sample level reads of it."
+    return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
 
 # %% ../nbs/0_start/80_types.ipynb #f4b98f81
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def test_a_graph_fits_other_numbers_of_samples_asvs_and_pairs(readout, patch, fu
 
 
 def test_a_graph_needs_no_covariates():
-    model = model_for(task="classification", outputs=3)
+    model = model_for(task="classification", outputs=3, layers=1)
     names = NAMES[:5]
     graph = recorded(model, batch_of(random_samples(3, 8), asvs(8)), names)
     batch = batch_of([{0: 4, 5: 1}, {}, {2: 3, 7: 9, 1: 1}, {}], asvs(9))  # Two samples have no reads
