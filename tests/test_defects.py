@@ -380,7 +380,7 @@ def test_B16_the_median_is_the_level_of_one_half_and_quantiles_do_not_cross():
 
 
 def test_B19_nothing_that_starts_at_one_is_pulled_to_zero():
-    model = model_of(covariates=TOLD, fusion="gated", scale_by="diet", metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
+    model = model_of(covariates=TOLD, fusion="gated", scale_by=("diet",), metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
     opt = make_optimizer(model.named_parameters(), c); batch = batch_of(told=True)
     scale = next(o for o in model.modules() if isinstance(o, OutputScale)); first = [o.clone() for o in scale.factors(batch.category)]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -427,7 +427,8 @@ def test_B25_each_objective_is_judged_under_its_own_name():
     model = model_of(columns=(NUMBER, KIND), counts=True)
     found = measure_samples(SampleObjective(model, LossConfig(counts=1.)), [batch]); out = said(model, batch)
     assert {"target:y", "target:kind", "counts", "y:r2", "kind:auc"} <= set(found)
-    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
+    counts = count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean
+    want = dict(counts=counts, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
     assert (found["counts"], found["y:mae"]) == pytest.approx([float(o) for o in want.values()], rel=1e-5)
 
 
@@ -452,7 +453,7 @@ def test_B28_what_is_missing_or_unknown_is_met_and_learned_in_training(fusion, s
     assert all({0, 1} < set(seen[:, j].tolist()) for j in range(3)) and .1 < float(numbers.isnan().float().mean()) < .7
     batch = batch_of(told=True); learned = []
     for code in (0, 1):
-        model = model_of(covariates=TOLD, fusion=fusion, scale_by="diet"); diet = torch.full((6, 1), code)
+        model = model_of(covariates=TOLD, fusion=fusion, scale_by=("diet",)); diet = torch.full((6, 1), code)
         SampleObjective(model, LossConfig()).train_step(replace(batch, category=torch.cat([diet, batch.category[:, 1:]], 1)))
         tables = [o.weight.grad for o in model.modules() if isinstance(o, torch.nn.Embedding) and o.num_embeddings == 5]
         learned.append([o.abs().sum(1).nonzero().flatten().tolist() for o in tables])

@@ -201,7 +201,7 @@ def test_passes_that_would_be_equal_are_refused(bundle):
 @pytest.fixture(scope="module")
 def told(bundle):
     "A bundle that is told a diet, a place and a number, whose model has learned to listen."
-    model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, "diet, country/city, bmi"))
+    model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, ("diet", ("country", "city"), "bmi")))
     with torch.no_grad():
         for p in model.model.fusion.parameters(): p += .3*torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     return model

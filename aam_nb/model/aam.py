@@ -15,7 +15,6 @@ from torch import nn, Tensor
 
 from ..core import AamError
 from ..data.tokens import MASK
-from ..fields import names_in
 from .asv_encoder import AsvEncoder, patches
 from .fusion import Fusion, OutputScale
 from .heads import (
@@ -60,7 +59,7 @@ class AamModel(nn.Module):
         self.encoder, d_asv = AsvEncoder(config, bases), config.width + config.identity
         self.sample = sample_encoder(config, d_asv)
         self.heads = _heads(config, self.sample.width, self.columns, self.metrics, counts)
-        joins, by = self.columns and covariates is not None, names_in(config.scale_by)
+        joins, by = self.columns and covariates is not None, config.scale_by
         self.fusion = Fusion(config, covariates, self.sample.width, d_asv) if joins else None
         self.scale = OutputScale(covariates, by, self.outputs) if joins and by else None
         path = self.columns and config.linear != "none"

@@ -57,11 +57,12 @@ def planned(
     if not parts: return "Nothing to train."
     return f"Training: {', '.join(parts)}; about {duration(seconds)} on this machine."
 
-# %% ../../nbs/9_runs/35_plan.ipynb #6048ecf3
+# %% ../../nbs/9_runs/35_plan.ipynb #b7cc38b1
 def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective, batches)
     "The stages of a run, ready to be timed; frozen embeddings are blank."
     config, rows = bench.config, np.arange(len(bench.store))
-    def blank(optim): return torch.zeros(len(bench.store.tokens), config.model.width) if optim.freeze else None
+    def blank(optim):
+        return torch.zeros(len(bench.store.tokens), config.model.width) if optim.freeze else None
     model, *asv = asv_stage(bench, rows)
     found = []
     if bench.start is None or not target:
