@@ -17,7 +17,6 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..config import POOLS
-from ..fields import names_in
 from .layers import (
     AttentionPool, Attends, full_precision, length_groups, SideBySide, Standardise, Transformer)
 from ..registry import sample_encoders
@@ -74,7 +73,7 @@ class PoolEncoder(SampleEncoder, Attends):
         super().__init__()
         w = config.sample_width
         self.how, self.heads = config.abundance, math.gcd(config.heads, w)
-        self.pools = tuple(o for o in POOLS if o in names_in(config.pools))
+        self.pools = tuple(o for o in POOLS if o in config.pools)
         asks = {o: n for o, n in dict(clade=w, presence=w, attention=self.heads).items() if o in self.pools}
         self.asking, self.sizes = tuple(asks), list(asks.values())
         self.asv = nn.Sequential(nn.Linear(d_in, w), nn.GELU(), nn.LayerNorm(w))
