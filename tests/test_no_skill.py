@@ -13,6 +13,7 @@ from aam_nb.config import config_from
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.data.split import labels, nested, strata
 from aam_nb.data.split_lists import folds_for, split_for
+from aam_nb.evaluation.features import Features, branch_gram
 from aam_nb.evaluation.validate import evaluate
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run
@@ -54,7 +55,7 @@ def dealt(study, values, deal, by_subject):
 
 def nearest(study, values, groups, seed):
     "A model that chooses something on inner folds: the number of neighbours."
-    gram = baselines.branch_gram(study); far = gram.diagonal()[:, None] + gram.diagonal() - 2*gram; y = values.to_numpy(float)
+    gram = branch_gram(study); far = gram.diagonal()[:, None] + gram.diagonal() - 2*gram; y = values.to_numpy(float)
     def guess(a, b, k): return y[a][np.argsort(far[np.ix_(b, a)], axis=1, kind="stable")[:, :k]].mean(1)
     def fit(train, test, fold):
         inner, = nested([(train, test)], study.ids, 3, groups, y, seed=seed); rows = study.positions
@@ -72,12 +73,14 @@ def scored(study, values, kind, seed=0):
 
 def held_out_r2(study, kind, draws, deal=True):
     "r2 of ridge on branches over the test parts of several trainings together, against the mean of the training part."
-    features, error, plain = baselines.Features(study), 0., 0.
+    features, error, plain = Features(study), 0., 0.
     for seed in range(draws):
         values = dealt(study, study.metadata.age, seed, kind not in ALONE) if deal else study.metadata.age; y = values.to_numpy(float)
         how = asked(study, kind, values, seed); split = split_for(study.ids, **how)
         train, test = study.positions([*split.train, *split.valid]), study.positions(split.test)
-        p = baselines.fit_predict("branch", features, y, train, test, "regression", groups=None if how["groups"] is None else labels(how["groups"]))
+        groups = None if how["groups"] is None else labels(how["groups"])
+        fold = baselines.Fold(features=features, y=y, train=train, test=test, groups=groups)
+        p = baselines.fit_predict("branch", fold)
         error += ((p - y[test])**2).sum(); plain += ((y[train].mean() - y[test])**2).sum()
     return 1 - error/plain
 
