@@ -7,105 +7,214 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/config.html.md"""
 # %% ../nbs/0_start/60_config.ipynb #623fcb03
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from math import isinf
+from pathlib import Path
+from typing import Any
 
-from .core import AamError, nearest
-from .fields import names_in, per_column
-from .registry import metrics
+from fastcore.basics import patch
+
+from . import registry
+from .core import AamError, few, nearest, note
+from .fields import fits, kind_in_words, toml_value
 from .sections import (
-    AugmentConfig, DataConfig, LossConfig, ModelConfig, OptimConfig, REGRESSIONS,
-    RunConfig, SIZES, TargetConfig, TRANSFORMS)
+    AugmentConfig, COLUMN_SETTINGS, DataConfig, LossConfig, ModelConfig, OptimConfig, RunConfig,
+    SIZES, TargetConfig)
+from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['POOLS', 'STAGES', 'bounds_of', 'levels_of', 'covariate_chains', 'Config', 'config_from']
+__all__ = ['POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles', 'limits',
+           'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
 POOLS = ("clade", "presence", "mean", "attention", "sum")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
+def unknown_names(
+    names:tuple[str,...], # As a setting gives them
+    setting:str,          # Its key, for the messages
+    known,                # Registry, or the allowed names
+    built_in:tuple[str,...]=(), # Names that are known without asking
+)->list[str]:             # What is wrong, in sentences
+    "Names of a setting that nobody has registered, and names that occur twice."
+    lost = [o for o in names if o not in built_in and o not in known]
+    found = [f"{setting} names '{o}'; wanted some of {', '.join(dict.fromkeys((*built_in, *known)))}."
+             f"{nearest(o, (*built_in, *known))}" for o in lost]
+    twice = sorted({o for o in names if names.count(o) > 1})
+    return found + [f"{setting} names '{o}' twice; wanted each once" for o in twice]
+
+# %% ../nbs/0_start/60_config.ipynb #b9616383
 def _metric_problems(c):
     "What is wrong with the distances between samples."
-    named, given = names_in(c.loss.metric), c.data.distances
-    return [not named and "loss.metric is empty; wanted one or more of " + ", ".join(metrics),
-            *(f"loss.metric names '{o}'; wanted some of {', '.join(metrics)}" for o in named if o not in metrics),
-            len(set(named)) < len(named) and f"loss.metric names a distance twice ({c.loss.metric})",
-            "precomputed" in named and not given and "loss.metric names 'precomputed'; wanted data.distances, the file that has them",
-            given and "precomputed" not in named and f"data.distances is given, and loss.metric is {c.loss.metric!r}; wanted precomputed"]
-
-# %% ../nbs/0_start/60_config.ipynb #84a05685
-def _choice(c, setting, choices):
-    "What is wrong with the setting of single targets."
-    try: values = [c.of_target(o, setting) for o in c.targets or ("",)]
-    except AamError as e: return [str(e)]
-    where = "data" if setting == "task" else "target"
-    return [f"{where}.{setting} is '{o}'; wanted one of {', '.join(choices)}" for o in values if o not in choices]
-
-def bounds_of(
-    text:str, # "0:", ":1", "0:14" or ":"
-)->tuple[float|None,float|None]: # Lowest and highest value, None where there is none
-    "Read a range. Raises `AamError` where it cannot be read."
-    low, colon, high = text.partition(":")
-    try: low, high = (float(o) if o.strip() else None for o in (low, high))
-    except ValueError: colon = ""
-    if not colon or None not in (low, high) and not low < high: raise AamError(f"The bounds '{text}' cannot be read; wanted low:high, 0: or :1.")
-    return low, high
-
-# %% ../nbs/0_start/60_config.ipynb #4bbca1ba
-def levels_of(
-    text:str, # ".05, .5, .95"
-)->tuple[float,...]: # Rising, between 0 and 1, with .5 among them
-    "Read quantile levels. Raises `AamError` where they cannot be used."
-    try: found = tuple(map(float, names_in(text)))
-    except ValueError: found = ()
-    if not found or list(found) != sorted(set(found)) or not 0 < found[0] <= found[-1] < 1 or .5 not in found:
-        raise AamError(f"The quantiles '{text}' cannot be used; wanted rising levels between 0 and 1, with .5 among them, as in .05, .5, .95.")
+    named, given = c.loss.metric, c.data.distances
+    found = unknown_names(named, "loss.metric", registry.metrics, LossConfig().metric)
+    if not named: found.append("loss.metric is empty; wanted one or more of " + ", ".join(registry.metrics))
+    if "precomputed" in named and not given:
+        found.append("loss.metric names 'precomputed'; wanted data.distances, the file that holds them")
+    if given and "precomputed" not in named:
+        found.append(f"data.distances is given, and loss.metric names {few(named)}; wanted 'precomputed'")
     return found
-
-def _said(read, text):
-    "The problem of a text, in a list."
-    try: read(text); return []
-    except AamError as e: return [str(e)]
-
-# %% ../nbs/0_start/60_config.ipynb #d5671fd5
-def _target_problems(c):
-    "What is wrong with the targets."
-    t, names = c.target, c.targets; made = _choice(c, "transform", TRANSFORMS)
-    try: by = not made and any(c.of_target(o, "transform") == "zscore_by" for o in names or ("",))
-    except AamError: by = False
-    try: bounds = [p for o in names or ("",) for p in _said(bounds_of, c.of_target(o, "bounds"))]
-    except AamError as e: bounds = [str(e)]
-    return [*made, *_choice(c, "loss", REGRESSIONS), *_choice(c, "task", ("auto", "regression", "classification")), *bounds,
-            *_said(levels_of, t.quantiles), len(set(names)) < len(names) and f"data.target names a column twice ({c.data.target})",
-            by and not t.by and "target.transform is zscore_by; wanted target.by, the column whose categories it goes by",
-            t.by and not by and f"target.by is '{t.by}', and no target has the transform zscore_by",
-            t.under + t.over == 0 and "target.under and target.over are both 0; wanted one above 0"]
 
 # %% ../nbs/0_start/60_config.ipynb #3fdd6488
 def covariate_chains(
-    text:str, # "diet, country/state/city"
-)->tuple[tuple[str,...],...]: # (("diet",), ("country", "state", "city"))
-    "The columns of each covariate; a nested place from the whole to the part."
-    return tuple(tuple(p.strip() for p in o.split("/")) for o in names_in(text))
+    covariates:str|tuple, # ("diet", ("country", "city")), as `data.covariates`; a text is one column
+)->tuple[tuple[str,...],...]: # (("diet",), ("country", "city"))
+    "The columns of each covariate, from the whole to the part."
+    if isinstance(covariates, str): covariates = (covariates,) if covariates else ()
+    return tuple((o,) if isinstance(o, str) else tuple(o) for o in covariates)
 
+# %% ../nbs/0_start/60_config.ipynb #ae107fa3
+def covariate_text(
+    covariates:str|tuple, # As `data.covariates`
+)->str: # "diet, country/city"
+    "The covariates as a report names them."
+    return ", ".join("/".join(o) for o in covariate_chains(covariates))
+
+# %% ../nbs/0_start/60_config.ipynb #6cf9171b
 def _covariate_problems(c):
     "What is wrong with the covariates."
-    chains, m = covariate_chains(c.data.covariates), c.model; flat = [o for chain in chains for o in chain]
-    return [len(set(flat)) < len(flat) and f"data.covariates names a column twice ({c.data.covariates})",
-            *(f"data.covariates names '{o}', which is to be predicted" for o in flat if o in c.targets),
-            m.fusion != "concat" and not flat and f"model.fusion is '{m.fusion}', and data.covariates is empty",
-            *(f"model.scale_by names '{o}', which is not among data.covariates" for o in names_in(m.scale_by) if o not in flat)]
+    flat, fusion = [o for chain in covariate_chains(c.data.covariates) for o in chain], c.model.fusion
+    found = [f"data.covariates names '{o}', which is to be predicted" for o in flat if o in c.data.target]
+    if len(set(flat)) < len(flat):
+        found.append(f"data.covariates names a column twice ({covariate_text(c.data.covariates)})")
+    if fusion != "concat" and not flat:
+        found.append(f"model.fusion is '{fusion}', and data.covariates is empty")
+    strange = [o for o in c.model.scale_by if o not in flat]
+    return found + [f"model.scale_by names '{o}', which is not among data.covariates" for o in strange]
 
-def _asv_stage(): return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100, freeze=False, chunk=256)
+# %% ../nbs/0_start/60_config.ipynb #4bbca1ba
+def check_quantiles(
+    quantiles:tuple[float,...], # (.05, .5, .95)
+)->tuple[float,...]:            # The same
+    "Quantiles as they are. Raises `AamError` where they cannot be used."
+    q = list(quantiles)
+    if q and q == sorted(set(q)) and 0 < q[0] and q[-1] < 1 and .5 in q: return tuple(quantiles)
+    raise AamError(f"The quantiles '{', '.join(f'{o:g}' for o in q)}' cannot be used; wanted rising numbers "
+                   "between 0 and 1 with .5 among them, as in .05, .5, .95.")
+
+# %% ../nbs/0_start/60_config.ipynb #84a05685
+def limits(
+    bounds:tuple[float|None,...], # (), or lowest and highest value; None or inf where there is no limit
+)->tuple[float|None,float|None]:  # Lowest and highest value, None where there is no limit
+    "The limits that a target's bounds name. Raises `AamError` for anything but two rising numbers."
+    if not bounds: return None, None
+    found = tuple(None if o is None or isinf(o) else float(o) for o in bounds)
+    if len(found) == 2 and (None in found or found[0] < found[1]): return found
+    raise AamError(f"The bounds {list(bounds)} cannot be used; "
+                   "wanted two rising numbers, such as [0, 14] or [0, inf].")
+
+# %% ../nbs/0_start/60_config.ipynb #d5671fd5
+def _setting_problems(where, setting, value):
+    "What is wrong with one setting of the targets."
+    if setting not in COLUMN_SETTINGS:
+        known = ", ".join(COLUMN_SETTINGS)
+        return [f"there is no key {where}; wanted one of {known}.{nearest(setting, COLUMN_SETTINGS)}"]
+    allowed, pair = COLUMN_SETTINGS[setting], tuple[float|None,...]
+    if allowed: return [f"{where} is {value!r}; wanted one of {', '.join(allowed)}"] * (value not in allowed)
+    if not fits(value, pair): return [f"{where} is {value!r}; wanted {kind_in_words(pair)}"]
+    return _said(limits, value)
+
+def _said(check, value):
+    "The problem that a check finds, in a list."
+    try: check(value)
+    except AamError as e: return [str(e)]
+    return []
+
+# %% ../nbs/0_start/60_config.ipynb #2006e6c9
+def _column_problems(c, name, own):
+    "What is wrong with the settings of a single column."
+    found = [_setting_problems(f"target.{name}.{k}", k, v) for k, v in own.items()]
+    if name in c.data.target: return sum(found, [])
+    among = ", ".join(c.data.target) or "no columns"
+    return [f"[target.{name}] is about the column '{name}', which is not among {among} (data.target)."
+            f"{nearest(name, c.data.target)}"]
+
+def _target_problems(c):
+    "What is wrong with the targets."
+    t, names = c.target, c.data.target
+    found = _setting_problems("data.task", "task", c.data.task)
+    for o in ("transform", "loss", "bounds"): found += _setting_problems(f"target.{o}", o, getattr(t, o))
+    for name, own in t.columns.items(): found += _column_problems(c, name, own)
+    found += _said(check_quantiles, t.quantiles) + _balance_problems(t)
+    if len(set(names)) < len(names): found.append(f"data.target names a column twice ({', '.join(names)})")
+    return found
+
+# %% ../nbs/0_start/60_config.ipynb #02fac95c
+def _balance_problems(t):
+    "What is wrong with the weights of classes, categories and errors."
+    found = []
+    if isinstance(t.class_weights, str) and t.class_weights not in ("none", "balanced"):
+        found.append(f"target.class_weights is '{t.class_weights}'; wanted none, balanced or a table")
+    if len(t.balance) > 1: found.append(f"target.balance names {few(t.balance)}; wanted one column")
+    weights = [("class_weights", t.class_weights if isinstance(t.class_weights, dict) else {})]
+    for where, table in weights + [("balance", o) for o in t.balance.values()]:
+        bad = [(k, v) for k, v in table.items() if not v >= 0]
+        found += [f"target.{where} gives '{k}' the weight {v}; wanted 0 or more" for k, v in bad]
+    if t.under + t.over == 0: found.append("target.under and target.over are both 0; wanted one above 0")
+    return found
+
+def _by_problems(c):
+    "What is wrong with the column that `zscore_by` goes by."
+    t = c.target
+    used = [t.columns.get(o, {}).get("transform", t.transform) for o in c.data.target or ("",)]
+    if "zscore_by" in used and not t.by:
+        return ["target.transform is zscore_by; wanted target.by, the column whose categories it goes by"]
+    if t.by and "zscore_by" not in used:
+        return [f"target.by is '{t.by}', and no target has the transform zscore_by"]
+    return []
+
+# %% ../nbs/0_start/60_config.ipynb #e5eb6d09
+def _model_problems(c):
+    "What is wrong with the sizes of the model."
+    m = c.model
+    found = unknown_names(m.pools, "model.pools", POOLS)
+    if not m.pools: found.append("model.pools is empty; wanted one or more of " + ", ".join(POOLS))
+    if m.width % m.heads:
+        found.append(f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})")
+    kinds = registry.sample_encoders
+    if m.sample not in kinds:
+        found.append(f"model.sample is '{m.sample}'; wanted one of {', '.join(kinds)}.{nearest(m.sample, kinds)}")
+    elif kinds[m.sample].heads and m.sample_width % m.heads:
+        found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
+    if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
+    kept = {o: getattr(c, o).freeze_layers for o in STAGES}
+    return found + [f"{k}.freeze_layers is {n}; the ASV encoder has {m.layers} (model.layers)"
+                    for k, n in kept.items() if n > m.layers]
+
+# %% ../nbs/0_start/60_config.ipynb #8c2078ea
+def _exclusive_problems(c):
+    "Which choices exclude each other."
+    d, run = c.data, c.run
+    pairs = [("data.groups", d.groups, "data.independent", d.independent),
+             ("data.corpus", d.corpus, "data.table", d.table),
+             ("data.split", d.split, "data.leave_out", d.leave_out),
+             ("run.resume", run.resume, "run.overwrite", run.overwrite)]
+    return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]
+
+def _run_problems(c):
+    "What is wrong with the parts of the data, the augmentation and the trackers."
+    d, found = c.data, []
+    if d.valid + d.test > .8:
+        found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most")
+    if c.bases_vary and not c.encoder_trains:
+        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
+                     "ASV encoder, so nothing would read them")
+    return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
+            + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
 
 # %% ../nbs/0_start/60_config.ipynb #046fc20c
+def _asv_stage():
+    return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
+                       freeze=False, chunk=256)
+
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
 
 # %% ../nbs/0_start/60_config.ipynb #d2dc515c
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    "Every choice of a run."
+    "Every choice of a run. Raises one `AamError` with every problem."
     data:DataConfig = field(default_factory=DataConfig)
     augment:AugmentConfig = field(default_factory=AugmentConfig)
     model:ModelConfig = field(default_factory=ModelConfig)
@@ -116,6 +225,12 @@ class Config:
     optim:OptimConfig = field(default_factory=OptimConfig)
     run:RunConfig = field(default_factory=RunConfig)
 
+    def __post_init__(self):
+        checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
+                  _exclusive_problems, _run_problems)
+        found = [p for check in checks for p in check(self)]
+        if found: raise AamError("\n".join(found))
+
     @property
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
@@ -125,78 +240,109 @@ class Config:
     @property
     def encoder_trains(self)->bool:
         "Whether a stage trains the ASV encoder."
-        return self.pretrain_asv.steps > 0 or any(o.steps > 0 and not o.freeze for o in (self.pretrain_sample, self.optim))
+        later = (self.pretrain_sample, self.optim)
+        return self.pretrain_asv.steps > 0 or any(o.steps > 0 and not o.freeze for o in later)
 
-    @property
-    def distances(self)->tuple[str,...]:
-        "The distances between samples that a stage learns."
-        learned = self.loss.distance > 0 or self.pretrain_sample.steps > 0 and not self.loss.counts
-        return names_in(self.loss.metric) if learned else ()
+# %% ../nbs/0_start/60_config.ipynb #c60e9030
+@patch(as_prop=True)
+def targets(self:Config)->tuple[str,...]: # As `data.target`
+    "The columns to predict."
+    return self.data.target
 
-    @property
-    def targets(self)->tuple[str,...]:
-        "The columns to predict."
-        return names_in(self.data.target)
+@patch(as_prop=True)
+def distances(self:Config)->tuple[str,...]: # Empty where no stage learns any
+    "The distances between samples that a stage learns."
+    learned = self.loss.distance > 0 or self.pretrain_sample.steps > 0 and not self.loss.counts
+    return self.loss.metric if learned else ()
 
-    def of_target(self,
-        name:str, # A column of `targets`
-        setting:str, # "task", "transform", "loss" or "bounds"
-    )->str:
-        "What a setting says of a target."
-        text = self.data.task if setting == "task" else getattr(self.target, setting)
-        if setting == "bounds" and not any("=" not in o for o in names_in(text)): text = f":, {text}"
-        return per_column(text, self.targets or (name,))[name]
-
-    def __post_init__(self):
-        m, d = self.model, self.data
-        found = [*_metric_problems(self), *_target_problems(self), *_covariate_problems(self),
-                 *(f"model.pools names '{o}'; wanted some of {', '.join(POOLS)}" for o in names_in(m.pools) if o not in POOLS),
-                 not names_in(m.pools) and "model.pools is empty; wanted one or more of " + ", ".join(POOLS),
-                 m.width % m.heads and f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})",
-                 m.sample != "pool" and m.sample_width % m.heads and
-                     f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})",
-                 *(f"{k}.freeze_layers is {o.freeze_layers}; the ASV encoder has {m.layers} (model.layers)" for k in STAGES
-                   if (o := getattr(self, k)).freeze_layers > m.layers),
-                 m.identity % 8 and f"model.identity is {m.identity}; wanted a multiple of 8",
-                 d.groups and d.independent and "data.groups and data.independent are both given; choose one",
-                 d.valid + d.test > .8 and f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most",
-                 d.corpus and d.table and "data.corpus and data.table are both given; choose one",
-                 d.split and d.leave_out and "data.split and data.leave_out are both given; choose one",
-                 self.bases_vary and not self.encoder_trains and
-                     "augment varies bases (substitution, indel, window or reverse), but no stage trains the ASV encoder, so nothing would read them",
-                 self.run.resume and self.run.overwrite and "run.resume and run.overwrite are both given; choose one"]
-        if any(found): raise AamError("\n".join(o for o in found if o))
+# %% ../nbs/0_start/60_config.ipynb #454667ee
+@patch
+def of_target(self:Config,
+    name:str,    # A column of `targets`
+    setting:str, # "task", "transform", "loss" or "bounds"
+)->str|tuple[float|None,float|None]: # Bounds as a pair, None where there is no limit
+    "The value of a setting for one column: its own, or that for all columns."
+    common = self.data.task if setting == "task" else getattr(self.target, setting)
+    value = self.target.columns.get(name, {}).get(setting, common)
+    return limits(value) if setting == "bounds" else value
 
 # %% ../nbs/0_start/60_config.ipynb #8db88dd3
-def _section(name, old, given):
-    "One section with the given keys replaced; returns it and a list of problems."
-    known = [f.name for f in fields(old)]
-    if not isinstance(given, dict): return old, [f"{name} is {given!r}; wanted a table of keys"]
-    if name == "model" and "size" in given:
-        given = dict(given); size = given.pop("size")
-        if size not in SIZES: return old, [f"model.size is {size!r}; wanted one of {', '.join(SIZES)}"]
-        given = SIZES[size] | given
-    wrong = [f"there is no key {name}.{k}.{nearest(k, known)}" for k in given if k not in known]
-    kinds = get_type_hints(type(old))
-    good = {k: float(v) if kinds[k] is float and type(v) is int else v for k, v in given.items() if k in known}
-    try: return replace(old, **good), wrong
-    except AamError as e:
-        kind = type(old).__name__.removesuffix("Config").lower()
-        return old, wrong + str(e).replace(f"{kind}.", f"{name}.").split("\n")
+def _sized(given):
+    "The keys of [model], with the name of a size replaced by what it stands for; and what is wrong."
+    size = given.get("size")
+    if size is None: return given, []
+    rest = {k: v for k, v in given.items() if k != "size"}
+    if size in SIZES: return SIZES[size] | rest, []
+    return rest, [f"model.size is {size!r}; wanted one of {', '.join(SIZES)}"]
 
-# %% ../nbs/0_start/60_config.ipynb #9f8c368d
+def _section(name, old, given):
+    "One section with the given keys replaced; and a list of problems."
+    if not isinstance(given, dict): return old, [f"{name} is {given!r}; wanted a table of keys"]
+    given, wrong = _sized(given) if name == "model" else (given, [])
+    known = [f.name for f in fields(old)]
+    wrong += [f"there is no key {name}.{k}.{nearest(k, known)}" for k in given if k not in known]
+    good = {k: v for k, v in given.items() if k in known}
+    if "columns" in good: good["columns"] = _merged(old.columns, good["columns"])
+    kind = type(old).__name__.removesuffix("Config").lower()
+    try: return replace(old, **good), wrong
+    except AamError as e: return old, wrong + str(e).replace(f"{kind}.", f"{name}.").split("\n")
+
+# %% ../nbs/0_start/60_config.ipynb #453b925a
+def _merged(old, new):
+    "Settings of single columns: the old ones, and the new ones above them."
+    return {k: {**old.get(k, {}), **new.get(k, {})} for k in (*old, *new)}
+
+def _changed_by(given, then):
+    "Put values at their paths; returns a list of problems."
+    wrong = []
+    for path, value in then:
+        try: put(given, path, value)
+        except AamError as e: wrong.append(str(e))
+    return wrong
+
 def config_from(
     given:dict[str,dict[str,Any]], # Sections of keys, as a TOML file gives them
     base:Config|None=None,         # What is changed; the defaults if None
+    source:str|Path="", # File the sections come from; a note names it where it has short forms
+    then:Iterable[tuple[tuple[str,...],Any]]=(), # Paths and values that replace some of the given ones
 )->Config:
     "A checked configuration. Raises one `AamError` with every problem found."
-    base = base or Config(); names = [f.name for f in fields(base)]
-    wrong = [f"there is no section [{k}].{nearest(k, names)}" for k in given if k not in names]
-    made = {}
-    for k in names:
-        if k in given:
-            made[k], more = _section(k, getattr(base, k), given[k]); wrong += more
+    base = base or Config()
+    names, made = [f.name for f in fields(base)], {}
+    given, short, wrong = as_tables(given)
+    if short and source: note(f"{source} writes {few(short)} as text, as earlier versions did. {_ADVICE}")
+    wrong += _changed_by(given, then)
+    wrong += [f"there is no section [{k}].{nearest(k, names)}" for k in given if k not in names]
+    for k in (o for o in names if o in given):
+        made[k], more = _section(k, getattr(base, k), given[k])
+        wrong += more
     try: cfg = replace(base, **made)
     except AamError as e: wrong += str(e).split("\n")
     if wrong: raise AamError("The configuration has problems:\n  " + "\n  ".join(wrong))
     return cfg
+
+_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
+
+# %% ../nbs/0_start/60_config.ipynb #3b8dee5e
+FIRST = (
+    "data.covariates", "data.task", "data.missing", "data.split", "data.leave_out", "augment.mixup",
+    "model.sample", "target.transform", "target.loss", "loss.distance", "pretrain_asv.steps",
+    "optim.steps", "optim.freeze", "run.start", "run.folds")
+
+def all_keys()->list[str]: # "data.table", "data.sequences", ...
+    "Every key of a configuration, in order."
+    parts = [(f.name, getattr(Config(), f.name)) for f in fields(Config)]
+    return [f"{name}.{f.name}" for name, part in parts for f in fields(part) if f.name != "columns"]
+
+# %% ../nbs/0_start/60_config.ipynb #4aaf90e0
+def explained(
+    keys:Iterable[str]=FIRST, # "section.key"
+)->str:                       # Two lines for each key: the key with its default, and its meaning
+    "What keys mean, with their defaults."
+    from fastcore.docments import docments
+    default, lines = Config(), []
+    for section, key in (o.split(".") for o in keys):
+        part = getattr(default, section)
+        lines.append(f"  {section}.{key}={toml_value(getattr(part, key))}")
+        lines.append(f"      {docments(type(part)).get(key) or ''}")
+    return "\n".join(lines)

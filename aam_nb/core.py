@@ -7,13 +7,13 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/core.html.md"""
 # %% ../nbs/0_start/10_core.ipynb #a58c8fa7
 from __future__ import annotations
 
-import hashlib, importlib, json
+import hashlib, importlib, json, sys
 from collections.abc import Iterable
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['AamError', 'few', 'nearest', 'need', 'digest', 'draw_key', 'keyed_rng', 'duration']
+__all__ = ['AamError', 'few', 'note', 'nearest', 'need', 'digest', 'draw_key', 'keyed_rng', 'duration']
 
 # %% ../nbs/0_start/10_core.ipynb #a4b1f1c8
 class AamError(ValueError):
@@ -28,6 +28,13 @@ def few(
     names = list(names)
     shown = ", ".join(f"'{o}'" for o in names[:n])
     return shown if len(names) <= n else f"{shown} and {len(names)-n:,} more"
+
+# %% ../nbs/0_start/10_core.ipynb #ff6d7229
+def note(
+    text:str, # A sentence
+)->None:
+    "Tell the user something that does not stop the work."
+    print(f"note: {text}", file=sys.stderr)
 
 # %% ../nbs/0_start/10_core.ipynb #68d8546c
 def nearest(

@@ -72,10 +72,7 @@ def config_from_flags(
     loose = [w for w in words if "=" not in w]
     if loose: raise AamError(f"'{loose[0]}' is neither a recipe nor section.key=value. A recipe comes first, and only one.")
     given = {k: v for k, v in flags.items() if v not in ("", None, False) and not (k == "depth" and v == 0)}
-    quoted = [f"{_SECTION.get(k, 'data')}.{k}={_toml(v)}" for k, v in given.items()]
-    return load_config(recipe, (*words, *quoted))
-
-def _toml(v): return str(v).lower() if isinstance(v, bool) else str(v) if isinstance(v, int) else "'''" + v + "'''"
+    return load_config(recipe, words, {f"{_SECTION.get(k, 'data')}.{k}": v for k, v in given.items()})
 
 # %% ../nbs/9_runs/80_train.ipynb #413589c9
 def shown(command, config:Config):

@@ -1,4 +1,4 @@
-"""What travels from page to page, and the short names of its sizes
+"""The records that travel from page to page, and the short names of their sizes
 
 Docs: https://aam-nb.github.io/aam_nb/0_start/types.html.md"""
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['strings', 'Table', 'Tree', 'Study', 'positions', 'Split', 'Sample', 'Batch', 'AsvBatch', 'Column', 'slices',
-           'Covariates', 'Outputs', 'Term', 'LossTerms']
+__all__ = ['strings', 'Table', 'Tree', 'positions', 'Study', 'Split', 'Sample', 'sample_of_pairs', 'SampleReads', 'Batch',
+           'AsvBatch', 'Column', 'slices', 'Covariates', 'Outputs', 'Term', 'LossTerms']
 
 # %% ../nbs/0_start/80_types.ipynb #aa29f260
 def strings(values)->np.ndarray: # Object array of str
     "Names as an object array, which can be indexed by positions and masks."
-    out = np.empty(len(values), dtype=object); out[:] = [str(o) for o in values]
+    out = np.empty(len(values), dtype=object)
+    out[:] = [str(o) for o in values]
     return out
 
 # %% ../nbs/0_start/80_types.ipynb #6ef4688d
@@ -47,7 +48,9 @@ class Table:
         "Only the given samples, by position or mask, in that order."
         return replace(self, counts=self.counts[rows], sample_ids=self.sample_ids[rows])
 
-    def __repr__(self): return f"Table({self.counts.shape[0]:,} samples x {self.counts.shape[1]:,} ASVs, {self.counts.sum(dtype=np.int64):,} reads)"
+    def __repr__(self):
+        samples, asvs = self.counts.shape
+        return f"Table({samples:,} samples x {asvs:,} ASVs, {self.counts.sum(dtype=np.int64):,} reads)"
 
 # %% ../nbs/0_start/80_types.ipynb #eeafb48c
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,19 @@ class Tree:
     length:np.ndarray # float64 [branches], 0 or more
 
     def __repr__(self): return f"Tree({len(self.tips):,} tips, {len(self.length):,} branches)"
+
+# %% ../nbs/0_start/80_types.ipynb #c7d53797
+def positions(
+    known, # All ids, distinct
+    ids,   # The ids looked for
+)->np.ndarray: # int64 [ids], positions in `known`
+    "The position of each id. Raises `AamError` for ids that are not there."
+    at = {o: i for i, o in enumerate(known)}
+    lost = [o for o in ids if o not in at]
+    if lost:
+        raise AamError(f"{len(lost)} of {len(ids)} sample ids are not among the {len(at)} samples "
+                       f"(first: {few(lost)}). Ask only for samples of the table.")
+    return np.array([at[o] for o in ids], dtype=np.int64)
 
 # %% ../nbs/0_start/80_types.ipynb #e4cf9fd9
 @dataclass(frozen=True, kw_only=True)
@@ -80,30 +96,25 @@ class Study:
         "Row numbers of sample ids. Raises `AamError` for an id that is not there."
         return positions(self.ids, ids)
 
-# %% ../nbs/0_start/80_types.ipynb #c7d53797
-def positions(
-    known, # All ids, distinct
-    ids,   # The ids looked for
-)->np.ndarray: # int64 [ids], positions in `known`
-    "Where each id stands. Raises `AamError` for ids that are not there."
-    at = {o: i for i, o in enumerate(known)}
-    lost = [o for o in ids if o not in at]
-    if lost: raise AamError(f"{len(lost)} of {len(ids)} sample ids are not among the {len(at)} samples (first: {few(lost)}).")
-    return np.array([at[o] for o in ids], dtype=np.int64)
-
 # %% ../nbs/0_start/80_types.ipynb #a5dbd379
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    "Sample ids that train, that pick the epoch, and that are reported."
+    """Ids of the samples that train, that pick the epoch, and that are reported.
+
+    Raises `AamError` where two parts share a sample."""
     train:np.ndarray  # Object array of str
-    valid:np.ndarray
-    test:np.ndarray
+    valid:np.ndarray  # Object array of str
+    test:np.ndarray   # Object array of str
 
     def __post_init__(self):
         parts = [set(self.train), set(self.valid), set(self.test)]
-        if sum(map(len, parts)) != len(set().union(*parts)): raise AamError("A sample stands in two parts of the split.")
+        if sum(map(len, parts)) == len(set().union(*parts)): return
+        twice = sorted((parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2]))
+        raise AamError(f"Two parts of the split hold the same samples ({few(twice)}). "
+                       "Name each sample in one part only.")
 
-    def __repr__(self): return f"Split(train {len(self.train)}, valid {len(self.valid)}, test {len(self.test)})"
+    def __repr__(self):
+        return f"Split(train {len(self.train)}, valid {len(self.valid)}, test {len(self.test)})"
 
 # %% ../nbs/0_start/80_types.ipynb #439e9250
 @dataclass(frozen=True, kw_only=True)
@@ -113,22 +124,48 @@ class Sample:
     counts:np.ndarray  # int32 [n], reads, above 0
     target:np.ndarray  # float32 [t], encoded; a class is its number; NaN where missing
     weight:np.ndarray|None = None   # float32 [t], what each target weighs in the loss; None for 1
-    category:np.ndarray|None = None # int64 [c], covariates: 0 missing, 1 unknown, 2 and up the known categories
+    category:np.ndarray|None = None # int64 [c], covariates: 0 missing, 1 unknown, 2 and up known
     number:np.ndarray|None = None   # float32 [v], covariates, standardised; NaN where missing
     index:int          # The sample's row in the store
-    id:str
+    id:str             # Its name in the table
+
+# %% ../nbs/0_start/80_types.ipynb #ed8e7dbc
+def sample_of_pairs(
+    offsets:Tensor, # i64 [b+1], where each sample's pairs begin
+    pairs:int,      # n
+)->Tensor:          # i64 [n]
+    "Which sample each pair belongs to."
+    starts = offsets[1:-1]
+    begun = offsets.new_zeros(pairs + 1).index_add(0, starts, starts.new_ones(starts.shape))
+    return begun.cumsum(0)[:pairs]
+
+# %% ../nbs/0_start/80_types.ipynb #551bdd1f
+@dataclass(frozen=True, kw_only=True)
+class SampleReads:
+    "The part of a batch that the sample level reads."
+    asv:Tensor     # i64 [n], which of the u distinct ASVs
+    counts:Tensor  # f32 [n], reads
+    sample:Tensor  # i64 [n], which sample each pair belongs to, ascending
+    size:int       # b, samples
+    distinct:int   # u, distinct ASVs
+    category:Tensor|None = None # i64 [b, c], covariates: 0 missing, 1 unknown, 2 and up known
+    number:Tensor|None = None   # f32 [b, v], covariates, standardised; NaN where missing
+    place:Tensor|None = None    # i64 [u], which of the ASVs that the model knows; -1 where it is none of them
+    hidden:Tensor|None = None   # bool [n], pairs whose reads are hidden, to be guessed
 
 # %% ../nbs/0_start/80_types.ipynb #e23f0669
 class _Moves:
     "Tensors move together."
     def to(self, device):
         "The same record on `device`."
-        return replace(self, **{f.name: v.to(device, non_blocking=True) for f in fields(self) if hasattr(v := getattr(self, f.name), "to")})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {k: v for k, v in held.items() if hasattr(v, "to")}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 # %% ../nbs/0_start/80_types.ipynb #4b71dbd8
 @dataclass(frozen=True, kw_only=True)
 class Batch(_Moves):
-    "Samples that share one table of distinct ASVs."
+    "Samples that share one set of distinct ASVs."
     tokens:Tensor      # u8 [u, l], bases of each distinct ASV; padded with 0 on the right
     rows:Tensor        # i64 [u], its row in the store, ascending
     identity:Tensor    # f32 [u, i], signs that name the sequence; 0 where the sequence is unknown or hidden
@@ -137,15 +174,15 @@ class Batch(_Moves):
     offsets:Tensor     # i64 [b+1], where each sample's pairs begin
     index:Tensor       # i64 [b], the sample's row in the store
     target:Tensor      # f32 [b, t], encoded targets; NaN where missing; t may be 0
-    distance:Tensor|None = None # f32 [m, b, B], distances between samples, of these very draws; NaN where not known
+    distance:Tensor|None = None # f32 [m, b, B], distances between samples, of these draws; NaN where unknown
     weight:Tensor|None = None   # f32 [b, t], what each target weighs in the loss; None for 1
-    category:Tensor|None = None # i64 [b, c], covariates: 0 missing, 1 unknown, 2 and up the known categories
+    category:Tensor|None = None # i64 [b, c], covariates: 0 missing, 1 unknown, 2 and up known
     number:Tensor|None = None   # f32 [b, v], covariates, standardised; NaN where missing
     place:Tensor|None = None    # i64 [u], which of the ASVs that the model knows; -1 where it is none of them
     hidden:Tensor|None = None   # bool [n], pairs whose reads are hidden, to be guessed
     masked:Tensor|None = None   # u8 [u, l], a second view of the tokens with patches masked
-    partner:Tensor|None = None  # i64 [b], place in the global batch of the sample whose reads are mixed in; None where none are
-    share:Tensor|None = None    # f32 [b], how much of the mixed reads is the sample's own: the target is mixed alike
+    partner:Tensor|None = None  # i64 [b], place in the global batch of the sample that is mixed in, if any
+    share:Tensor|None = None    # f32 [b], how much of the mix is the sample's own, in reads and target
     start:int = 0      # Place of its first sample in the global batch
     total:int = 0      # Samples of the global batch; 0 where the batch is all of it
     key:int = 0        # The draw key of this step: dropout, mixup and the like follow from it
@@ -153,7 +190,12 @@ class Batch(_Moves):
     @property
     def size(self)->int: # b
         "Samples in the batch."
-        return len(self.offsets) - 1
+        return self.offsets.shape[0] - 1
+
+    @property
+    def distinct(self)->int: # u
+        "Distinct ASVs in the batch."
+        return self.rows.shape[0]
 
     @property
     def places(self)->Tensor: # i64 [b]
@@ -163,19 +205,23 @@ class Batch(_Moves):
     @property
     def sample(self)->Tensor: # i64 [n]
         "Which sample each pair belongs to."
-        lengths = self.offsets.diff()
-        return lengths.new_tensor(range(len(lengths))).repeat_interleave(lengths)
+        return sample_of_pairs(self.offsets, self.asv.shape[0])
+
+    @property
+    def reads(self)->SampleReads:
+        "What the sample level reads of it."
+        return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
 
 # %% ../nbs/0_start/80_types.ipynb #f4b98f81
 @dataclass(frozen=True, kw_only=True)
 class AsvBatch(_Moves):
-    "Distinct ASVs and what the tree says of each pair."
+    "Distinct ASVs and the distance along the tree of each pair."
     tokens:Tensor      # u8 [u, l]
     masked:Tensor      # u8 [u, l], with patches masked
     rows:Tensor        # i64 [u], rows of the store
-    distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN where an ASV has no tip; None without a tree
-    key:int = 0
+    distance:Tensor|None = None # f32 [u, U], path length along the tree; NaN for ASVs without a tip
     start:int = 0      # Place of its first ASV among the columns of `distance`
+    key:int = 0        # The draw key of this step
 
 # %% ../nbs/0_start/80_types.ipynb #80189790
 @dataclass(frozen=True, kw_only=True)
@@ -184,21 +230,23 @@ class Column:
     name:str
     task:str                      # "regression" or "classification"
     outputs:int = 1               # 1, the number of quantiles, or the number of classes
-    loss:str = "mse"              # mse, mae, huber, quantile or asymmetric; of no meaning for classes
+    loss:str = "mse"              # mse, mae, huber, quantile or asymmetric; classes do not use it
     levels:tuple[float,...] = ()  # Of the quantile loss, rising, with .5 among them; else empty
     under:float = 1.              # Asymmetric loss: cost of a unit too low
     over:float = 1.               # Asymmetric loss: cost of a unit too high
 
-def slices(columns)->list[slice]: # One for each column
-    "Where each column's outputs stand among all."
+def slices(
+    columns, # `Column`s, in order
+)->list[slice]: # One for each column
+    "Where the outputs of each column stand among all outputs."
     edge = np.cumsum([0, *(o.outputs for o in columns)]).tolist()
     return [slice(a, b) for a, b in zip(edge, edge[1:])]
 
 # %% ../nbs/0_start/80_types.ipynb #157523de
 @dataclass(frozen=True, kw_only=True)
 class Covariates:
-    "What a model is told of a sample beside its reads. Columns with categories stand in the order of the chains."
-    chains:tuple[tuple[str,...],...] = () # ("diet",), or from the whole to the part ("country", "state", "city")
+    "What a model reads of a sample beside its ASVs. Columns of categories are in the order of the chains."
+    chains:tuple[tuple[str,...],...] = () # ("diet",), or from the whole to the part ("country", "city")
     sizes:tuple[int,...] = ()             # Known categories of each column of the chains
     numbers:tuple[str,...] = ()           # Columns with numbers
 
@@ -212,10 +260,10 @@ class Covariates:
 class Outputs:
     "What one forward pass of the sample level gives."
     summary:Tensor               # [b, d], one vector a sample
-    target:Tensor|None = None    # [b, k], numbers, quantiles and logits of all targets side by side, in the order of `Column`s
+    target:Tensor|None = None    # [b, k], numbers, quantiles and logits of all `Column`s side by side
     distance:Tensor|None = None  # [m, b, B], predicted distances between samples
     unit:Tensor|None = None      # [m], what an error of each distance is divided by in the loss; None for 1
-    counts:Tensor|None = None    # [hidden pairs], logits of their shares among the hidden reads of their sample
+    counts:Tensor|None = None    # [hidden pairs], logits of their shares of their sample's hidden reads
 
 # %% ../nbs/0_start/80_types.ipynb #f0ea8363
 @dataclass(frozen=True, kw_only=True)

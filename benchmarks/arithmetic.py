@@ -19,6 +19,7 @@ from torch.utils import flop_counter
 from aam_nb.recipe import load_config
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.model import layers
 from aam_nb.model.aam import AamModel
 from aam_nb.training.objectives import SampleObjective
@@ -75,8 +76,8 @@ def main():
         model = AamModel(replace(cfg.model, dropout=0.), store.tokens.shape[1], (Column(name="age", task="regression"),), metrics).train()
         objective = SampleObjective(model, cfg.loss, chunk=chunk)
         optimizer = make_optimizer(model.named_parameters(), cfg.optim)
-        source = SampleBatches(SampleDataset(store, rows=np.isfinite(age), target=age), size, args.steps, seed=0, metrics=metrics,
-                               identity=cfg.model.identity, mask=cfg.loss.mask if metrics else 0., patch=cfg.model.patch)
+        view = View(metrics=metrics, identity=cfg.model.identity, mask=cfg.loss.mask if metrics else 0., patch=cfg.model.patch)
+        source = SampleBatches(SampleDataset(store, rows=np.isfinite(age), target=age), view, batch=size, steps=args.steps)
         step(objective, optimizer, source[0])
         shares, asvs = [], []
         for batch in source:

@@ -32,9 +32,11 @@ from aam_nb.batches.mix import mix_samples
 from aam_nb.batches.asv_batches import AsvBatches
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset, asvs_in
+from aam_nb.batches.view import View
 from aam_nb.data.split import kfold, strata
 from aam_nb.batches.build import build_store
-from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import embed_chunks
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.target_stage import codecs, target_stage
@@ -73,19 +75,19 @@ def target_cost(cfg, store, age, accelerator, steps=100):
     model = AamModel(cfg.model, store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
     objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
-    source = SampleBatches(dataset, optim.batch, steps, seed=0, augment=cfg.augment, identity=cfg.model.identity)
+    source = SampleBatches(dataset, View(augment=cfg.augment, identity=cfg.model.identity), batch=optim.batch, steps=steps)
     fit(objective, source, replace(optim, steps=10), accelerator) # what only the first step pays
     step = took(lambda *_: fit(objective, source, optim, accelerator), [0], 5)/steps
     places = [source.places(j) for j in range(steps)]
     def views(augment): # The samples of a batch are fetched and varied, as in training
-        batches = SampleBatches(dataset, optim.batch, steps, seed=0, augment=augment)
+        batches = SampleBatches(dataset, View(augment=augment), batch=optim.batch, steps=steps)
         return took(lambda _, o: batches.views(o), places)
     plain = views(None)
     parts = dict(views=views(cfg.augment) - plain, names=took(names, [store.keys[o.rows.numpy()] for o in source]),
                  mixup=took(lambda j, _: mixup_pairs(j, optim.batch, cfg.augment.mixup), places))
     print(f"target stage, batch {optim.batch}: {step:.2f} ms a step; of these augmentation at the defaults {sum(parts.values()):.2f} ms "
           f"({', '.join(f'{k} {v:.2f}' for k, v in parts.items())}): {sum(parts.values())/step:.1%}", flush=True)
-    batches, nothing = SampleBatches(dataset, optim.batch, 10, seed=0), views(OFF)
+    batches, nothing = SampleBatches(dataset, batch=optim.batch, steps=10), views(OFF)
     for change in (dict(rarefy=.7), dict(asv_dropout=.1), dict(jitter="multinomial"), dict(jitter="dirichlet"), dict(shuffle=True)):
         print(f"  {change}: {views(replace(OFF, **change)) - nothing:.2f} ms")
     for mix in ("reads", "aitchison", "cutmix", "phylomix"):
@@ -95,7 +97,7 @@ def target_cost(cfg, store, age, accelerator, steps=100):
 def asv_cost(cfg, store, accelerator, steps=8):
     "Print what the steps on bases cost."
     optim, model = replace(cfg.pretrain_asv, steps=steps), AamModel(cfg.model, store.tokens.shape[1])
-    source = AsvBatches(store, None, optim.batch, steps, seed=0, patch=cfg.model.patch, mask=cfg.loss.mask)
+    source = AsvBatches(store, None, View(patch=cfg.model.patch, mask=cfg.loss.mask), batch=optim.batch, steps=steps)
     fit(AsvObjective(model, cfg.loss), source, replace(optim, steps=1), accelerator)
     step = took(lambda *_: fit(AsvObjective(model, cfg.loss), source, optim, accelerator), [0], 1)/steps
     asvs = [(o.tokens.numpy(), store.keys[o.rows.numpy()]) for o in source]
@@ -156,10 +158,10 @@ class Part:
         bench = self.bench(42); optim = bench.config.pretrain_asv
         model, objective, _ = asv_stage(bench, self.train)
         rows, cfg = asvs_in(self.store, self.train), bench.config
-        source = AsvBatches(self.store, rows, optim.batch, optim.steps, seed=42, patch=cfg.model.patch, mask=cfg.loss.mask, span=span,
-                            augment=replace(cfg.augment, **augment or {}))
+        view = View(seed=42, patch=cfg.model.patch, mask=cfg.loss.mask, span=span, augment=replace(cfg.augment, **augment or {}))
+        source = AsvBatches(self.store, rows, view, batch=optim.batch, steps=optim.steps)
         bench.fit(objective, source, optim, "pretrain_asv")
-        model.encoder.calibrate(torch.from_numpy(self.store.tokens[rows]))
+        model.encoder.fit_constants(torch.from_numpy(self.store.tokens[rows]))
         return model, embed_chunks(model, torch.from_numpy(np.array(self.store.tokens)), 256)
 
     def score(self, start, table, augment=None, seeds=(1, 2)):
@@ -169,7 +171,7 @@ class Part:
             bench = self.bench(seed, augment)
             for i, (train, test) in enumerate(self.folds):
                 targets, _ = codecs(bench, train)
-                made, objective, source = target_stage(bench, start, targets, None, train, key=("fold", i), table=table)
+                made, objective, source = target_stage(bench, start, targets, None, train, key=("fold", i), embeddings=table)
                 bench.fit(objective, source, bench.config.optim, "target")
                 said, true = made.predict(test)[self.data.target], self.values.iloc[test]
                 if self.task == "regression": out.append(np.abs(said - true.to_numpy(float)).mean())

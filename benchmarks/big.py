@@ -119,9 +119,11 @@ def train(folder):
     from aam_nb.batches.asv_batches import AsvBatches
     from aam_nb.batches.sample_batches import SampleBatches
     from aam_nb.batches.samples import SampleDataset
+    from aam_nb.batches.view import View
     from aam_nb.data.codec import TargetCodec
     from aam_nb.batches.store import open_store
-    from aam_nb.model.aam import AamModel, calibrate
+    from aam_nb.model.aam import AamModel
+    from aam_nb.model.passes import fit_constants
     from aam_nb.training.objectives import AsvObjective, SampleObjective
     from aam_nb.training.optim import make_optimizer
     from aam_nb.training.outputs import embed_asvs
@@ -139,16 +141,16 @@ def train(folder):
     model = AamModel(cfg.model, store.tokens.shape[1], columns=(codec.column,), metrics=(loss.metric,)).train()
     clock = time.perf_counter(); tree = store.tree
     say(f"{tree} taken from the store", time.perf_counter() - clock)
-    asvs = AsvBatches(store, batch=cfg.pretrain_asv.batch, steps=10, seed=0, patch=cfg.model.patch, mask=cfg.loss.mask)
+    asvs = AsvBatches(store, view=View(patch=cfg.model.patch, mask=cfg.loss.mask), batch=cfg.pretrain_asv.batch, steps=10)
     say("10 steps of 256 ASVs, distances along the tree and masked bases", steps(AsvObjective(model, loss), asvs, cfg.pretrain_asv))
-    model.encoder.calibrate(torch.from_numpy(store.tokens[:2048].copy()))
+    model.encoder.fit_constants(torch.from_numpy(store.tokens[:2048].copy()))
     known = np.arange(len(store.tokens))
-    source = SampleBatches(SampleDataset(store, target=codec.encode(age)), 32, 5, seed=0, augment=cfg.augment, identity=cfg.model.identity,
-                           metrics=(loss.metric,), known=known)
+    view = View(augment=cfg.augment, identity=cfg.model.identity, metrics=(loss.metric,), known=known)
+    source = SampleBatches(SampleDataset(store, target=codec.encode(age)), view, batch=32, steps=5)
     rows = np.unique(np.concatenate([o.rows.numpy() for o in source])); clock = time.perf_counter()
     table = embed_asvs(model, store.tokens, rows); table.add_(0.) # Every page of it is touched
     say(f"{len(rows):,} ASVs embedded, into a table for all of them", time.perf_counter() - clock)
-    calibrate(model, [source[0]], table)
+    fit_constants(model, [source[0]], table)
     say("5 steps of 32 samples on embeddings, unweighted UniFrac beside the target",
         steps(SampleObjective(model, loss, table, cfg.augment.mixup), source, cfg.optim))
     source.steps = 1
@@ -165,12 +167,13 @@ def load(folder):
     from aam_nb.batches.loader import loader
     from aam_nb.batches.sample_batches import SampleBatches
     from aam_nb.batches.samples import SampleDataset
+    from aam_nb.batches.view import View
     from aam_nb.batches.store import open_store
     torch.set_num_threads(1); store = open_store(folder/"store"); out = {}
-    common = dict(batch=32, steps=220, seed=0, identity=64, known=np.arange(len(store.tokens)))
+    common, samples = dict(identity=64, known=np.arange(len(store.tokens))), SampleDataset(store, target=np.zeros(len(store)))
     for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1), ("augmented, in the training process",
                                dict(augment=AugmentConfig()), 0), ("augmented, unweighted UniFrac", dict(augment=AugmentConfig(), metrics=("unweighted",)), 1)):
-        batches = loader(SampleBatches(SampleDataset(store, target=np.zeros(len(store))), **common, **how), workers=workers)
+        batches = loader(SampleBatches(samples, View(**common, **how), batch=32, steps=220), workers=workers)
         for _ in range(20): next(batches)
         begun = time.perf_counter(); n = sum(o.size for o in batches); out[name] = n/(time.perf_counter() - begun)
     return dict(rates=out, peak=peak(), worker=peak(resource.RUSAGE_CHILDREN))

@@ -18,6 +18,7 @@ import torch
 from aam_nb.recipe import load_config
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.data.metadata import read_metadata
 from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
@@ -67,7 +68,7 @@ def main():
         model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).train()
         objective = SampleObjective(model, cfg.loss, chunk=cfg.optim.chunk)
         rows, known = [], SampleDataset(store, rows=np.isfinite(age), target=age)
-        for batch in SampleBatches(known, size, args.steps, seed=0, identity=cfg.model.identity):
+        for batch in SampleBatches(known, View(identity=cfg.model.identity), batch=size, steps=args.steps):
             (once, cpu, grad), (anew, cpu2, want) = timed(objective, batch), timed(objective, plain(batch))
             off = float((grad - want).norm()/want.norm())
             rows.append((len(batch.rows), len(batch.asv), once, anew, cpu, cpu2, off))

@@ -17,6 +17,7 @@ from aam_nb.batches.corpus import Corpus
 from aam_nb.batches.loader import loader
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.data.metadata import read_metadata
 from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
@@ -52,21 +53,25 @@ def main():
     store = stored("ecam_infant", "is_infant == 1"); samples = SampleDataset(store, target=np.zeros(len(store)))
     corpus = Corpus([store, stored("ibd_crohns_2538")]); beside = SampleDataset(corpus)
     print(f"{store}\n{corpus}\nBatches of {args.batch}, {args.steps} steps, best of {args.repeats}; processor time in brackets")
-    common = dict(batch=args.batch, steps=args.steps, seed=0); augment = AugmentConfig()
+    common = dict(batch=args.batch, steps=args.steps)
+    varied = View(augment=AugmentConfig())
+    named = View(augment=AugmentConfig(), identity=64)
+    compared = View(augment=AugmentConfig(), identity=64, metrics=("unweighted",))
+    masked = View(augment=AugmentConfig(), identity=64, mask=.15, patch=6)
     for name, source in (
         ("as stored", SampleBatches(samples, **common)),
-        ("augmented", SampleBatches(samples, augment=augment, **common)),
-        ("augmented, identity", SampleBatches(samples, augment=augment, identity=64, **common)),
-        ("the same, masked view", SampleBatches(samples, augment=augment, identity=64, mask=.15, patch=6, **common)),
-        ("the same, unweighted UniFrac", SampleBatches(samples, augment=augment, identity=64, metrics=("unweighted",), **common)),
-        ("the same, rank 0 of 2", SampleBatches(samples, augment=augment, identity=64, metrics=("unweighted",), world=2, **common)),
-        ("corpus: augmented, identity", SampleBatches(beside, augment=augment, identity=64, **common)),
-        ("the same, unweighted UniFrac", SampleBatches(beside, augment=augment, identity=64, metrics=("unweighted",), **common)),
+        ("augmented", SampleBatches(samples, varied, **common)),
+        ("augmented, identity", SampleBatches(samples, named, **common)),
+        ("the same, masked view", SampleBatches(samples, masked, **common)),
+        ("the same, unweighted UniFrac", SampleBatches(samples, compared, **common)),
+        ("the same, rank 0 of 2", SampleBatches(samples, compared, world=2, **common)),
+        ("corpus: augmented, identity", SampleBatches(beside, named, **common)),
+        ("the same, unweighted UniFrac", SampleBatches(beside, compared, **common)),
     ):
         clock, work = rates(source, args.repeats)
         aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""
         print(f"  {name:30} {clock:9,.0f} samples/s ({work:,.0f}){aim}")
-    clock, work = rates(AsvBatches(store, batch=256, steps=args.steps//2, patch=6), args.repeats)
+    clock, work = rates(AsvBatches(store, view=View(patch=6, mask=.15), batch=256, steps=args.steps//2), args.repeats)
     print(f"  {'256 ASVs, path lengths, masked':30} {clock:9,.0f} ASVs/s ({work:,.0f})")
 
 

@@ -18,7 +18,9 @@ from aam_nb.recipe import load_config
 from aam_nb.sections import RunConfig
 from aam_nb.batches.sample_batches import SampleBatches
 from aam_nb.batches.samples import SampleDataset
-from aam_nb.model.aam import AamModel, embed_chunks
+from aam_nb.batches.view import View
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import embed_chunks
 from aam_nb.training.loop import fit
 from aam_nb.training.objectives import SampleObjective
 from aam_nb.training.parallel import make_accelerator
@@ -43,8 +45,8 @@ def main():
     model = AamModel(cfg.model, store.tokens.shape[1], (Column(name="age", task="regression"),)).freeze_encoder()
     table = embed_chunks(model, torch.from_numpy(np.array(store.tokens)), 256)
     objective = SampleObjective(model, cfg.loss, embeddings=table, mixup=cfg.augment.mixup)
-    source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), optim.batch, optim.steps, seed=0, augment=cfg.augment,
-                           identity=cfg.model.identity)
+    view = View(augment=cfg.augment, identity=cfg.model.identity)
+    source = SampleBatches(SampleDataset(store, None, age.astype(np.float32)), view, batch=optim.batch, steps=optim.steps)
     batches = []
     making = took(lambda: batches.extend(source[i] for i in range(args.steps)))
     fit(objective, batches, replace(optim, steps=10), accelerator)             # what only the first step pays

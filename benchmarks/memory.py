@@ -30,9 +30,11 @@ def work(asvs, samples, held, steps, chunk):
     from aam_nb.core import keyed_rng
     from aam_nb.batches.sample_batches import SampleBatches
     from aam_nb.batches.samples import SampleDataset
+    from aam_nb.batches.view import View
     from aam_nb.data.simulate import simulate
     from aam_nb.batches.build import build_store
-    from aam_nb.model.aam import AamModel, calibrate
+    from aam_nb.model.aam import AamModel
+    from aam_nb.model.passes import fit_constants
     from aam_nb.training.objectives import SampleObjective
     from aam_nb.training.optim import make_optimizer
     print(f"imports: {peak():.2f} GiB", flush=True)
@@ -42,13 +44,13 @@ def work(asvs, samples, held, steps, chunk):
     at = np.concatenate([np.sort(rng.choice(n, min(held, n), replace=False)) for _ in range(samples)])
     counts = sparse.csr_matrix((rng.integers(1, 200, len(at)).astype(np.int32), at, np.arange(samples + 1)*min(held, n)), (samples, n))
     store = build_store(replace(study, table=replace(study.table, counts=counts)))
-    source = SampleBatches(SampleDataset(store), samples, steps, seed=0, metrics=(cfg.loss.metric,), mask=cfg.loss.mask,
-                           patch=cfg.model.patch, identity=cfg.model.identity)
+    view = View(metrics=(cfg.loss.metric,), mask=cfg.loss.mask, patch=cfg.model.patch, identity=cfg.model.identity)
+    source = SampleBatches(SampleDataset(store), view, batch=samples, steps=steps)
     model = AamModel(cfg.model, 150, metrics=(cfg.loss.metric,)).train()
     objective = SampleObjective(model, cfg.loss, chunk=chunk)
     optimizer = make_optimizer(model.named_parameters(), cfg.pretrain_sample)
     print(f"data and model ({model.count_parameters()['total']:,} parameters): {peak():.2f} GiB", flush=True)
-    calibrate(model, [source[0]], chunk=chunk)
+    fit_constants(model, [source[0]], chunk=chunk)
     for i, batch in enumerate(source):
         start = time.perf_counter(); optimizer.zero_grad()
         terms = objective.train_step(batch); optimizer.step()

@@ -20,6 +20,7 @@ from aam_nb.sections import metrics
 from aam_nb.batches.collate import known_places
 from aam_nb.batches.sample_batches import PlainBatches
 from aam_nb.batches.samples import SampleDataset, asvs_in
+from aam_nb.batches.view import View
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.split import kfold
 from aam_nb.batches.build import build_store
@@ -48,11 +49,11 @@ def taught(bench, start, table, train, test):
     "What a sample level says of training and of other samples, once the metric has taught it."
     config, store = bench.config, bench.store
     model = new_model(bench, store.tokens.shape[1]); model.encoder.load_state_dict(start.encoder.state_dict()); model.freeze_encoder()
-    objective, source, _ = sample_stage(bench, model, train, table=table)
+    objective, source = sample_stage(bench, model, train, embeddings=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
     known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
-    look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), 64, identity=config.model.identity, alpha=config.loss.alpha,
-                                                                metrics=(config.loss.metric,), known=known))
+    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=(config.loss.metric,), known=known)
+    look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
     return look(train), look(test)
 
 

@@ -59,7 +59,7 @@ def configured(study, out, *words):
 
 def test_a_distance_is_learned_before_and_beside_the_target(study, tmp_path):
     with registered(metrics, HELLINGER, BRANCHES):
-        config = configured(study, tmp_path/"run", "loss.metric='hellinger, branches'")
+        config = configured(study, tmp_path/"run", "loss.metric=hellinger, branches")
         bundle = load_bundle(train_run(config, say=lambda text: None))
         predicted = predict_table(bundle, read_table(study/"table.biom"))
     heads = bundle.model.heads["distance"]

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "evaluation", "export", "runs"]
-START = {"core", "disk", "registry", "fields", "sections", "config", "recipe", "types"}
+START = {"core", "disk", "registry", "fields", "sections", "shorthand", "config", "recipe", "types"}
 QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim", "checkpoint")} # know nothing of files beyond checkpoints, nor of processes
 # A module, or a chapter, and what it may import beside the pages of the start: modules, or whole chapters with a star.
 MAY = {

@@ -1,5 +1,6 @@
 "Augmentation: each step against its definition and, where it has one, scikit-bio; draws that follow their key alone."
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,21 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-import aam_nb.batches.augment as augment
-from aam_nb.batches.augment import augment_sample, augment_samples, augment_tokens, false_for, hide_covariates
-from aam_nb.batches.bases import (
-    hide_reads,
-    insert_and_delete,
-    mask_patches,
-    reverse_complement,
-    reverse_some,
-    shuffle_windows,
-    substitute,
-)
+from aam_nb.batches.augment import augment_sample, augment_samples, augment_tokens, false_for
+from aam_nb.batches.bases import insert_and_delete, reverse_complement, reverse_some, shuffle_windows, substitute
 from aam_nb.batches.build import build_store
-from aam_nb.batches.draws import AsvDraws, pair_draws
+from aam_nb.batches.draws import AsvDraws, generator_from, keyed_draws, pair_draws, unit_draws, view_words
+from aam_nb.batches.hide import hide_covariates, hide_reads, mask_patches
 from aam_nb.batches.mix import mix_pair, mix_samples, whole_reads
-from aam_nb.batches.reads import drop_asvs, jitter_counts, rarefy, rarefy_counts, read_share, redraw, select_asvs
+from aam_nb.batches.reads import draw_dirichlet, draw_multinomial, drop_asvs, rarefy, rarefy_counts, read_share, redraw, select_asvs
+from aam_nb.batches.source import StudyPart
 from aam_nb.core import AamError, keyed_rng
 from aam_nb.data.simulate import simulate
 from aam_nb.data.tokens import MASK, PAD, detokenize, sequence_keys, tokenize
@@ -127,10 +121,10 @@ def test_a_view_of_a_given_depth_is_a_draw_without_replacement():
         theirs = np.array([theirs(counts, depth, seed=i) for i in range(1500)])
         assert np.allclose(given.var(0), theirs.var(0), rtol=.2, atol=.02)
 
-@pytest.mark.parametrize("kind", ["multinomial", "dirichlet"])
-def test_jitter_keeps_depth_and_mean_and_has_the_variance_of_its_name(kind):
-    counts = np.array([50, 30, 15, 4, 1, 0]); p = counts/100; views = drawn(jitter_counts, 6000, counts, kind)
-    var = 100*p*(1 - p)*(2*100/101 if kind == "dirichlet" else 1)
+@pytest.mark.parametrize("draw", [draw_multinomial, draw_dirichlet])
+def test_jitter_keeps_depth_and_mean_and_has_the_variance_of_its_name(draw):
+    counts = np.array([50, 30, 15, 4, 1, 0]); p = counts/100; views = drawn(draw, 6000, counts)
+    var = 100*p*(1 - p)*(2*100/101 if draw is draw_dirichlet else 1)
     assert (views.sum(1) == 100).all() and not views[:, 5].any()
     assert (abs(views.mean(0) - counts) <= 4.5*np.sqrt(var/6000)).all()
     assert np.allclose(views.var(0), var, rtol=.1, atol=.03)
@@ -138,7 +132,7 @@ def test_jitter_keeps_depth_and_mean_and_has_the_variance_of_its_name(kind):
 def test_jitter_is_scikit_bio_drawing_with_replacement():
     theirs = pytest.importorskip("skbio.stats").subsample_counts; counts = np.array([40, 25, 10, 4, 1])
     theirs = np.array([theirs(counts, 80, replace=True, seed=i) for i in range(3000)])
-    ours = drawn(jitter_counts, 3000, counts, "multinomial")
+    ours = drawn(draw_multinomial, 3000, counts)
     assert np.allclose(ours.mean(0), theirs.mean(0), atol=.5) and np.allclose(ours.var(0), theirs.var(0), rtol=.15, atol=.05)
     assert np.isclose((ours > 0).sum(1).mean(), (theirs > 0).sum(1).mean(), atol=.06)
 
@@ -186,9 +180,9 @@ def test_company_and_order_change_no_view():
         assert all(same(augment_sample(a, config, 7, e), o) for a, e, o in zip(batch, epochs, whole, strict=True))
 
 def test_the_generators_of_views_are_uniform_and_independent():
-    ones = [sample(1, 1, f"S{i}") for i in range(4000)]; words = augment._words(ones, 7, [0]*4000)
-    draws = np.array([np.random.Generator(np.random.PCG64(augment._Begin(o[:4]))).random(20) for o in words])
-    for o in (draws, augment._uniform(words), augment._draws(words[:, 6:7], np.arange(20)), augment._draws(words[:, 7:], np.arange(20))):
+    ones = [sample(1, 1, f"S{i}") for i in range(4000)]; words = view_words([o.id for o in ones], [0]*4000, 7, "augment")
+    draws = np.array([generator_from(o[:4]).random(20) for o in words])
+    for o in (draws, unit_draws(words), keyed_draws(words[:, 6:7], np.arange(20)), keyed_draws(words[:, 7:], np.arange(20))):
         assert abs(o.mean() - .5) < .005 and abs(o.var() - 1/12) < .0015 and len(np.unique(o)) == o.size
         assert abs(np.corrcoef(o[1:].ravel(), o[:-1].ravel())[0, 1]) < .018 and abs(np.corrcoef(o[:, 1:].ravel(), o[:, :-1].ravel())[0, 1]) < .018
 
@@ -401,10 +395,10 @@ def samples_of(store):
 @pytest.mark.parametrize("mix", ["reads", "aitchison", "cutmix", "phylomix"])
 def test_a_batch_is_mixed_by_its_step_and_ids(store, mix):
     pytest.importorskip("skbio"); before = samples_of(store)[:8]; config = AugmentConfig(mix=mix, mixup=.8)
-    out, partner, share = mix_samples(before, config, 7, 2, store); again = mix_samples(before, config, 7, 2, store)
+    out, partner, share = mix_samples(before, config, 7, 2, store.studies[0]); again = mix_samples(before, config, 7, 2, store.studies[0])
     assert partner.dtype == np.int64 and share.dtype == np.float32 and sorted(partner) == list(range(8)) and ((0 <= share) & (share <= 1)).all()
     assert all((a.counts == b.counts).all() and (a.asv == b.asv).all() for a, b in zip(out, again[0], strict=True))
-    assert (again[1] == partner).all() and (again[2] == share).all() and (mix_samples(before, config, 7, 3, store)[2] != share).any()
+    assert (again[1] == partner).all() and (again[2] == share).all() and (mix_samples(before, config, 7, 3, store.studies[0])[2] != share).any()
     for a, o, j in zip(before, out, partner, strict=True):
         assert o.counts.sum() == a.counts.sum() and (o.counts > 0).all() and o.counts.dtype == np.int32 and (np.diff(o.asv) > 0).all()
         assert set(o.asv.tolist()) <= {*a.asv.tolist(), *before[j].asv.tolist()} and (o.id, o.index, o.target) == (a.id, a.index, a.target)
@@ -413,21 +407,21 @@ def test_a_batch_is_mixed_by_its_step_and_ids(store, mix):
 def test_the_mix_of_a_pair_does_not_depend_on_the_rest_of_the_batch(store):
     pytest.importorskip("skbio"); before = samples_of(store)[:8]
     for mix in ("reads", "phylomix"):
-        config = AugmentConfig(mix=mix, mixup=.8); out, partner, share = mix_samples(before, config, 7, 2, store)
+        config = AugmentConfig(mix=mix, mixup=.8); out, partner, share = mix_samples(before, config, 7, 2, store.studies[0])
         i = next(i for i, j in enumerate(partner) if i != j)
         others = [o if k in (i, partner[i]) else samples_of(store)[12 + k] for k, o in enumerate(before)]
-        two = mix_samples(others, config, 7, 2, store)
+        two = mix_samples(others, config, 7, 2, store.studies[0])
         assert two[2][i] == share[i] and (two[0][i].counts == out[i].counts).all() and (two[0][i].asv == out[i].asv).all()
 
 def test_asvs_without_a_tip_stay_their_own_in_phylomix(store):
     pytest.importorskip("skbio"); lost = np.arange(len(store.tokens)) % 2 == 0
-    class Half: tree, tip = store.tree, np.where(lost, -1, store.tip)
-    before = samples_of(store)[:8]; out, partner, _ = mix_samples(before, AugmentConfig(mix="phylomix", mixup=.8), 7, 2, Half)
+    half = StudyPart(SimpleNamespace(tip=np.where(lost, -1, store.tip), branches=store.branches))
+    before = samples_of(store)[:8]; out, partner, _ = mix_samples(before, AugmentConfig(mix="phylomix", mixup=.8), 7, 2, half)
     for a, o in zip(before, out, strict=True):
         full = np.zeros((2, len(lost))); full[0, a.asv] = a.counts; full[1, o.asv] = o.counts
         assert abs(full[0] - full[1])[lost].max() <= 1 # Rounded again
-    class None_: tree, tip = store.tree, np.full(len(lost), -1)
-    assert all((a.counts == o.counts).all() for a, o in zip(before, mix_samples(before, AugmentConfig(mix="phylomix"), 7, 2, None_)[0], strict=True))
+    none = StudyPart(SimpleNamespace(tip=np.full(len(lost), -1), branches=store.branches))
+    assert all((a.counts == o.counts).all() for a, o in zip(before, mix_samples(before, AugmentConfig(mix="phylomix"), 7, 2, none)[0], strict=True))
 
 def test_what_is_not_mixed(store):
     before = samples_of(store)[:4]; empty = replace(before[0], asv=before[0].asv[:0], counts=before[0].counts[:0])
@@ -458,12 +452,14 @@ def test_steps_that_make_distances_false_are_named():
 def test_unifrac_of_a_view_is_of_its_own_counts(store):
     "The steps that are not refused change the counts before distances are taken from them."
     from aam_nb.batches.collate import collate
+    from aam_nb.batches.view import View
     from aam_nb.data.distances import unifrac
     config = AugmentConfig(jitter="multinomial", rarefy_low=.05)
     views = [augment_sample(o, config, 7, 0) for o in samples_of(store)[:5]]
     counts = np.zeros((5, len(store.tokens)))
     for i, o in enumerate(views): counts[i, o.asv] = o.counts
-    assert np.allclose(collate(views, store, metrics=("unweighted",)).distance[0].numpy(), unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
+    found = collate(views, store, View(metrics=("unweighted",))).distance[0].numpy()
+    assert np.allclose(found, unifrac(counts, store.tree, store.tip, "unweighted"), atol=1e-6)
 
 # Selected ASVs
 

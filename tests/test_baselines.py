@@ -12,7 +12,7 @@ from aam_nb.evaluation.features import Features, covariate_features
 from aam_nb.evaluation.penalised import grid, penalty_folds
 from aam_nb.registry import baselines
 
-COVARIATES = "diet, country/city, weight, bmi"
+COVARIATES = ("diet", ("country", "city"), "weight", "bmi")
 TRAIN, TEST = np.arange(60), np.arange(60, 90)
 
 
@@ -87,10 +87,10 @@ def test_covariates_that_training_lacks_count_for_nothing(fed, truth):
     "With no other the prediction is the trivial one."
     y, late = truth["age"], np.arange(90) >= 60
     blank = fed.metadata.assign(diet=fed.metadata.diet.where(late), bmi=np.where(late, fed.metadata.bmi, 20.))
-    assert covariate_features(blank, "diet, bmi", TRAIN).shape == (90, 0)
-    others = covariate_features(blank, "country/city, weight", TRAIN)
+    assert covariate_features(blank, ("diet", "bmi"), TRAIN).shape == (90, 0)
+    others = covariate_features(blank, (("country", "city"), "weight"), TRAIN)
     assert np.array_equal(covariate_features(blank, COVARIATES, TRAIN), others)
-    found = predicted("covariates", replace(fed, metadata=blank), y, covariates="diet, bmi")
+    found = predicted("covariates", replace(fed, metadata=blank), y, covariates=("diet", "bmi"))
     assert np.array_equal(found, np.full(30, np.median(y[TRAIN])))
 
 
@@ -101,7 +101,7 @@ def test_covariates_are_there_when_they_are_named(fed, truth):
     with pytest.raises(AamError, match="the covariates are '' and the study has metadata"): predicted("covariates", fed, y)
     with pytest.raises(AamError, match="the study has no metadata"):
         predicted("covariates", replace(fed, metadata=None), y, covariates=COVARIATES)
-    with pytest.raises(AamError, match="'town' is no column"): predicted("covariates", fed, y, covariates="country/town")
+    with pytest.raises(AamError, match="'town' is no column"): predicted("covariates", fed, y, covariates=(("country", "town"),))
 
 
 def test_records_say_everything_that_a_report_needs():

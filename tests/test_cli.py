@@ -131,7 +131,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(files, tmp_path, name, comma
 
 
 @pytest.mark.parametrize("word, says", [("optim.stps=3", "Did you mean 'steps'"), ("optm.steps=3", "Did you mean 'optim'"),
-                                        ("optim.steps=x", "wanted int"), ("optim.lr=-1", "wanted 0.0 to 1.0")])
+                                        ("optim.steps=x", "wanted a whole number"), ("optim.lr=-1", "wanted 0.0 to 1.0")])
 def test_a_wrong_key_is_named(files, tmp_path, word, says):
     done = aam("train", word, *flags(files, tmp_path/"run"))
     assert done.exit_code == 2 and says in done.stderr and not (tmp_path/"run").exists()

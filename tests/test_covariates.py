@@ -10,12 +10,16 @@ from hypothesis import strategies as st
 from aam_nb.core import AamError
 from aam_nb.data.covariates import CovariateCodec
 from aam_nb.data.metadata import read_metadata
+from aam_nb.shorthand import nested_names_in
 from aam_nb.types import Covariates
 
 PLACES = pd.DataFrame(dict(country=["US", "US", "US", "FR", "FR", None, "IT", "IT"], state=["TX", "TX", "CO", "IDF", None, "TX", None, "LZ"],
                            city=["Paris", "Austin", "Boulder", "Paris", "Lyon", "Paris", None, None],
                            diet=["milk", "solid", None, "milk", "milk", "solid", "milk", "tea"],
                            age=[1., 2., 3., np.nan, 5., 6., 7., 8.]), index=[f"S{i}" for i in range(8)])
+
+
+def fitted(rows, text): return CovariateCodec.fit(rows, nested_names_in(text))
 
 
 def back(codec): return CovariateCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
@@ -29,7 +33,7 @@ def test_codes_are_those_of_scikit_learn(seen, new):
     from sklearn.preprocessing import OrdinalEncoder
     known = np.array([o for o in seen if o], dtype=object)[:, None]
     train, frame = (pd.DataFrame(dict(diet=pd.Series(o, dtype=object))) for o in (seen, new))
-    codec = CovariateCodec.fit(train, "diet"); category, number = back(codec).encode(frame)
+    codec = fitted(train, "diet"); category, number = back(codec).encode(frame)
     assert category.dtype == np.int64 and category.shape == (len(new), 1) and number.dtype == np.float32 and number.shape == (len(new), 0)
     assert back(codec) == codec
     assert codec.shape == Covariates(chains=(("diet",),), sizes=(len(set(known[:, 0])),)) and codec.names == ("diet",)
@@ -43,14 +47,14 @@ def test_codes_are_those_of_scikit_learn(seen, new):
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(np.nan)), min_size=3, max_size=20).filter(lambda v: np.nanmax(np.abs([0., *v])) > 1))
 def test_numbers_are_those_of_scikit_learn(values):
     from sklearn.preprocessing import StandardScaler
-    seen = pd.DataFrame(dict(age=[*values, 0.])); codec = CovariateCodec.fit(seen, "age"); category, number = back(codec).encode(seen)
+    seen = pd.DataFrame(dict(age=[*values, 0.])); codec = fitted(seen, "age"); category, number = back(codec).encode(seen)
     assert codec.shape == Covariates(numbers=("age",)) and category.shape == (len(seen), 0)
     assert category.dtype == np.int64 and number.dtype == np.float32
     np.testing.assert_allclose(number, StandardScaler().fit_transform(seen), rtol=1e-5, atol=1e-5)
 
 
 def test_a_part_is_known_by_its_whole_path():
-    codec = CovariateCodec.fit(PLACES, "diet, country/state/city, age"); category, number = codec.encode(PLACES)
+    codec = fitted(PLACES, "diet, country/state/city, age"); category, number = codec.encode(PLACES)
     assert codec.shape == Covariates(chains=(("diet",), ("country", "state", "city")), sizes=(3, 3, 4, 4), numbers=("age",))
     assert codec.names == ("diet", "country", "state", "city", "age") and back(codec) == codec
     assert codec.known[3] == (("FR", "IDF", "Paris"), ("US", "CO", "Boulder"), ("US", "TX", "Austin"), ("US", "TX", "Paris"))
@@ -59,31 +63,31 @@ def test_a_part_is_known_by_its_whole_path():
 
 
 def test_an_unseen_part_leaves_the_whole_as_it_is():
-    codec = CovariateCodec.fit(PLACES, "country/state/city")
+    codec = fitted(PLACES, "country/state/city")
     new = pd.DataFrame(dict(country=["US", "US", "FR", "PE", None], state=["TX", "UT", "TX", "TX", None], city=["Lyon", "Paris", "Paris", "Paris", None]))
     assert codec.encode(new)[0].tolist() == [[4, 5, 1], [4, 1, 1], [2, 1, 1], [1, 1, 1], [0, 0, 0]]
 
 
 def test_missing_is_not_unknown_and_not_a_category():
-    codec = CovariateCodec.fit(PLACES, "diet"); new = pd.DataFrame(dict(diet=["broth", None, np.nan, "milk"]))
+    codec = fitted(PLACES, "diet"); new = pd.DataFrame(dict(diet=["broth", None, np.nan, "milk"]))
     assert codec.encode(new)[0][:, 0].tolist() == [1, 0, 0, 2] and all(o[0] not in ("", "nan", "None") for o in codec.known[0])
-    assert CovariateCodec.fit(PLACES, "age").encode(pd.DataFrame(dict(age=[None, None])))[1].ravel().tolist() == [pytest.approx(np.nan, nan_ok=True)]*2
+    assert fitted(PLACES, "age").encode(pd.DataFrame(dict(age=[None, None])))[1].ravel().tolist() == [pytest.approx(np.nan, nan_ok=True)]*2
 
 
 @pytest.mark.parametrize("there", [["1", "2", "3"], [1, 2, 3], [1., 2., 3.], np.array([1, 2, 3], dtype=np.int16), pd.Series([1, 2, 3], dtype="Int64")])
 def test_B12_a_category_is_found_however_it_is_typed(there):
     "Codes that were text in training may be read as numbers later, whole or with a missing one beside them; in a chain they are categories always."
-    codec = CovariateCodec.fit(pd.DataFrame(dict(kit=["1", "2", "x"])), "kit"); new = pd.DataFrame(dict(kit=there))
+    codec = fitted(pd.DataFrame(dict(kit=["1", "2", "x"])), "kit"); new = pd.DataFrame(dict(kit=there))
     assert codec.encode(new)[0][:, 0].tolist() == [2, 3, 1]
     for seen in ([1, 2, 2], [1., 2., np.nan], ["1", "2", None]):
-        chain = CovariateCodec.fit(pd.DataFrame(dict(site=["a", "a", "a"], kit=seen)), "site/kit")
+        chain = fitted(pd.DataFrame(dict(site=["a", "a", "a"], kit=seen)), "site/kit")
         assert chain.encode(new.assign(site="a"))[0].tolist() == [[2, 2], [2, 3], [2, 1]]
     row = pd.DataFrame(dict(kit=[2], age=[1.5])).iloc[0].to_frame().T # A row of numbers is made of floats
     assert codec.encode(row)[0].tolist() == [[3]]
 
 
 def test_numbers_that_were_read_as_text_are_numbers():
-    codec = CovariateCodec.fit(PLACES, "age"); text = pd.DataFrame(dict(age=["1", "2.0", None]))
+    codec = fitted(PLACES, "age"); text = pd.DataFrame(dict(age=["1", "2.0", None]))
     assert np.array_equal(codec.encode(text)[1], codec.encode(pd.DataFrame(dict(age=[1., 2., np.nan])))[1], equal_nan=True)
     with pytest.raises(AamError, match="covariate 'age' shall be a number, but 1 of 2 values are text .first: 'old'.. It was a number in training"):
         codec.encode(pd.DataFrame(dict(age=["old", "3"])))
@@ -96,27 +100,27 @@ def test_numbers_that_were_read_as_text_are_numbers():
     ("diet", PLACES[2:3], "'diet' is missing for all 1 training samples"), ("country/state", PLACES[4:7:2], "'state' is missing for all 2 training samples"),
 ])
 def test_what_a_model_cannot_be_told(text, rows, says):
-    with pytest.raises(AamError, match=says): CovariateCodec.fit(rows, text)
+    with pytest.raises(AamError, match=says): fitted(rows, text)
 
 
 def test_all_columns_must_be_there_at_use():
-    codec = CovariateCodec.fit(PLACES, "diet, country/state, age")
+    codec = fitted(PLACES, "diet, country/state, age")
     with pytest.raises(AamError, match="This model needs the columns 'state', 'age', which the 3 columns of the metadata lack"):
         codec.encode(PLACES[["diet", "country", "city"]])
     category, number = codec.encode(PLACES[:0]); assert category.shape == (0, 3) and number.shape == (0, 1)
-    nothing = CovariateCodec.fit(PLACES, ""); category, number = nothing.encode(PLACES)
+    nothing = fitted(PLACES, ""); category, number = nothing.encode(PLACES)
     assert nothing.names == () and category.shape == number.shape == (8, 0) and back(nothing) == nothing
 
 
 def test_each_row_stands_for_itself():
-    codec = CovariateCodec.fit(PLACES[:5], "age, diet, country/state/city"); order = np.random.default_rng(0).permutation(8)
+    codec = fitted(PLACES[:5], "age, diet, country/state/city"); order = np.random.default_rng(0).permutation(8)
     whole, apart = codec.encode(PLACES), [codec.encode(PLACES.iloc[[i]]) for i in order]
     for k in range(2): np.testing.assert_array_equal(whole[k][order], np.vstack([o[k] for o in apart]))
     more = PLACES.assign(extra=1.)[["extra", *reversed(PLACES.columns)]] # Order and number of columns change nothing
     for k in range(2): np.testing.assert_array_equal(whole[k], codec.encode(more)[k])
 
 
-SAVED = CovariateCodec.fit(PLACES, "diet, country/state, age").to_dict()
+SAVED = fitted(PLACES, "diet, country/state, age").to_dict()
 
 
 @pytest.mark.parametrize("change", [
@@ -136,7 +140,7 @@ def test_damaged_codecs_are_refused(change):
 
 
 def test_real_covariates(data_dir):
-    m = read_metadata(data_dir/"ecam_infant"/"metadata.tsv"); train = m.iloc[::2]; codec = CovariateCodec.fit(train, "delivery/diet_3, month_of_life")
+    m = read_metadata(data_dir/"ecam_infant"/"metadata.tsv"); train = m.iloc[::2]; codec = fitted(train, "delivery/diet_3, month_of_life")
     category, number = codec.encode(m); seen = {tuple(o) for o in train[["delivery", "diet_3"]].dropna().to_numpy()}
     assert codec.shape.sizes == (train.delivery.nunique(), len(seen)) and number[::2].mean() == pytest.approx(0, abs=1e-5)
     for row, (delivery, diet) in zip(category, m[["delivery", "diet_3"]].to_numpy()):

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from aam_nb.batches.build import build_store
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import config_from
 from aam_nb.core import AamError, draw_key
 from aam_nb.data.codec import TargetCodec
@@ -34,7 +35,8 @@ from aam_nb.data.tokens import MASK
 from aam_nb.data.weights import target_weights
 from aam_nb.inference.bundle import load_bundle
 from aam_nb.inference.predict import decoded, predict_table
-from aam_nb.model.aam import AamModel, backward_chunks, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import backward_chunks, embed_chunks
 from aam_nb.model.fusion import OutputScale
 from aam_nb.model.heads import SampleDistanceHead, linked
 from aam_nb.runs.predict import predict_run
@@ -163,7 +165,8 @@ def test_A5_a_target_is_learned_beside_faith_pd(run):
 
 def test_A6_fewer_samples_than_a_batch_are_a_batch(store):
     few = SampleDataset(store, np.arange(3), np.arange(20.))
-    assert [o.size for o in PlainBatches(few, 64)] == [3] and [SampleBatches(few, 64, 4, seed=0)[i].size for i in range(4)] == [3]*4
+    assert [o.size for o in PlainBatches(few, batch=64)] == [3]
+    assert [SampleBatches(few, batch=64, steps=4)[i].size for i in range(4)] == [3]*4
     found = measure_samples(SampleObjective(model_of(), LossConfig()), [batch_of((3,))])         # and one sample is enough for a loss
     assert np.isfinite(found["loss"])
 
@@ -259,7 +262,8 @@ def test_B3_predicted_distances_begin_at_the_observed_and_can_move(width, bounde
 
 
 def test_B4_B18_processes_share_a_batch_and_keep_all_pairs(store):
-    source = lambda **k: SampleBatches(SampleDataset(store), 8, 3, seed=1, metrics=("unweighted", "aitchison"), **k)
+    view = View(seed=1, metrics=("unweighted", "aitchison"))
+    source = lambda **k: SampleBatches(SampleDataset(store), view, batch=8, steps=3, **k)
     whole, parts = source()[1], [source(rank=r, world=3)[1] for r in range(3)]
     assert [o.size for o in parts] == [2, 3, 3] and torch.equal(torch.cat([o.index for o in parts]), whole.index)
     torch.testing.assert_close(torch.cat([o.distance for o in parts], 1), whole.distance)
@@ -376,7 +380,7 @@ def test_B16_the_median_is_the_level_of_one_half_and_quantiles_do_not_cross():
 
 
 def test_B19_nothing_that_starts_at_one_is_pulled_to_zero():
-    model = model_of(covariates=TOLD, fusion="gated", scale_by="diet", metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
+    model = model_of(covariates=TOLD, fusion="gated", scale_by=("diet",), metrics=("unweighted",)); c = OptimConfig(weight_decay=1., lr=.1, steps=10, warmup=0.)
     opt = make_optimizer(model.named_parameters(), c); batch = batch_of(told=True)
     scale = next(o for o in model.modules() if isinstance(o, OutputScale)); first = [o.clone() for o in scale.factors(batch.category)]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -423,7 +427,8 @@ def test_B25_each_objective_is_judged_under_its_own_name():
     model = model_of(columns=(NUMBER, KIND), counts=True)
     found = measure_samples(SampleObjective(model, LossConfig(counts=1.)), [batch]); out = said(model, batch)
     assert {"target:y", "target:kind", "counts", "y:r2", "kind:auc"} <= set(found)
-    want = dict(counts=count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
+    counts = count_loss(out.counts, batch.counts[batch.hidden], batch.sample[batch.hidden]).mean
+    want = dict(counts=counts, mae=(out.target[:, 0] - batch.target[:, 0]).abs().mean())
     assert (found["counts"], found["y:mae"]) == pytest.approx([float(o) for o in want.values()], rel=1e-5)
 
 
@@ -442,13 +447,13 @@ def test_B27_faith_pd_does_not_drown_the_rest():
 def test_B28_what_is_missing_or_unknown_is_met_and_learned_in_training(fusion, store):
     rng = np.random.default_rng(0); category = np.stack([rng.integers(2, o + 2, 20) for o in TOLD.sizes], 1)
     number = rng.normal(size=(20, 1)).astype(np.float32)
-    dataset = SampleDataset(store, None, rng.normal(size=20), category=category, number=number)
-    source = SampleBatches(dataset, 20, 20, seed=0, augment=AugmentConfig(covariate_dropout=.4))
+    dataset = SampleDataset(store, None, rng.normal(size=20), covariates=(category, number))
+    source = SampleBatches(dataset, View(augment=AugmentConfig(covariate_dropout=.4)), batch=20, steps=20)
     seen = torch.cat([source[i].category for i in range(20)]); numbers = torch.cat([source[i].number for i in range(20)])
     assert all({0, 1} < set(seen[:, j].tolist()) for j in range(3)) and .1 < float(numbers.isnan().float().mean()) < .7
     batch = batch_of(told=True); learned = []
     for code in (0, 1):
-        model = model_of(covariates=TOLD, fusion=fusion, scale_by="diet"); diet = torch.full((6, 1), code)
+        model = model_of(covariates=TOLD, fusion=fusion, scale_by=("diet",)); diet = torch.full((6, 1), code)
         SampleObjective(model, LossConfig()).train_step(replace(batch, category=torch.cat([diet, batch.category[:, 1:]], 1)))
         tables = [o.weight.grad for o in model.modules() if isinstance(o, torch.nn.Embedding) and o.num_embeddings == 5]
         learned.append([o.abs().sum(1).nonzero().flatten().tolist() for o in tables])

@@ -154,7 +154,7 @@ SUBSETS = [tuple(o for i, o in enumerate(FOUR) if k >> i & 1) for k in range(1, 
 @pytest.mark.parametrize("how", HOWS)
 def test_a_subset_of_pools_equals_those_columns_of_all_four(pools, how):
     c, batch, asv = config(abundance=how), batch_of(random_samples(5, 11), 11), torch.randn(11, D)
-    whole = awake(PoolEncoder(c, D)); part = PoolEncoder(replace(c, pools=", ".join(reversed(pools))), D)
+    whole = awake(PoolEncoder(c, D)); part = PoolEncoder(replace(c, pools=tuple(reversed(pools))), D)
     assert part.pools == pools and part.width == 16*len(pools)
     asks = dict(zip(whole.asking, whole.asks.weight.split(whole.sizes), strict=True)), dict(zip(whole.asking, whole.asks.bias.split(whole.sizes), strict=True))
     state = {k: v for k, v in whole.state_dict().items() if k.startswith(("asv.", "power"))}
@@ -171,13 +171,13 @@ def test_a_subset_of_pools_equals_those_columns_of_all_four(pools, how):
 @pytest.mark.parametrize("how", ["log", "clr", "presence"])
 def test_the_sum_pool_is_a_linear_picture_of_log_abundance(how):
     "Against the formula written out, alone and beside the others, whose columns it does not change."
-    batch, asv = batch_of(random_samples(5, 11), 11), torch.randn(11, D); c = config(abundance=how, pools=", ".join(POOLS)); five = awake(PoolEncoder(c, D))
+    batch, asv = batch_of(random_samples(5, 11), 11), torch.randn(11, D); c = config(abundance=how, pools=POOLS); five = awake(PoolEncoder(c, D))
     R, _ = abundances(batch, how); level = dict(log=torch.log1p(R/1e-4), clr=torch.where(R > 0, R, 1.).log(), presence=R)[how]
     got = five.features(asv, batch); torch.testing.assert_close(got[:, 64:], level @ asv @ five.sums.weight.T, rtol=1e-4, atol=1e-4)
-    four = PoolEncoder(replace(c, pools=", ".join(FOUR)), D)
+    four = PoolEncoder(replace(c, pools=FOUR), D)
     four.load_state_dict({k: v[:64] if v.shape[:1] == (80,) else v for k, v in five.state_dict().items() if k != "sums.weight"})
     torch.testing.assert_close(got[:, :64], four.features(asv, batch)); torch.testing.assert_close(five(asv, batch)[:, :64], four(asv, batch))
-    alone = PoolEncoder(replace(c, pools="sum"), D)
+    alone = PoolEncoder(replace(c, pools=("sum",)), D)
     assert alone.width == 16 and (alone(asv, batch)*2 - alone(asv, replace(batch, counts=batch.counts*3))*2).abs().max() < 1e-4 # Depth is not read
 
 
@@ -465,7 +465,7 @@ def test_so_many_samples_define_the_components(monkeypatch):
 def test_what_the_linear_path_refuses():
     counts, tree, tip = study(); c = config(linear="both"); path = LogComponents(c, 1, 12, len(tree.length))
     with pytest.raises(AamError, match="needs a tree"): LogComponents(c, 1, 12)
-    with pytest.raises(AamError, match="25 samples with 11 ASVs; wanted 2 samples at least, with 12"): path.fit(counts[:, :11], tree, tip[:11])
-    with pytest.raises(AamError, match="1 samples with 12"): path.fit(counts[:1], tree, tip)
-    with pytest.raises(AamError, match=f"tree of {len(tree.length)} branches and is given 0"): path.fit(counts)
+    with pytest.raises(AamError, match="at least 2 samples with 12 ASVs; found 25 with 11"): path.fit(counts[:, :11], tree, tip[:11])
+    with pytest.raises(AamError, match="12 ASVs; found 1 with 12"): path.fit(counts[:1], tree, tip)
+    with pytest.raises(AamError, match=f"tree of {len(tree.length)} branches; found 0"): path.fit(counts)
     with pytest.raises(AamError, match="`place`"): path.fit(counts, tree, tip)(replace(batch_from(counts), place=None))

@@ -54,7 +54,7 @@ def test_prevalence_counts_training_rows_only():
 def test_covariate_codes_by_hand():
     rows = pd.DataFrame(dict(diet=["a", "b", None, "c"], country=["X", "Y", "X", "X"], city=["x", "y", None, "z"],
                              bmi=[1., 3., np.nan, 2.]))
-    found = covariate_features(rows, "diet, country/city, bmi", np.array([0, 1]))
+    found = covariate_features(rows, ("diet", ("country", "city"), "bmi"), np.array([0, 1]))
     # missing, unknown, a, b | missing, unknown, X, Y | missing, unknown, x, y | number, missing
     # The number stands where its column is read.
     parts = dict(diet=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aam_nb.core import AamError
-from aam_nb.model.fusion import FUSIONS, ChainToken, CovariateTokens, Fusion, NumberTokens, OutputScale, told_rows
+from aam_nb.model.fusion import FUSIONS, ChainToken, CovariateTokens, Fusion, NumberTokens, OutputScale, rows_with_tokens
 from aam_nb.model.sample_encoder import pairs_with_reads
 from aam_nb.sections import ModelConfig
 from aam_nb.types import Batch, Covariates
@@ -128,10 +128,10 @@ def test_categories_alone_and_numbers_alone(fusion, shape):
 
 def test_other_columns_are_refused():
     category, number = codes(3); tokens = CovariateTokens(SHAPE, 4)
-    with pytest.raises(AamError, match=r"3 covariates that are categories; this model takes 4 \('diet', 'country', 'state' and 1 more\)"):
+    with pytest.raises(AamError, match=r"3 covariates that are categories; this model wants 4 \('diet', 'country', 'state' and 1 more\)"):
         tokens(category[:, :3], number)
-    with pytest.raises(AamError, match=r"0 covariates that are numbers; this model takes 2 \('age', 'weight'\)"): tokens(category, None)
-    with pytest.raises(AamError, match="2 covariates that are numbers; this model takes 0 .none"): CovariateTokens(ONE, 4)(category[:, :1], number)
+    with pytest.raises(AamError, match=r"0 covariates that are numbers; this model wants 2 \('age', 'weight'\)"): tokens(category, None)
+    with pytest.raises(AamError, match="2 covariates that are numbers; this model wants 0 .none"): CovariateTokens(ONE, 4)(category[:, :1], number)
     with pytest.raises(AamError, match="no covariates to join"): Fusion(config(), Covariates(), W, D)
 
 
@@ -196,7 +196,7 @@ def test_B8_the_perceiver_does_not_see_padding():
     category, number = codes(3); summary, asv, c = torch.randn(3, W), torch.randn(U, D), torch.randn(3, 4, 6)
     batch = batch_of(samples, category, number)
     at, sample, _ = pairs_with_reads(batch)
-    groups = told_rows(asv[at], sample, torch.randn(3, 4, D))[1]
+    groups = rows_with_tokens(asv[at], sample, torch.randn(3, 4, D))[1]
     assert len(groups) == 1 and groups[0][2] is not None
     with torch.no_grad():
         alone = [model(summary[i:i+1], c[i:i+1], batch_of(samples[i:i+1], category[i:i+1], number[i:i+1]), asv) for i in range(3)]
@@ -220,7 +220,7 @@ def test_the_perceiver_does_not_read_depth():
 def test_rows_of_the_perceiver():
     "Pairs of the sample in order, then its tokens; a sample without pairs has its tokens."
     sample = torch.tensor([0, 0, 2]); pairs = torch.tensor([[10.], [11.], [12.]]); c = torch.tensor([[[1.], [2.]], [[3.], [4.]], [[5.], [6.]]])
-    rows, groups = told_rows(pairs, sample, c)
+    rows, groups = rows_with_tokens(pairs, sample, c)
     found = {}
     for samples, at, mask in groups:
         mask = torch.ones_like(at, dtype=torch.bool) if mask is None else mask
@@ -329,6 +329,6 @@ def test_B28_missing_and_unknown_have_factors_that_learn():
 
 
 def test_columns_that_cannot_scale_are_refused():
-    with pytest.raises(AamError, match=r"'age' holds numbers; model.scale_by takes columns with categories \('diet', 'country', 'state' and 1 more\)"):
+    with pytest.raises(AamError, match=r"names 'age', which holds numbers; wanted columns with categories \('diet', 'country', 'state' and 1 more\)"):
         OutputScale(SHAPE, ("age",), 1)
     with pytest.raises(AamError, match="'dite'.*Did you mean 'diet'"): OutputScale(SHAPE, ("dite",), 1)

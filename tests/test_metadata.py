@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aam_nb.config import Config
+from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.codec import TargetCodec
 from aam_nb.data.metadata import is_id_header, is_missing, is_number, read_metadata
 from aam_nb.data.targets import Targets
 from aam_nb.data.weights import target_weights
 from aam_nb.data.where import select
-from aam_nb.sections import TRANSFORMS, DataConfig, TargetConfig
+from aam_nb.sections import TRANSFORMS
 from aam_nb.types import Column, strings
 
 
@@ -493,7 +493,7 @@ META = pd.DataFrame(dict(age=[1., 2., 3., 4., np.nan, 60.], ph=[5., 6., 7., 8., 
                          run=["a", "a", "b", "b", "b", "b"], w=[1., 2., 0., 1., 1., 3.]), index=list("ABCDEF"))
 
 
-def several(target="age, site, ph", task="auto", **kwargs): return Config(data=DataConfig(target=target, task=task), target=TargetConfig(**kwargs))
+def several(target="age, site, ph", task="auto", **kwargs): return config_from({"data": dict(target=target, task=task), "target": kwargs})
 
 
 def test_targets_stand_side_by_side():
@@ -648,7 +648,7 @@ def test_ids_join_the_table(data_dir):
 def test_real_targets_together(data_dir):
     from sklearn.utils.class_weight import compute_sample_weight
     m = read_metadata(data_dir/"ecam_infant"/"metadata.tsv"); train = np.arange(0, len(m), 2)
-    config = Config(data=DataConfig(target="month_of_life, delivery"), target=TargetConfig(bounds="month_of_life=0:", class_weights="balanced"))
+    config = config_from({"data": dict(target="month_of_life, delivery"), "target": dict(bounds="month_of_life=0:", class_weights="balanced")})
     targets = Targets.fit(m, config, train); z = targets.encode(m); w = target_weights(targets, m, config, train)
     assert z.shape == w.shape == (741, 2) and targets.outputs == 3 and z[train, 0].mean() == pytest.approx(0, abs=1e-5)
     np.testing.assert_allclose(w[train, 1], compute_sample_weight("balanced", m.delivery.iloc[train]), rtol=1e-6)

@@ -103,6 +103,20 @@ def test_distances_equal_scikit_bio():
     assert distance_metrics(hidden, pred) == pytest.approx(distance_metrics(true[1:, 1:], pred[1:, 1:]))
 
 
+def test_rows_of_distances_count_the_pairs_right_of_their_own_column():
+    rng = np.random.default_rng(1)
+    true, pred = rng.random((9, 9)), rng.random((9, 9))
+    upper = np.triu_indices(9, 1)
+    for start, stop in ((0, 3), (3, 8), (0, 9)):
+        own = (upper[0] >= start) & (upper[0] < stop)
+        a, b = true[upper][own], pred[upper][own]
+        got = distance_metrics(true[start:stop], pred[start:stop], start)
+        assert got["mantel"] == pytest.approx(stats.pearsonr(a, b)[0])
+        assert got["spearman"] == pytest.approx(stats.spearmanr(a, b)[0])
+        assert got["stress"] == pytest.approx(np.linalg.norm(a - b)/np.linalg.norm(a))
+    assert distance_metrics(true, pred, 0) == distance_metrics(true, pred)
+
+
 def test_nothing_warns_and_nothing_is_invented_for_constants():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

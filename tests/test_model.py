@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from aam_nb.core import AamError, draw_key
 from aam_nb.data.tokens import MASK, OTHER, PAD, VOCAB
-from aam_nb.model.aam import AamModel, backward_chunks, calibrate, embed_chunks
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import backward_chunks, embed_chunks, fit_constants
 from aam_nb.model.asv_encoder import AsvEncoder, patches
 from aam_nb.model.heads import NucleotideHead, SampleDistanceHead, TargetHead, TreeDistanceHead
 from aam_nb.model.layers import (
@@ -240,13 +241,13 @@ def test_calibrate_encoder():
     model = model_for()
     tokens = asvs(50)
     tree = model.tree_distance(model.encode(tokens))
-    z = model.encoder.calibrate(tokens, chunk=7)(tokens)
+    z = model.encoder.fit_constants(tokens, chunk=7)(tokens)
     torch.testing.assert_close(z.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
     assert float(z.detach().square().sum(1).mean().sqrt()) == pytest.approx(4, rel=1e-4)  # sqrt(width)
-    torch.testing.assert_close(model.encoder.calibrate(tokens)(tokens), z, rtol=1e-4, atol=1e-4)  # twice is once
+    torch.testing.assert_close(model.encoder.fit_constants(tokens)(tokens), z, rtol=1e-4, atol=1e-4)  # twice is once
     torch.testing.assert_close(model.tree_distance(z), tree, rtol=1e-3, atol=1e-3)  # the tree head still fits
-    assert model.encoder.calibrate(asvs(1)).scale.isfinite()
-    model.train(); model.encoder.calibrate(tokens)
+    assert model.encoder.fit_constants(asvs(1)).scale.isfinite()
+    model.train(); model.encoder.fit_constants(tokens)
     assert model.encoder.training
 
 
@@ -280,7 +281,7 @@ def test_zero_counts_and_absent_asvs_change_nothing(sample, readout, patch):
 def test_batch_mates_change_nothing(sample, readout, patch):
     model, tokens = model_for(sample, readout, patch), asvs(40, (24, 20))
     samples = random_samples(9, 40)
-    calibrate(model, [batch_of(samples, tokens)])
+    fit_constants(model, [batch_of(samples, tokens)])
     for mode in (False, True):  # in training too: no statistics span samples
         model.train(mode); model.heads["target"].eval()
         out = model(batch_of(samples, tokens))
@@ -304,7 +305,7 @@ def test_identity_tells_equal_embeddings_apart():
     batch = batch_of(random_samples(3, 10), tokens)
     hidden = replace(batch, identity=torch.zeros_like(batch.identity))
     assert (model(batch).target - model(hidden).target).abs().max() > 1e-3
-    with pytest.raises(AamError, match="width 3; this model takes 8"): model(replace(batch, identity=batch.identity[:, :3]))
+    with pytest.raises(AamError, match="width 3; this model wants 8"): model(replace(batch, identity=batch.identity[:, :3]))
     plain = model_for(identity=0)
     plain(replace(batch, identity=batch.identity[:, :0]))
 
@@ -524,7 +525,7 @@ def test_frozen_encoder_stays_still_and_in_evaluation_mode():
 def test_state_dict_holds_all_that_a_prediction_needs(sample, readout, patch):
     model, tokens = model_for(sample, readout, patch), asvs(20)
     batch = batch_of(random_samples(5, 20), tokens)
-    model.encoder.calibrate(tokens); calibrate(model, [batch])
+    model.encoder.fit_constants(tokens); fit_constants(model, [batch])
     again = AamModel(model.config, BASES, column(), ("unweighted",)).eval()
     again.load_state_dict(model.state_dict())
     same(again(batch), model(batch), eps=0)
@@ -533,23 +534,23 @@ def test_state_dict_holds_all_that_a_prediction_needs(sample, readout, patch):
 def test_calibrate_standardises_training_samples_and_sets_the_scale():
     model, tokens = model_for().train(), asvs(40)
     batches = [batch_of(random_samples(8, 40, seed=i), tokens) for i in range(3)]
-    calibrate(model, batches)
+    fit_constants(model, batches)
     assert model.training
     model.eval()
-    seen = torch.cat([model.sample.standard(model.sample.features(model.joined(model.encode(o.tokens), o), o)) for o in batches])
+    seen = torch.cat([model.sample.standard(model.sample.features(model.joined(model.encode(o.tokens), o.identity), o.reads)) for o in batches])
     torch.testing.assert_close(seen.mean(0), torch.zeros(64), atol=1e-3, rtol=0)
     off = ~torch.eye(8, dtype=torch.bool)
     predicted, observed = (torch.cat([v[0, off] for v in vs]) for vs in ([model(o).distance for o in batches], [o.distance for o in batches]))
     assert float(predicted.detach().median()) == pytest.approx(float(observed.median()), abs=.02)
     table = embed_chunks(model, tokens)
-    other = calibrate(deepcopy(model), batches, table=table)
+    other = fit_constants(deepcopy(model), batches, embeddings=table)
     torch.testing.assert_close(other.sample.standard.centre, model.sample.standard.centre, rtol=1e-4, atol=1e-4)
 
 
 def test_outputs_and_heads_are_checked():
     with pytest.raises(AamError, match="0 outputs"): AamModel(config(), BASES, column("classification", 0))
     with pytest.raises(AamError, match="samples 'wieghted'.*Did you mean 'weighted'"): AamModel(config(), BASES, metrics=("wieghted",))
-    with pytest.raises(AamError, match="shared by 3 heads"): SelfAttention(16, 3)
+    with pytest.raises(AamError, match="3 heads cannot share a width of 16"): SelfAttention(16, 3)
     model = AamModel(config(), BASES)
     out = model(batch_of(random_samples(2, 5), asvs(5)))
     assert out.target is None and out.distance is None

@@ -92,7 +92,7 @@ def test_any_table_survives_to_the_batch(tmp_path_factory, data):
     for i, j, v in zip(*sparse.find(table.counts)):
         name = table.sequences[j].upper().replace("U", "T"); wanted[i][name] = wanted[i].get(name, 0) + int(v)
     store = cache_biom(folder/"to_batch.biom", fresh(folder, "b")); found = {}
-    for batch in PlainBatches(SampleDataset(store), 3):
+    for batch in PlainBatches(SampleDataset(store), batch=3):
         names = store.sequences[batch.rows.numpy()]
         for i, row in enumerate(batch.index.tolist()):
             at = slice(batch.offsets[i], batch.offsets[i+1])

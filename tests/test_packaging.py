@@ -168,13 +168,14 @@ sys.meta_path[:] = [o for o in sys.meta_path if "editable" not in repr(o)]
 sys.path[:] = [sys.argv[1]] + [o for o in sys.path if o not in ("", sys.argv[2])]
 for o in [o for o in sys.modules if o.startswith("__editable__")]: del sys.modules[o]
 site.addsitedir(sys.argv[1])
-import aam_nb.config as config
-print(config.__file__); print(*sorted(p.stem for p in config.recipes.glob("*.toml")))
+import aam_nb.recipe as recipe
+print(recipe.__file__)
+print(*sorted(p.stem for p in recipe.recipes.glob("*.toml")))
 """
 
 
 def installed(site, cwd):
-    "The file of aam_nb.config and the recipes that it finds, when only `site` holds the package."
+    "The file of aam_nb.recipe and the recipes that it finds, when only `site` holds the package."
     done = subprocess.run([sys.executable, "-c", LOOK, str(site), str(ROOT)], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     file, found = done.stdout.split("\n")[:2]

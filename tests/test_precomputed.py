@@ -18,6 +18,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.batches.loader import loader
 from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.config import Config
 from aam_nb.core import AamError
 from aam_nb.data.distance_files import Distances, read_distances
@@ -26,7 +27,8 @@ from aam_nb.data.study import make_study
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import parse_newick, read_tree
 from aam_nb.inference.bundle import Bundle, load_bundle, save_bundle
-from aam_nb.model.aam import AamModel, calibrate
+from aam_nb.model.aam import AamModel
+from aam_nb.model.passes import fit_constants
 from aam_nb.model.heads import distance_head
 from aam_nb.registry import metrics
 from aam_nb.sections import LossConfig, ModelConfig
@@ -235,9 +237,10 @@ def test_batches_of_a_real_study_have_the_distances_of_its_file(data_dir):
     "The file of `tiny_ecam60` holds unweighted UniFrac of the reads as they come: so do batches that compute it."
     folder = data_dir/"tiny_ecam60"; study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk")); store = build_store(study)
     given = read_distances(folder/"unweighted_unifrac.tsv").align(store.sample_ids); data = SampleDataset(store)
-    made, computed = PlainBatches(data, 32, metrics=("precomputed",), distances=given), PlainBatches(data, 32, metrics=("unweighted",))
+    view = View(metrics=("precomputed",), distances=given)
+    made, computed = PlainBatches(data, view, batch=32), PlainBatches(data, View(metrics=("unweighted",)), batch=32)
     for i in range(len(made)): torch.testing.assert_close(made[i].distance, computed[i].distance, atol=1e-6, rtol=0)
-    train = SampleBatches(data, 16, 4, 0, metrics=("precomputed",), distances=given)
+    train = SampleBatches(data, view, batch=16, steps=4)
     for a, b in zip(loader(train), loader(train, workers=2), strict=True):
         assert torch.equal(a.distance, b.distance) and torch.equal(a.distance[0], torch.from_numpy(given.rows(a.index.numpy())))
 
@@ -252,7 +255,7 @@ def model_on(metric, distance, seed=0):
     asv = torch.tensor([o for i in range(n) for o in (i, (i+1) % n)]); offsets = torch.arange(0, 2*n + 1, 2)
     batch = Batch(tokens=tokens, rows=torch.arange(n), identity=torch.zeros(n, 0), asv=asv, counts=torch.ones(2*n)*5, offsets=offsets,
                   index=torch.arange(n), target=torch.zeros(n, 0), distance=torch.from_numpy(distance)[None])
-    return calibrate(AamModel(config, 12, metrics=(metric,)), [batch]), batch
+    return fit_constants(AamModel(config, 12, metrics=(metric,)), [batch]), batch
 
 
 @pytest.mark.parametrize("top", [1., 60.])
@@ -286,7 +289,7 @@ def test_pairs_of_different_studies_do_not_count():
     assert said["spearman"] == pytest.approx(spearmanr(matrix[upper], predicted.detach().numpy()[upper])[0])
     none = torch.full((8, 8), torch.nan); loss = distance_loss(predicted, none).mean; loss.backward()
     assert float(loss.detach()) == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
-    calibrate(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
+    fit_constants(model, [batch.__class__(**{**vars(batch), "distance": none[None]})]) # Leaves the scale as it is
     assert torch.equal(model(batch).distance[0], predicted)
 
 

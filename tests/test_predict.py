@@ -201,7 +201,7 @@ def test_passes_that_would_be_equal_are_refused(bundle):
 @pytest.fixture(scope="module")
 def told(bundle):
     "A bundle that is told a diet, a place and a number, whose model has learned to listen."
-    model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, "diet, country/city, bmi"))
+    model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, ("diet", ("country", "city"), "bmi")))
     with torch.no_grad():
         for p in model.model.fusion.parameters(): p += .3*torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     return model
@@ -215,7 +215,8 @@ def test_new_samples_are_told_their_own_covariates(told):
         other = PEOPLE.assign(**{column: PEOPLE[column].to_numpy()[::-1]}); moved = predict_table(told, TABLE, metadata=other).rows.prediction
         assert not np.allclose(moved, rows, rtol=1e-4), column
     store = build_store(Study(table=TABLE)); category, number = told.covariates.encode(PEOPLE)
-    out = predict_rows(told.model, store, np.arange(20), known=known_places(store.keys, told.known), category=category, number=number)
+    out = predict_rows(told.model, store, np.arange(20), known=known_places(store.keys, told.known),
+                       covariates=(category, number))
     np.testing.assert_allclose(AGE.decode(out), rows, rtol=1e-4)
 
 
@@ -240,7 +241,7 @@ def test_what_metadata_lack_is_named(told):
 def test_vectors_of_samples_ask_for_no_covariates(told):
     "They are of the reads alone: whatever the model is told, its summary is the same."
     store = build_store(Study(table=TABLE)); found = embed_store(told, store); category, number = told.covariates.encode(PEOPLE)
-    data = SampleDataset(store, category=category, number=number); known = known_places(store.keys, told.known)
+    data = SampleDataset(store, covariates=(category, number)); known = known_places(store.keys, told.known)
     seen = torch.cat([o.summary for _, o in sample_outputs(told.model, data, embed_asvs(told.model, store.tokens), known)])
     np.testing.assert_allclose(found.vectors, seen.numpy(), rtol=1e-5, atol=1e-6)
 

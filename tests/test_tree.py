@@ -14,7 +14,12 @@ from aam_nb.core import AamError
 from aam_nb.data.tree import branch_abundance, keep_tips, newick, parse_newick, path_lengths, read_tree, shear
 from aam_nb.types import Tree
 
-trees = st.builds(lambda seed, n, noise: random_newick(np.random.default_rng(seed), n, noise), st.integers(0, 2**32), st.integers(1, 25), st.booleans())
+
+
+def drawn(seed, n, noise): return random_newick(np.random.default_rng(seed), n, noise)
+
+
+trees = st.builds(drawn, st.integers(0, 2**32), st.integers(1, 25), st.booleans())
 
 
 def depths(tree): # By its definition
@@ -27,12 +32,12 @@ def test_newick_as_scikit_bio_reads_it(text):
     tips = list(theirs.tips(include_self=True))
     assert list(ours.tips) == [o.name for o in tips]
     assert set(zip(ours.start.tolist(), ours.stop.tolist())) >= {(i, i+1) for i in range(len(tips))}
-    np.testing.assert_allclose(depths(ours), [sum(o.length or 0 for o in [t, *t.ancestors()]) for t in tips], atol=1e-9)
-    pd = sum(o.length or 0 for o in theirs.traverse())
-    np.testing.assert_allclose(ours.length.sum(), pd, atol=1e-9)
-    for later in range(len(ours.start)): # A branch comes after all branches below it
-        assert not ((ours.start[later+1:] >= ours.start[later]) & (ours.stop[later+1:] <= ours.stop[later])
-                    & (ours.stop[later+1:] - ours.start[later+1:] < ours.stop[later] - ours.start[later])).any()
+    def total(nodes): return sum(o.length or 0 for o in nodes)
+    np.testing.assert_allclose(depths(ours), [total([o, *o.ancestors()]) for o in tips], atol=1e-9)
+    np.testing.assert_allclose(ours.length.sum(), total(theirs.traverse()), atol=1e-9)
+    for i, (start, stop) in enumerate(zip(ours.start, ours.stop)): # A branch comes after all below it
+        later, ends = ours.start[i+1:], ours.stop[i+1:]
+        assert not ((later >= start) & (ends <= stop) & (ends - later < stop - start)).any()
 
 
 @given(trees)
@@ -40,21 +45,29 @@ def test_written_and_read_again(text):
     tree = parse_newick(text)
     again, theirs = parse_newick(newick(tree)), scikit_bio(newick(tree))
     assert list(again.tips) == list(tree.tips) == [o.name for o in theirs.tips(include_self=True)]
-    for name in ("start", "stop", "length"): np.testing.assert_array_equal(getattr(again, name), getattr(tree, name))
+    for name in ("start", "stop", "length"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tree, name))
 
 
 @pytest.mark.parametrize("text, what", [
-    ("", "truncated"), ("   ", "truncated"), ("((a:1,b:1):1,c:1)", "truncated"), ("((a:1,b:1", "truncated"), ("hello", "truncated"),
-    ("(a:1,b:1));", "no bracket is open at this ')'"), ("(a:1,b:1", "1 open brackets"),
-    ("((a:1,b:1);", "1 of its brackets are still open"), ("a:1,b:1;", "no bracket is open at this ','"),
-    ("(a:1,b:1);(c:1,d:1);", "text after the ';'"), ("(a:1,b:1); x", "text after the ';'"), ("(a:1,,b:1);", "tip without a name"),
-    ("();", "tip without a name"), ("(a:1,'':1);", "tip without a name"), (";", "tip without a name"), ("(a:1,b:x);", "'x' is not a branch length"),
-    ("(a:1,b:nan);", "not a branch length"), ("(a:1,b:inf);", "not a branch length"), ("(a:1,b:1e999);", "not a branch length"),
-    ("(a:,b:1);", "no length after"), ("(a:1:2,b:1);", "second ':'"), ("(a b:1,c:1);", "'b' stands where"), ("(a:1 2,c:1);", "'2' stands where"),
-    ("('a:1,b:1);", "stands where"), ("(a'b:1,c:1);", "stands where"), ("(a:1,b:1)[x;", "never closed"), ("(a]:1,b:1);", "']' stands where"),
-    ("(a:1(b:1,c:1));", "a '(' where"), ("(a:1,(b:1)(c:1));", "a '(' where"), ("(a:1,b:1,a:2);", "1 of the tree's 3 tips"),
-    ("(a,b,(c,d));", "None of the tree's 5 branches"), ("(a:0,b:-1);", "None of the tree's 2 branches"), ("a;", "None of the tree's 1 branches"),
-    ("#NEXUS begin trees; tree x = (a,b);", "stands where"),
+    ("", "truncated"), ("   ", "truncated"), ("((a:1,b:1):1,c:1)", "truncated"), ("((a:1,b:1", "truncated"),
+    ("hello", "truncated"),
+    ("(a:1,b:1));", "no bracket is open at this ')'"), ("a:1,b:1;", "no bracket is open at this ','"),
+    ("(a:1,b:1", "brackets still open: 1. Is the file truncated?"),
+    ("((a:1,b:1);", "brackets still open: 1."),
+    ("(a:1,b:1);(c:1,d:1);", "text after the ';'"), ("(a:1,b:1); x", "text after the ';'"),
+    ("(a:1,,b:1);", "tip without a name"), ("();", "tip without a name"),
+    ("(a:1,'':1);", "tip without a name"), (";", "tip without a name"),
+    ("(a:1,b:x);", "'x' is not a branch length"), ("(a:1,b:nan);", "not a branch length"),
+    ("(a:1,b:inf);", "not a branch length"), ("(a:1,b:1e999);", "not a branch length"),
+    ("(a:,b:1);", "no length after"), ("(a:1:2,b:1);", "second ':'"),
+    ("(a b:1,c:1);", "'b' stands where"), ("(a:1 2,c:1);", "'2' stands where"),
+    ("('a:1,b:1);", "stands where"), ("(a'b:1,c:1);", "stands where"), ("(a]:1,b:1);", "']' stands where"),
+    ("#NEXUS begin trees; tree x = (a,b);", "stands where"), ("(a:1,b:1)[x;", "never closed"),
+    ("(a:1(b:1,c:1));", "a '(' where"), ("(a:1,(b:1)(c:1));", "a '(' where"),
+    ("(a:1,b:1,a:2);", "more than once among the tree's 3 tips: 'a'"),
+    ("(a,b,(c,d));", "length above 0 (branches: 5)"), ("(a:0,b:-1);", "length above 0 (branches: 2)"),
+    ("a;", "length above 0 (branches: 1)"),
 ])
 def test_refused(text, what):
     with pytest.raises(AamError) as e: parse_newick(text)
@@ -70,7 +83,8 @@ def test_every_truncation_is_refused(text, data):
 @given(trees, st.data())
 @settings(max_examples=200)
 def test_damage_gives_an_error_of_ours_or_a_tree(text, data):
-    at = data.draw(st.integers(0, len(text)-1)); new = data.draw(st.sampled_from("()[]',:; ax1-e\n\0é"))
+    at = data.draw(st.integers(0, len(text)-1))
+    new = data.draw(st.sampled_from("()[]',:; ax1-e\n\0é"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try: assert isinstance(parse_newick(text[:at] + new + text[at+1:]), Tree)
@@ -78,9 +92,11 @@ def test_damage_gives_an_error_of_ours_or_a_tree(text, data):
 
 
 def test_lengths_missing_or_negative_count_as_zero_and_say_so():
-    with pytest.warns(UserWarning, match="1 of the tree's 4 branches have no length"): tree = parse_newick("((a:1,b):1,c:1);")
+    with pytest.warns(UserWarning, match="without a length, counted as 0: 1 of the tree's 4"):
+        tree = parse_newick("((a:1,b):1,c:1);")
     assert tree.length.tolist() == [1, 0, 1, 1]
-    with pytest.warns(UserWarning, match="2 of the tree's 4 branches have a negative length"): tree = parse_newick("((a:1,b:-1):-1e-9,c:1);")
+    with pytest.warns(UserWarning, match="with a negative length, counted as 0: 2 of the tree's 4"):
+        tree = parse_newick("((a:1,b:-1):-1e-9,c:1);")
     assert tree.length.tolist() == [1, 0, 0, 1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -91,15 +107,18 @@ def test_lengths_missing_or_negative_count_as_zero_and_say_so():
 
 def test_time_is_linear_and_depth_is_free():
     def seconds(text):
-        t = time.perf_counter(); tree = parse_newick(text); newick(tree); return time.perf_counter() - t
+        t = time.perf_counter()
+        newick(parse_newick(text))
+        return time.perf_counter() - t
     rng = np.random.default_rng(0)
     small, large = random_newick(rng, 5000), random_newick(rng, 50_000)
     a, b, c = seconds(small), seconds(large), seconds(caterpillar(100_000))
     assert b < 25*a + 1 and b < 15 and c < 15 # Ten times the text, about ten times the time
 
 
-@pytest.mark.parametrize("text", ["'"*300_001, "("*300_000,
-                                  "["*300_000, "(a"+" "*300_000+"b);", "("+"''"*150_000, "(" + "'a'"*100_001, "'a"*200_001, "[a]"*200_000 + "'["])
+@pytest.mark.parametrize("text", [
+    "'"*300_001, "("*300_000, "["*300_000, "(a"+" "*300_000+"b);", "("+"''"*150_000, "(" + "'a'"*100_001,
+    "'a"*200_001, "[a]"*200_000 + "'["])
 def test_hostile_text_is_refused_quickly(text):
     t = time.perf_counter()
     with pytest.raises(AamError): parse_newick(text)
@@ -112,7 +131,8 @@ def test_paths_as_scikit_bio_measures_them(text, data):
     n = len(ours.tips)
     pick = np.array(data.draw(st.lists(st.integers(-1, n-1), min_size=1, max_size=12)))
     out = path_lengths(ours, pick)
-    want = theirs.cophenet().filter([o.name for o in theirs.tips(include_self=True)]).data if n > 1 else np.zeros((1, 1))
+    names = [o.name for o in theirs.tips(include_self=True)]
+    want = theirs.cophenet().filter(names).data if n > 1 else np.zeros((1, 1))
     want = np.where((pick[:, None] < 0) | (pick < 0), np.nan, want[np.ix_(pick, pick)])
     np.testing.assert_allclose(out, want, atol=1e-9)
     np.testing.assert_array_equal(np.diag(out), np.where(pick < 0, np.nan, 0))
@@ -127,22 +147,28 @@ def test_rounding_gives_no_path_below_zero():
 @given(trees, st.data())
 def test_a_cut_keeps_depths_and_paths(text, data):
     tree = parse_newick(text)
-    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(tree.tips), max_size=len(tree.tips))), dtype=bool)
+    n = len(tree.tips)
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=bool)
     cut, where = keep_tips(tree, keep)
     assert list(cut.tips) == list(tree.tips[keep])
-    np.testing.assert_array_equal(where[keep], np.arange(keep.sum())); assert (where[~keep] == -1).all()
+    np.testing.assert_array_equal(where[keep], np.arange(keep.sum()))
+    assert (where[~keep] == -1).all()
     np.testing.assert_allclose(depths(cut), depths(tree)[keep], atol=1e-9)
-    np.testing.assert_allclose(path_lengths(cut, np.arange(len(cut.tips))), path_lengths(tree, np.flatnonzero(keep)), atol=1e-9)
+    paths = path_lengths(tree, np.flatnonzero(keep))
+    np.testing.assert_allclose(path_lengths(cut, np.arange(len(cut.tips))), paths, atol=1e-9)
     spans = list(zip(cut.start.tolist(), cut.stop.tolist()))
-    assert len(set(spans)) == len(spans) and len(spans) <= max(2*keep.sum(), 1) # At most one branch a fork, one a tip, and a stem
-    if keep.any():
-        again = parse_newick(newick(cut))
-        np.testing.assert_array_equal(again.start, cut.start); np.testing.assert_array_equal(again.stop, cut.stop)
+    assert len(set(spans)) == len(spans)
+    assert len(spans) <= max(2*keep.sum(), 1) # At most one branch a fork, one a tip, and a stem
+    if not keep.any(): return
+    again = parse_newick(newick(cut))
+    np.testing.assert_array_equal(again.start, cut.start)
+    np.testing.assert_array_equal(again.stop, cut.stop)
 
 
 def test_shear_finds_tips_by_sequence_case_rna_and_hash():
     asvs = ["ACGTT", "GGGTT", "CCCTT", "AAATT", "TTTTT"]
-    tree = parse_newick(f"(({hashlib.md5(b'ACGTT').hexdigest()}:1,gggtt:1):1,other:9,({hashlib.sha1(b'CCCTT').hexdigest()}:1,AAAUU:1):1);")
+    md5, sha1 = hashlib.md5(b"ACGTT").hexdigest(), hashlib.sha1(b"CCCTT").hexdigest()
+    tree = parse_newick(f"(({md5}:1,gggtt:1):1,other:9,({sha1}:1,AAAUU:1):1);")
     cut, tip = shear(tree, asvs)
     assert tip.tolist() == [0, 1, 2, 3, -1] and tip.dtype == np.int32 and len(cut.tips) == 4
     assert shear(tree, ["TTTTT"])[1].tolist() == [-1] and len(shear(tree, [])[1]) == 0
@@ -156,39 +182,51 @@ def test_branch_sums_as_a_walk_over_the_tree_gives_them(text, seed):
     counts = rng.integers(0, 2**31-1, (3, len(tip)), dtype=np.int64)*(rng.random((3, len(tip))) < .5)
     ours = branch_abundance(tree, tip, counts.astype(np.int32))
     reads = {names[t]: counts[:, i] for i, t in enumerate(tip) if t >= 0}
-    walk = [(o.length or 0, *sum(reads[t.name] for t in o.tips(include_self=True))) for o in theirs.traverse(include_self=True)]
-    key = lambda rows: sorted(tuple(map(float, o)) for o in rows if o[0] > 0)
+    def below(node): return sum(reads[o.name] for o in node.tips(include_self=True))
+    def key(rows): return sorted(tuple(map(float, o)) for o in rows if o[0] > 0)
+    walk = [(o.length or 0, *below(o)) for o in theirs.traverse(include_self=True)]
     assert key(np.column_stack([tree.length, ours.T])) == key(walk)
 
 
 def test_branch_sums_refuse_a_tip_list_of_another_table():
-    with pytest.raises(AamError, match="3 ASVs, but tips are given for 2"): branch_abundance(parse_newick("(a:1,b:1);"), np.array([0, 1]), np.ones((1, 3)))
+    tree = parse_newick("(a:1,b:1);")
+    with pytest.raises(AamError, match="3 ASVs, but tips are given for 2"):
+        branch_abundance(tree, np.array([0, 1]), np.ones((1, 3)))
 
 
 def test_files(tmp_path):
     text = "((id1:1,id2:3):2,id3:4);"
-    path = tmp_path/"tree.nwk"; path.write_text("\ufeff[&R] " + text)
+    path, packed, fasta = tmp_path/"tree.nwk", tmp_path/"tree.nwk.gz", tmp_path/"seqs.fasta"
+    path.write_text("\ufeff[&R] " + text)
     assert list(read_tree(path).tips) == ["id1", "id2", "id3"]
-    packed = tmp_path/"tree.nwk.gz"; packed.write_bytes(gzip.compress(text.encode()))
+    packed.write_bytes(gzip.compress(text.encode()))
     assert len(read_tree(packed).tips) == 3
-    fasta = tmp_path/"seqs.fasta"; fasta.write_text(">id1\nACGT\n>id2\nACGA\n>other\nTTTT\n")
+    fasta.write_text(">id1\nACGT\n>id2\nACGA\n>other\nTTTT\n")
     assert list(read_tree(path, fasta).tips) == ["ACGT", "ACGA", "id3"]
     fasta.write_text(">id1\nACGT\n>id3\nACGT\n") # Two ids of one sequence: the first tip has its name
     assert list(read_tree(path, fasta).tips) == ["ACGT", "id2", "id3"]
     fasta.write_text(">x1\nACGT\n")
     with pytest.raises(AamError, match="None of the tree's tips"): read_tree(path, fasta)
-    for name, data in (("a.qza", text.encode()), ("a.nwk", b"PK\x03\x04 and more"), ("b.nwk", b"\x89HDF\r\n\x1a\n"), ("c.nwk", b""),
-                       ("d.nwk", b"(\xff:1,b:1);"), ("e.nwk", b"(a:1,b:"), ("f.nwk", b"sample_id\tage\nS1\t3\n")):
-        (tmp_path/name).write_bytes(data)
-        with pytest.raises(AamError, match=name): read_tree(tmp_path/name)
-    with pytest.raises(AamError, match="absent.nwk"): read_tree(tmp_path/"absent.nwk")
+
+
+@pytest.mark.parametrize("name, data", [
+    ("a.qza", b"((id1:1,id2:3):2,id3:4);"), ("a.nwk", b"PK\x03\x04 and more"),
+    ("b.nwk", b"\x89HDF\r\n\x1a\n"), ("c.nwk", b""),
+    ("d.nwk", b"(\xff:1,b:1);"), ("e.nwk", b"(a:1,b:"), ("f.nwk", b"sample_id\tage\nS1\t3\n"),
+    ("absent.nwk", None)])
+def test_a_file_that_holds_no_tree_is_named(name, data, tmp_path):
+    if data is not None: (tmp_path/name).write_bytes(data)
+    with pytest.raises(AamError, match=name): read_tree(tmp_path/name)
 
 
 def test_a_reference_tree_from_an_artefact(data_dir):
-    "The 217,407 tips that QIIME 2 users bring, cut to the study, are the tree that was prepared by other means."
-    t = time.perf_counter(); whole = read_tree(data_dir/"qiime2_files"/"ibd-tree.qza"); seconds = time.perf_counter() - t
+    "The 217,407 tips that QIIME 2 users have, cut to the study, give the tree prepared by other means."
+    t = time.perf_counter()
+    whole = read_tree(data_dir/"qiime2_files"/"ibd-tree.qza")
+    seconds = time.perf_counter() - t
     ready = read_tree(data_dir/"ibd_crohns_2538"/"tree.nwk")
-    cut, tip = shear(whole, ready.tips); same, tip2 = shear(ready, ready.tips)
+    cut, tip = shear(whole, ready.tips)
+    same, tip2 = shear(ready, ready.tips)
     assert len(whole.tips) == 217_407 and (tip >= 0).all() and seconds < 30
     some = np.arange(0, len(ready.tips), 50)
     np.testing.assert_allclose(path_lengths(cut, tip[some]), path_lengths(same, tip2[some]), atol=1e-9)

@@ -237,7 +237,7 @@ def test_told_is_there_with_covariates_and_only_then(study, target, tmp_path):
     y, g = column(study, target), column(study, "subject"); rng = np.random.default_rng(0)
     diet = np.where(rng.random(80) < .8, pd.factorize(y.astype(str) if target == "site" else y > y.median())[0], rng.integers(2, size=80)).astype(str)
     fed = replace(study, metadata=study.metadata.assign(diet=diet, weight=np.where(rng.random(80) < .2, np.nan, rng.normal(size=80))))
-    plain, both = (evaluate(fed, y, groups=g, folds=3, covariates=o) for o in ("", "diet, weight"))
+    plain, both = (evaluate(fed, y, groups=g, folds=3, covariates=o) for o in ((), ("diet", "weight")))
     assert set(both.predictions) - set(plain.predictions) == {"covariates"} and "covariates" not in plain.scores and both.members == plain.members
     for o in plain.predictions: assert np.allclose(plain.predictions[o], both.predictions[o])
     skill = (lambda e, o: -e.scores[o]["mae"][0]) if target == "age" else (lambda e, o: e.scores[o]["auc"][0])
@@ -252,11 +252,11 @@ def test_told_is_there_with_covariates_and_only_then(study, target, tmp_path):
 def test_a_model_that_is_told_is_named_beside_its_rival(study):
     from aam_nb.evaluation.report import report_html
     fed = replace(study, metadata=study.metadata.assign(diet=np.tile(["a", "b"], 40))); y, g = column(study, "age"), column(study, "subject")
-    e = evaluate(fed, y, groups=g, folds=3, fit_model=knows(study, "age", 2.), covariates="diet"); page = report_html(e, "Told", fed)
+    e = evaluate(fed, y, groups=g, folds=3, fit_model=knows(study, "age", 2.), covariates=("diet",)); page = report_html(e, "Told", fed)
     assert "aam and 'Covariates only' may use diet; the other baselines see reads alone." in e.notes and page.count("the other baselines see reads alone") == 1
     assert page.count("Covariates only</th>") == 1 and "a linear model of the covariates" in page
     page = report_html(evaluate(fed, y, groups=g, folds=3), "Not told", fed); assert "ovariates" not in page
-    with pytest.raises(AamError, match="'diets' is no column.*'diet'"): evaluate(fed, y, groups=g, folds=3, covariates="diets")
+    with pytest.raises(AamError, match="'diets' is no column.*'diet'"): evaluate(fed, y, groups=g, folds=3, covariates=("diets",))
     with pytest.raises(AamError, match="another name"): evaluate(fed, y, groups=g, fit_model=knows(study, "age"), model_name="covariates")
 
 

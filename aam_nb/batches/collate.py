@@ -1,4 +1,4 @@
-"""Samples that share one table of distinct ASVs, drawn as a pure function of (seed, step)
+"""A batch holds each distinct ASV once, and its samples are lists that point at them
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/collate.html.md"""
 
@@ -12,8 +12,8 @@ import torch
 from scipy import sparse
 
 from .. import registry
-from .source import SampleSource
-from ..data.distance_files import Distances
+from .source import SampleSource, StudyPart
+from .view import AS_STORED, View
 from ..data.distances import sample_distances
 from ..data.tokens import identity_signs
 from ..types import Batch, Sample
@@ -23,21 +23,24 @@ __all__ = ['Signs', 'known_places', 'collate']
 
 # %% ../../nbs/2_batches/65_collate.ipynb #0e926044
 class Signs:
-    "The vectors of signs that name a store's ASVs, made when they are first asked for."
+    "The vectors of signs that name a store's ASVs, made when they are first asked for. Raises `AamError` for other widths."
     def __init__(self,
         store:SampleSource,
         width:int, # Signs of each ASV: 0 to 512, a multiple of 8
     ):
         identity_signs([], width) # Refuses other widths
         self.store, self.width = store, width
-        self.made, self.signs = np.zeros(len(store.tokens), bool), np.zeros((len(store.tokens), width), np.int8)
+        self.made = np.zeros(len(store.tokens), dtype=bool)
+        self.signs = np.zeros((len(store.tokens), width), dtype=np.int8)
 
     def __getitem__(self, rows:np.ndarray)->np.ndarray: # int8 [rows, width]
         new = rows[~self.made[rows]]
-        if len(new): self.signs[new] = identity_signs(self.store.sequences_of(new), self.width); self.made[new] = True
+        if len(new):
+            self.signs[new] = identity_signs(self.store.sequences_of(new), self.width)
+            self.made[new] = True
         return self.signs[rows]
 
-    def __reduce__(self): return Signs, (self.store, self.width) # Another process makes its own
+    def __reduce__(self): return Signs, (self.store, self.width)
 
 # %% ../../nbs/2_batches/65_collate.ipynb #b01563f4
 def known_places(
@@ -46,62 +49,83 @@ def known_places(
 )->np.ndarray:        # int64 [asvs], place in `known`, -1 where it is none of them
     "Which of the known ASVs each ASV is."
     if not len(known): return np.full(len(keys), -1)
-    keys = np.asarray(keys); at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    keys = np.asarray(keys)
+    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[at] == keys, at, -1)
 
 # %% ../../nbs/2_batches/65_collate.ipynb #6c084e0b
 def _lists(samples:list[Sample])->tuple[np.ndarray,...]: # rows [u]; asv [n], counts [n], offsets [b+1]
     "The distinct ASVs of some samples, and the samples as ragged lists of them."
     rows, asv = np.unique(np.concatenate([o.asv for o in samples]), return_inverse=True)
-    return rows, asv, np.concatenate([o.counts for o in samples]), np.cumsum([0, *(len(o.asv) for o in samples)])
-
-def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
-    "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; NaN between studies, and without the tree that is needed."
-    studies, asvs, needs = store.studies, store.asv_edges, registry.metrics[metric].needs_tree
-    if needs and not any(o.has_tree for o in studies): return None
-    study = store.study_of(index); out = np.full((len(index),)*2, np.nan, dtype=np.float32)
-    for k in np.unique(study):
-        if needs and not studies[k].has_tree: continue
-        here = np.flatnonzero(study == k); own = slice(*np.searchsorted(rows, asvs[k:k+2]))
-        along = dict(tree=studies[k].branches, tip=studies[k].tips(rows[own]), alpha=alpha) if needs else {}
-        out[np.ix_(here, here)] = sample_distances(drawn[here][:, own], metric, asvs=len(studies[k].store.tokens), **along)
-    return out
-
-# %% ../../nbs/2_batches/65_collate.ipynb #25550215
-def _all_between(store:SampleSource, index, rows, drawn, metrics, alpha, distances)->np.ndarray|None: # float32 [m, b, b]
-    "Distances by each metric; None where none of them is known."
-    found = [distances.rows(index) if registry.metrics[o].between is None else _between(store, index, rows, drawn, o, alpha)
-             for o in metrics]
-    if all(o is None for o in found): return None
-    nothing = np.full((len(index),)*2, np.nan, dtype=np.float32)
-    return np.stack([nothing if o is None else o for o in found])
+    counts = np.concatenate([o.counts for o in samples])
+    return rows, asv, counts, np.cumsum([0, *(len(o.asv) for o in samples)])
 
 def _stacked(samples:list[Sample], name:str)->np.ndarray|None: # [b, ...]
     "A field of all samples; None where they have none."
     return None if getattr(samples[0], name) is None else np.stack([getattr(o, name) for o in samples])
 
+# %% ../../nbs/2_batches/65_collate.ipynb #78fa267a
+def _within(study:StudyPart, counts, at:np.ndarray, metric:str, alpha:float)->np.ndarray: # float32 [n, n]
+    "Distances between samples of one study, with reads `counts` [n, asvs] of its ASVs `at`."
+    asvs = len(study.store.tokens)
+    if not registry.metrics[metric].needs_tree: return sample_distances(counts, metric, asvs=asvs)
+    return sample_distances(counts, metric, asvs=asvs, tree=study.branches, tip=study.tips(at), alpha=alpha)
+
+# %% ../../nbs/2_batches/65_collate.ipynb #c5066c68
+def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
+    "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; None where no study has the tree."
+    studies, edges = store.studies, store.asv_edges
+    lacks = [registry.metrics[metric].needs_tree and not o.has_tree for o in studies]
+    if all(lacks): return None
+    number = store.study_of(index)
+    out = np.full((len(index),)*2, np.nan, dtype=np.float32)
+    for k in np.unique(number):
+        if lacks[k]: continue
+        here = np.flatnonzero(number == k)
+        own = slice(*np.searchsorted(rows, edges[k:k+2]))
+        out[np.ix_(here, here)] = _within(studies[k], drawn[here][:, own], rows[own], metric, alpha)
+    return out
+
+# %% ../../nbs/2_batches/65_collate.ipynb #25550215
+def _distances(index:np.ndarray, lists:tuple, store:SampleSource, view:View)->np.ndarray|None: # float32 [m, b, b]
+    "Distances between samples `index` of these lists by each metric of a view; None where none of them is known."
+    rows, asv, counts, offsets = lists
+    drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(index), len(rows)))
+    made = [registry.metrics[o].between is not None for o in view.metrics]
+    found = [_between(store, index, rows, drawn, o, view.alpha) if here else view.distances.rows(index)
+             for o, here in zip(view.metrics, made, strict=True)]
+    if all(o is None for o in found): return None
+    unknown = np.full((len(index),)*2, np.nan, dtype=np.float32)
+    return np.stack([unknown if o is None else o for o in found])
+
+# %% ../../nbs/2_batches/65_collate.ipynb #1dad5931
+def _names(signs, rows:np.ndarray, known:np.ndarray|None)->torch.Tensor: # f32 [u, i]
+    "The vectors of signs of some ASVs, 0 for those that the model does not know."
+    names = np.zeros((len(rows), 0), np.float32) if signs is None else signs[rows].astype(np.float32)
+    if known is not None: names[known[rows] < 0] = 0
+    return torch.from_numpy(names)
+
 # %% ../../nbs/2_batches/65_collate.ipynb #702e6613
 def collate(
-    samples:list[Sample],        # In the order of the batch
-    store:SampleSource,                 # Where their ASVs are
-    identity:Signs|np.ndarray|None=None, # int8 [asvs, i], all of them or made when asked for; None for none
-    metrics:tuple[str,...]=(),   # Distances between samples: of reads, along the tree, or "precomputed"
-    alpha:float=.5,              # Of the generalized UniFrac
-    known:np.ndarray|None=None,  # int64 [asvs], which of the ASVs that the model knows, by `known_places`; None where that is not asked
-    key:int=0,                   # The step's draw key
-    distances:Distances|None=None, # The precomputed ones, aligned with the store's samples
-    part:slice=slice(None),      # Which of the samples are this process's; distances are from these to all
+    samples:list[Sample],  # Of the global batch, in its order
+    store:SampleSource,           # Where their ASVs are
+    view:View=AS_STORED,   # identity, known, metrics, alpha and distances
+    *,
+    signs:Signs|None=None, # Of the view's width, where they have been made before
+    key:int=0,             # The step's draw key
+    part:slice|None=None,  # Which of the samples are this process's; all of them if None
 )->Batch:
-    "Put samples together: each distinct ASV once, the samples ragged."
-    rows, asv, counts, offsets = _lists(samples); distance = None
-    if metrics:
-        index = np.array([o.index for o in samples]); drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(samples), len(rows)))
-        distance = _all_between(store, index, rows, drawn, metrics, alpha, distances)
-    if part != slice(None): samples = samples[part]; rows, asv, counts, offsets = _lists(samples)
-    signs = np.zeros((len(rows), 0), np.float32) if identity is None else identity[rows].astype(np.float32)
-    place = None if known is None else known[rows]
-    if place is not None: signs[place < 0] = 0
-    arrays = dict(tokens=store.tokens[rows], rows=rows, identity=signs, asv=asv, counts=counts.astype(np.float32), offsets=offsets,
-                  index=np.array([o.index for o in samples]), place=place, distance=None if distance is None else distance[:, part],
+    "Put samples together: each distinct ASV once, the samples as ragged lists."
+    index, lists, total = np.array([o.index for o in samples]), _lists(samples), len(samples)
+    distance = _distances(index, lists, store, view) if view.metrics else None
+    if part is not None: samples, index, lists = samples[part], index[part], _lists(samples[part])
+    if signs is None and view.identity: signs = Signs(store, view.identity)
+    rows, asv, counts, offsets = lists
+    arrays = dict(tokens=store.tokens[rows], rows=rows, asv=asv, counts=counts.astype(np.float32), offsets=offsets,
+                  index=index,
+                  place=None if view.known is None else view.known[rows],
+                  distance=None if distance is None else distance[:, part or slice(None)],
                   **{k: _stacked(samples, k) for k in ("target", "weight", "category", "number")})
-    return Batch(**{k: torch.from_numpy(v) for k, v in arrays.items() if v is not None}, key=key)
+    tensors = {k: torch.from_numpy(v) for k, v in arrays.items() if v is not None}
+    place = {} if part is None else dict(start=part.start, total=total)
+    return Batch(identity=_names(signs, rows, view.known), key=key, **place, **tensors)

@@ -24,7 +24,7 @@ from .ragged import row_blocks, row_sums
 from .store import open_store, Store
 from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
-from ..data.study import join_metadata, join_tree, make_study, off_tree, seen_asvs
+from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, by_slices, open_table, read_table, TableSlices
 from ..disk import _file_digest, read_json, whole_folder, write_json
 from ..types import Tree
@@ -145,7 +145,7 @@ def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:
     if not lengths.any(): raise AamError(f"{source.path} is an empty table: no sample has reads. Give one with reads.")
     pairs = _Pairs(job.work, np.concatenate([[0], np.cumsum(lengths[job.keep])]))
     reads, depths = _totals(pairs, len(job.order))
-    kept, lost = seen_asvs(reads, ids, depths)
+    kept, lost = asvs_with_reads(reads, ids, depths)
     notes = [*source.notes, *blank_samples(source.sample_ids, lengths, source.path), *notes, *lost]
     sequences, tip, on_tree = source.sequences[job.order][kept], None, np.zeros(len(ids), np.int64)
     if tree is not None:

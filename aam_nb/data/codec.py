@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 
-from ..config import levels_of
+from ..config import check_quantiles
 from ..core import AamError, few
 from .metadata import is_number
 from .where import _texts
@@ -64,7 +64,7 @@ def _sound_numbers(c:TargetCodec)->bool:
     "Whether the codec of a number can be used. Raises `AamError` for quantile levels that cannot."
     scales = np.array([(c.mean, c.sd), *c.places.values()]); own = c.transform == "zscore_by"
     bounds = np.array([o for o in (c.low, c.high) if o is not None])
-    levels = levels_of(", ".join(map(str, c.levels))) if c.loss == "quantile" else ()
+    levels = check_quantiles(c.levels) if c.loss == "quantile" else ()
     return bool(isinstance(c.name, str) and c.transform in TRANSFORMS and c.loss in REGRESSIONS and c.classes == () and c.temperature == 1
                 and np.isfinite(scales).all() and (scales[:, 1] > 0).all() and bool(c.places) <= own and (c.by != "") == own
                 and np.isfinite(bounds).all() and (np.diff(bounds) > 0).all() and c.levels == levels

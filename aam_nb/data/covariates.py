@@ -77,10 +77,10 @@ def _as_tuples(o): return tuple(map(_as_tuples, o)) if isinstance(o, list) else 
 def fit(
     cls:CovariateCodec,
     metadata:pd.DataFrame, # Training samples only
-    text:str,              # "diet, country/state/city, age", as `data.covariates`
+    covariates:str|tuple,  # ("diet", ("country", "city"), "age"), as `data.covariates`
 )->CovariateCodec:
     "Learn the categories, and the mean and spread of numbers. Raises `AamError` for columns that are not there or say nothing."
-    chains = covariate_chains(text); _have(metadata, [o for chain in chains for o in chain], "data.covariates")
+    chains = covariate_chains(covariates); _have(metadata, [o for chain in chains for o in chain], "data.covariates")
     numbers = tuple(o for o, *below in chains if not below and metadata[o].dtype.kind in "iuf"); chains = tuple(o for o in chains if o[0] not in numbers)
     values = [_varies(o, metadata[o]) for o in numbers]
     return cls(chains=chains, known=tuple(_known_paths(name, paths) for chain in chains for name, paths in zip(chain, _paths(metadata, chain))),

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 
-from ..config import bounds_of, Config, levels_of
+from ..config import Config
 from ..core import AamError, few, nearest
 from .codec import TargetCodec
-from ..fields import names_in
 from ..types import Column, slices
 
 if TYPE_CHECKING: import pandas as pd
@@ -101,13 +100,13 @@ def _fit_target(metadata:pd.DataFrame, config:Config, name:str, train:np.ndarray
         _refuse_single(config, name); return whole
     loss = config.of_target(name, "loss"); transform = config.of_target(name, "transform")
     by = metadata[t.by].iloc[train] if transform == "zscore_by" else None
-    return TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by, bounds=bounds_of(config.of_target(name, "bounds")),
-                           loss=loss, levels=levels_of(t.quantiles), under=t.under, over=t.over)
+    return TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by, bounds=config.of_target(name, "bounds"),
+                           loss=loss, levels=t.quantiles, under=t.under, over=t.over)
 
 def _refuse_single(config:Config, name:str):
     "Raises `AamError` where a setting of numbers names this column of classes."
     for setting in ("transform", "loss", "bounds"):
-        if any(o.rpartition("=")[0].strip() == name for o in names_in(getattr(config.target, setting))):
+        if setting in config.target.columns.get(name, {}):
             raise AamError(f"target.{setting} names '{name}', whose values are classes; it is of numbers alone. Leave '{name}' out of it.")
 
 # %% ../../nbs/1_data/40_targets.ipynb #cb7df2c4

@@ -1,4 +1,4 @@
-"""From a Newick file to intervals of tips, and from table, metadata and tree to one study
+"""From a Newick file to intervals of tips
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/tree.html.md"""
 
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from scipy import sparse
 
 from ..core import AamError, few
@@ -28,99 +29,180 @@ _PIECE = re.compile(r"'[^']*(?:''[^']*)*'|[(),:;]|[^\s()\[\]':;,]+|\S")
 
 def _fail(text:str, at:int, what:str):
     "Raise an error that shows the place."
-    raise AamError(f"The Newick tree is not valid at character {at+1:,}: {what} Around it: \"{text[max(0, at-20):at+20].strip()}\".")
+    around = text[max(0, at-20):at+20].strip()
+    raise AamError(f"The Newick tree is not valid at character {at+1:,}: {what} Around it: \"{around}\".")
 
 # %% ../../nbs/1_data/55_tree.ipynb #c0b30e85
 _QUOTED_OR_COMMENT, _BRACKET = re.compile(r"'[^']*'|\["), re.compile(r"[\[\]]")
+
+def _comment_end(text:str, at:int)->int: # One past its last bracket
+    "Where the comment that begins at `at` ends."
+    depth = 0
+    for bracket in _BRACKET.finditer(text, at):
+        depth += 1 if bracket.group() == "[" else -1
+        if not depth: return bracket.end()
+    _fail(text, at, "this comment is never closed. Is the file truncated?")
 
 # %% ../../nbs/1_data/55_tree.ipynb #73c28fda
 def _blank_comments(text:str)->str: # Of the same length
     "Write blanks over comments."
     out, done = [], 0
     while m := _QUOTED_OR_COMMENT.search(text, done):
-        at, end = m.start(), m.end()
+        at, end = m.span()
         if m.group() == "[":
-            depth = 0
-            for b in _BRACKET.finditer(text, at):
-                depth += 1 if b.group() == "[" else -1
-                if not depth: break
-            if depth: _fail(text, at, "this comment is never closed. Is the file truncated?")
-            end = b.end(); out += [text[done:at], " "*(end-at)]
+            end = _comment_end(text, at)
+            out += [text[done:at], " "*(end-at)]
         else: out.append(text[done:end])
         done = end
     return "".join(out) + text[done:]
 
+# %% ../../nbs/1_data/55_tree.ipynb #bce0bc0f
+class _Reading:
+    "What has been read of a Newick text so far."
+    def __init__(self, text:str):
+        self.text, self.tips, self.ended = text, [], False
+        self.start, self.stop, self.length = array("i"), array("i"), array("d") # Branches, as they close
+        self.opened = array("i") # Number of tips before each open bracket
+        self.begin_branch()
+
+    def begin_branch(self):
+        "Forget the branch that was read last."
+        self.name = self.size = self.first = None # `first` is set once the branch has children
+        self.colon = False
+
+# %% ../../nbs/1_data/55_tree.ipynb #12426acb
+@patch
+def open_bracket(self:_Reading, at:int):
+    "Read a '('."
+    if self.name is not None or self.first is not None or self.colon:
+        _fail(self.text, at, "a '(' where a ',' was expected.")
+    self.opened.append(len(self.tips))
+
+# %% ../../nbs/1_data/55_tree.ipynb #c5dd7b20
+@patch
+def read_colon(self:_Reading, at:int):
+    "Read a ':'."
+    if self.colon: _fail(self.text, at, "a second ':' for the same branch.")
+    self.colon = True
+
+@patch
+def read_word(self:_Reading, word:str, at:int):
+    "Read a name or a length."
+    if self.colon and self.size is None:
+        try: self.size = float(word)
+        except ValueError: self.size = np.inf
+        if not np.isfinite(self.size): _fail(self.text, at, f"'{word[:20]}' is not a branch length.")
+    elif self.colon or self.name is not None or word in "'[]":
+        _fail(self.text, at, f"'{word[:20]}' stands where a ',' or ')' was expected.")
+    else: self.name = word[1:-1].replace("''", "'") if word[0] == "'" else word
+
+# %% ../../nbs/1_data/55_tree.ipynb #1c822746
+@patch
+def check_brackets(self:_Reading, sign:str, at:int):
+    "Refuse an end of the tree inside brackets, and any other sign outside of them."
+    if sign == ";" and self.opened:
+        _fail(self.text, at, f"the tree ends with brackets still open: {len(self.opened):,}.")
+    if sign != ";" and not self.opened: _fail(self.text, at, f"no bracket is open at this '{sign}'.")
+
+# %% ../../nbs/1_data/55_tree.ipynb #b001222f
+@patch
+def end_branch(self:_Reading, sign:str, at:int):
+    "Read a ',', a ')' or a ';'."
+    if self.first is None:
+        if not self.name: _fail(self.text, at, "a tip without a name.")
+        self.first = len(self.tips)
+        self.tips.append(self.name)
+    if self.colon and self.size is None: _fail(self.text, at, "no length after the ':'.")
+    self.check_brackets(sign, at)
+    self.start.append(self.first)
+    self.stop.append(len(self.tips))
+    self.length.append(np.nan if self.size is None else self.size)
+    self.begin_branch()
+    if sign == ")": self.first = self.opened.pop()
+    self.ended = sign == ";"
+
 # %% ../../nbs/1_data/55_tree.ipynb #77b7e619
-def _scan(text:str)->tuple[list, array, array, array]: # Tips; first tip, last tip + 1 and length of each branch, as they close
+def _scan(text:str)->_Reading:
     "Read a Newick text from left to right. A length that is not given is NaN."
-    tips, start, stop, length = [], array("i"), array("i"), array("d")
-    opened = array("i")                                    # Number of tips when each open bracket was met
-    name = size = first = None; colon = ended = False      # Of the branch being read; first is set once it has children
+    reading = _Reading(text)
     for m in _PIECE.finditer(text):
-        o = m.group()
-        if ended: _fail(text, m.start(), "there is text after the ';' that ends the tree. Give a file with one tree.")
-        if o == "(":
-            if name is not None or first is not None or colon: _fail(text, m.start(), "a '(' where a ',' was expected.")
-            opened.append(len(tips))
-        elif o in ",);":
-            if first is None:
-                if not name: _fail(text, m.start(), "a tip without a name.")
-                first = len(tips); tips.append(name)
-            if colon and size is None: _fail(text, m.start(), "no length after the ':'.")
-            if o == ";" and opened: _fail(text, m.start(), f"the tree ends, but {len(opened):,} of its brackets are still open.")
-            if o != ";" and not opened: _fail(text, m.start(), f"no bracket is open at this '{o}'.")
-            start.append(first); stop.append(len(tips)); length.append(np.nan if size is None else size)
-            name = size = first = None; colon = False
-            if o == ")": first = opened.pop()
-            ended = o == ";"
-        elif o == ":":
-            if colon: _fail(text, m.start(), "a second ':' for the same branch.")
-            colon = True
-        elif colon and size is None:
-            try: size = float(o)
-            except ValueError: size = np.inf
-            if not np.isfinite(size): _fail(text, m.start(), f"'{o[:20]}' is not a branch length.")
-        elif colon or name is not None or o in "'[]": _fail(text, m.start(), f"'{o[:20]}' stands where a ',' or ')' was expected.")
-        else: name = o[1:-1].replace("''", "'") if o[0] == "'" else o
-    if not ended: raise AamError(f"The Newick tree ends without a ';' after {len(text):,} characters, {len(tips):,} tips and "
-                                 f"{len(opened):,} open brackets. Is the file truncated?")
-    return tips, start, stop, length
+        piece, at = m.group(), m.start()
+        if reading.ended: _fail(text, at, "there is text after the ';'. Give a file with one tree.")
+        if piece == "(": reading.open_bracket(at)
+        elif piece in ",);": reading.end_branch(piece, at)
+        elif piece == ":": reading.read_colon(at)
+        else: reading.read_word(piece, at)
+    if reading.ended: return reading
+    raise AamError(f"The Newick tree ends without a ';' after {len(text):,} characters. "
+                   f"Tips read: {len(reading.tips):,}, brackets still open: {len(reading.opened):,}. "
+                   "Is the file truncated?")
+
+# %% ../../nbs/1_data/55_tree.ipynb #db5af2b7
+def _check_names(tips:list[str]):
+    "Refuse tips of the same name."
+    if len(set(tips)) == len(tips): return
+    once = set()
+    twice = [o for o in tips if o in once or once.add(o)]
+    raise AamError(f"Some names occur more than once among the tree's {len(tips):,} tips: {few(twice)}. "
+                   "Give each tip a name of its own.")
+
+# %% ../../nbs/1_data/55_tree.ipynb #c58cc01f
+def _mended(length:np.ndarray)->np.ndarray: # float64 [branches], 0 or more
+    "Lengths that are missing or negative, as 0. Raises `AamError` where no length is above 0."
+    absent, negative = np.isnan(length), length < 0
+    if not (length > 0).any():
+        raise AamError(f"No branch of the tree has a length above 0 (branches: {len(length):,}). "
+                       "Distances along a tree need lengths. Give a tree that has them.")
+    for wrong, what in (absent, "without a length"), (negative, "with a negative length"):
+        if not wrong.any(): continue
+        warnings.warn(f"Branches {what}, counted as 0: {wrong.sum():,} of the tree's {len(length):,}.",
+                      stacklevel=3)
+    return np.where(absent | negative, 0., length)
 
 # %% ../../nbs/1_data/55_tree.ipynb #21378f62
 def parse_newick(
     text:str, # One tree in Newick format
-)->Tree:      # Branches in the order in which their brackets close: a branch comes after all branches below it
-    "Read a Newick text in linear time. Raises `AamError` for a text that is not one whole tree, and for two tips of one name."
-    tips, start, stop, length = _scan(_blank_comments(text))
-    if len(set(tips)) < len(tips):
-        seen = set(); twice = [o for o in tips if o in seen or seen.add(o)]
-        raise AamError(f"{len(twice):,} of the tree's {len(tips):,} tips have a name that an earlier tip has (first: {few(twice)}). "
-                       "Each tip needs its own name.")
-    start, stop, length = np.array(start), np.array(stop), np.array(length)
-    if len(length) > 1 and not length[-1] > 0: start, stop, length = start[:-1], stop[:-1], length[:-1] # The root has no branch of its own
-    absent, negative = np.isnan(length), length < 0
-    if not (length > 0).any(): raise AamError(f"None of the tree's {len(length):,} branches has a length above 0. Distances along a tree need lengths.")
-    for n, what in (absent.sum(), "no length"), (negative.sum(), "a negative length"):
-        if n: warnings.warn(f"{n:,} of the tree's {len(length):,} branches have {what} and count as 0.", stacklevel=2)
-    return Tree(tips=strings(tips), start=start.astype(np.int32), stop=stop.astype(np.int32), length=np.where(absent | negative, 0., length))
+)->Tree:      # Branches as their brackets close: each comes after all branches below it
+    "Read a Newick text in linear time. Raises `AamError` for a text that is not one whole tree."
+    read = _scan(_blank_comments(text))
+    _check_names(read.tips)
+    start, stop, length = np.array(read.start), np.array(read.stop), np.array(read.length)
+    if len(length) > 1 and not length[-1] > 0: # The root has no branch of its own
+        start, stop, length = start[:-1], stop[:-1], length[:-1]
+    return Tree(tips=strings(read.tips), start=start.astype(np.int32), stop=stop.astype(np.int32),
+                length=_mended(length))
 
 # %% ../../nbs/1_data/55_tree.ipynb #6e2d177c
-def _label(name:str)->str: return name if re.fullmatch(r"[A-Za-z0-9.|+-]+", name) else "'" + name.replace("'", "''") + "'"
+def _quoted(name:str)->str:
+    "A name, in quotes where it needs them."
+    if re.fullmatch(r"[A-Za-z0-9.|+-]+", name): return name
+    return "'" + name.replace("'", "''") + "'"
 
+# %% ../../nbs/1_data/55_tree.ipynb #b27bc21c
 def newick(
     tree:Tree, # Each tip with a branch of its own
 )->str:        # One line that ends with ';'
     "Write a tree as Newick text."
-    order = np.lexsort((-tree.start, tree.stop)) # A branch after all branches below it; equal intervals stay in order
+    order = np.lexsort((-tree.start, tree.stop)) # A branch after all below it; equal intervals stay in order
     start, stop = tree.start[order], tree.stop[order]
     own = np.diff(stop, prepend=0) > 0           # The first branch that ends with a tip is the tip's own
     opens = np.bincount(start[~own], minlength=len(tree.tips)) # Brackets that open before each tip
     out = []
     for tip, at, size in zip(own.tolist(), start.tolist(), tree.length[order].tolist()):
-        if tip: out += ["," if at else "", "("*opens[at], _label(tree.tips[at])]
+        if tip: out += ["," if at else "", "("*opens[at], _quoted(tree.tips[at])]
         else: out.append(")")
         out.append(f":{size!r}")
     return "(" + "".join(out) + ");"
+
+# %% ../../nbs/1_data/55_tree.ipynb #bd564f55
+def _rename(tree:Tree, known:dict[str,str])->Tree:
+    "Replace ids with sequences. A tip whose sequence an earlier tip has keeps its id."
+    if not any(o in known for o in tree.tips):
+        raise AamError(f"None of the tree's tips (first: {few(tree.tips)}) is among the ids of the sequences "
+                       f"(first: {few(known)}). Give the sequences of this tree.")
+    taken = set()
+    names = [o if (new := known.get(o, o)) in taken or taken.add(new) else new for o in tree.tips]
+    return replace(tree, tips=strings(names))
 
 # %% ../../nbs/1_data/55_tree.ipynb #04d83a9b
 def read_tree(
@@ -130,52 +212,51 @@ def read_tree(
     "Read a tree. Raises `AamError` that names the file when it holds no valid tree."
     data, kind = load(path)
     if kind not in ("newick", "text") or Path(path).suffix == ".qza":
-        check_kind(path, kind, ("zip",), "a tree: Newick text, or a QIIME 2 artefact Phylogeny[Rooted] (.qza)")
+        wanted = "a tree: Newick text, or a QIIME 2 artefact Phylogeny[Rooted] (.qza)"
+        check_kind(path, kind, ("zip",), wanted)
         data = read_qza(path, "tree.nwk")
-    text = decode(data, path); del data # A large tree need not be there twice
+    text = decode(data, path)
+    del data # A large tree need not be there twice
     try: tree = parse_newick(text)
     except AamError as e: raise AamError(str(e) if str(path) in str(e) else f"{path}: {e}") from e
     return tree if sequences is None else _rename(tree, read_sequences(sequences))
 
-# %% ../../nbs/1_data/55_tree.ipynb #3728bdcf
-def _rename(tree:Tree, known:dict[str, str])->Tree:
-    "Put sequences in the place of ids. A tip whose sequence an earlier tip has keeps its id."
-    if not any(o in known for o in tree.tips):
-        raise AamError(f"None of the tree's tips (first: {few(tree.tips)}) is among the {len(known):,} ids of the sequences (first: {few(known)}).")
-    seen = set()
-    names = [o if (new := known.get(o, o)) in seen or seen.add(new) else new for o in tree.tips]
-    return replace(tree, tips=strings(names))
-
 # %% ../../nbs/1_data/55_tree.ipynb #9891e47f
 def keep_tips(
     tree:Tree,
-    keep:np.ndarray, # bool [tips], True for those that stay
-)->tuple[Tree, np.ndarray]: # The smaller tree; int32 [tips], where each tip stands in it, -1 for one that was cut off
-    "Cut a tree to some of its tips. Depths and paths of those that stay do not change."
-    before = np.concatenate([[0], np.cumsum(keep)])      # Tips that stay, before each tip
+    keep:np.ndarray, # bool [tips], True for those that remain
+)->tuple[Tree,np.ndarray]: # The smaller tree; int32 [tips], where each tip is in it, -1 where cut off
+    "Cut a tree to some of its tips. Depths and paths of those that remain do not change."
+    before = np.concatenate([[0], np.cumsum(keep)])      # Tips that remain, before each tip
     start, stop = before[tree.start], before[tree.stop]
     left, n = stop > start, before[-1]
-    # One number for an interval; ascending, it puts a branch after all branches below it
+    # One number for an interval; in ascending order a branch comes after all branches below it
     which, branch = np.unique(stop[left]*(n+1) + (n - start[left]), return_inverse=True)
-    smaller = Tree(tips=tree.tips[keep], start=(n - which%(n+1)).astype(np.int32), stop=(which//(n+1)).astype(np.int32),
-                   length=np.bincount(branch, weights=tree.length[left], minlength=len(which)))
+    length = np.bincount(branch, weights=tree.length[left], minlength=len(which))
+    smaller = Tree(tips=tree.tips[keep], start=(n - which%(n+1)).astype(np.int32),
+                   stop=(which//(n+1)).astype(np.int32), length=length)
     return smaller, np.where(keep, before[:-1], -1).astype(np.int32)
 
 # %% ../../nbs/1_data/55_tree.ipynb #85527bdd
+def _tip_of(sequence:str, places:dict[str,int])->int: # -1 for none
+    "The place of a sequence among the tips, by itself or by its hash."
+    tip = places.get(fold(sequence))
+    for kind in (hashlib.md5, hashlib.sha1):
+        if tip is not None: break
+        tip = places.get(kind(sequence.encode(), usedforsecurity=False).hexdigest().upper())
+    return -1 if tip is None else tip
+
+# %% ../../nbs/1_data/55_tree.ipynb #ff672ecf
 def shear(
     tree:Tree,
     sequences, # The ASVs, str
-)->tuple[Tree, np.ndarray]: # The tree of these ASVs; int32 [asvs], each one's tip in it, -1 where it has none
+)->tuple[Tree,np.ndarray]: # The tree of these ASVs; int32 [asvs], each one's tip in it, -1 where it has none
     "Cut a tree to the ASVs of a table."
-    at = {}
-    for i, o in enumerate(tree.tips): at.setdefault(fold(o), i)
-    found = np.full(len(sequences), -1, dtype=np.int64)
-    for i, o in enumerate(sequences):
-        tip = at.get(fold(o))
-        for h in (hashlib.md5, hashlib.sha1):
-            if tip is None: tip = at.get(h(o.encode(), usedforsecurity=False).hexdigest().upper())
-        if tip is not None: found[i] = tip
-    keep = np.zeros(len(tree.tips), dtype=bool); keep[found[found >= 0]] = True
+    places = {}
+    for i, o in enumerate(tree.tips): places.setdefault(fold(o), i)
+    found = np.array([_tip_of(o, places) for o in sequences], dtype=np.int64)
+    keep = np.zeros(len(tree.tips), dtype=bool)
+    keep[found[found >= 0]] = True
     smaller, where = keep_tips(tree, keep)
     return smaller, np.where(found < 0, -1, where[found]).astype(np.int32)
 
@@ -187,19 +268,34 @@ def branch_abundance(
 )->np.ndarray:      # float64 [b, branches]
     "Reads below each branch of the tree. Reads of ASVs without a tip count nowhere."
     counts, n = sparse.csr_matrix(counts), len(tree.tips)
-    if len(tip) != counts.shape[1]: raise AamError(f"The table has {counts.shape[1]:,} ASVs, but tips are given for {len(tip):,}.")
-    at = tip[counts.indices]; has = at >= 0
+    if len(tip) != counts.shape[1]:
+        raise AamError(f"The table has {counts.shape[1]:,} ASVs, but tips are given for {len(tip):,}. "
+                       "Give one tip for each ASV, as `shear` does.")
+    at = tip[counts.indices]
+    has = at >= 0
     indptr = np.concatenate([[0], np.cumsum(has)])[counts.indptr]
+    of_tips = sparse.csr_matrix((counts.data[has], at[has], indptr), shape=(counts.shape[0], n))
     running = np.zeros((counts.shape[0], n+1))
-    np.cumsum(sparse.csr_matrix((counts.data[has], at[has], indptr), shape=(counts.shape[0], n)).toarray(), axis=1, out=running[:, 1:])
+    np.cumsum(of_tips.toarray(), axis=1, out=running[:, 1:])
     return running[:, tree.stop] - running[:, tree.start]
 
 # %% ../../nbs/1_data/55_tree.ipynb #5695434d
-def _cover(at, length, n)->np.ndarray: # float64 [n]
+def _cover(start, stop, length, n)->np.ndarray: # float64 [n]
     "For each of `n` places, the summed length of the branches that begin at or before it and end after it."
-    start, stop = at
-    change = np.bincount(start, weights=length, minlength=n+1) - np.bincount(stop, weights=length, minlength=n+1)
-    return np.cumsum(change)[:n]
+    begins = np.bincount(start, weights=length, minlength=n+1)
+    ends = np.bincount(stop, weights=length, minlength=n+1)
+    return np.cumsum(begins - ends)[:n]
+
+# %% ../../nbs/1_data/55_tree.ipynb #e4b652da
+def _ancestor_depths(at, depth, both)->np.ndarray: # float64 [u, u]
+    "Depth of the last common ancestor of the sorted tips `at`; the same tip twice is its own ancestor."
+    near = np.where(np.diff(at) > 0, np.minimum.reduceat(both, at)[:-1], depth[at[:-1]])
+    below = np.tri(len(at), k=0, dtype=bool)
+    shallow = np.where(below, np.inf, np.append(np.inf, near)) # Row i, column j > i: between j-1 and j
+    shallow = np.minimum.accumulate(shallow, axis=1)
+    shallow = np.minimum(shallow, shallow.T)
+    np.fill_diagonal(shallow, depth[at])
+    return shallow
 
 # %% ../../nbs/1_data/55_tree.ipynb #f8e370bf
 def path_lengths(
@@ -207,15 +303,13 @@ def path_lengths(
     tips:np.ndarray, # int [u], positions in `tree.tips`; -1 for an ASV without a tip
 )->np.ndarray:       # float64 [u, u], 0 or more; rows and columns of an ASV without a tip are NaN
     "Length of the path along the tree between each pair of tips, in O(branches + u^2)."
-    tips = np.asarray(tips); out = np.full((len(tips), len(tips)), np.nan)
-    order = np.argsort(tips, kind="stable")[(tips < 0).sum():]; at = tips[order]
+    tips = np.asarray(tips)
+    out = np.full((len(tips), len(tips)), np.nan)
+    order = np.argsort(tips, kind="stable")[(tips < 0).sum():]
+    at = tips[order]
     if not len(at): return out
-    depth = _cover((tree.start, tree.stop), tree.length, len(tree.tips))
-    both = _cover((tree.start, tree.stop-1), tree.length, len(tree.tips)) # Depth of the common ancestor of a tip and the next one
-    # The shallowest between neighbours in `at`; the same tip twice is its own ancestor
-    near = np.where(np.diff(at) > 0, np.minimum.reduceat(both, at)[:-1], depth[at[:-1]])
-    shallow = np.where(np.tri(len(at), k=0, dtype=bool), np.inf, np.append(np.inf, near)) # Row i, column j > i: between j-1 and j
-    shallow = np.minimum.accumulate(shallow, axis=1)
-    shallow = np.minimum(shallow, shallow.T); np.fill_diagonal(shallow, depth[at])
-    out[np.ix_(order, order)] = np.maximum(depth[at][:, None] + depth[at] - 2*shallow, 0)
+    depth = _cover(tree.start, tree.stop, tree.length, len(tree.tips))
+    both = _cover(tree.start, tree.stop - 1, tree.length, len(tree.tips)) # A tip and the next one
+    ancestor = _ancestor_depths(at, depth, both)
+    out[np.ix_(order, order)] = np.maximum(depth[at][:, None] + depth[at] - 2*ancestor, 0)
     return out

@@ -13,10 +13,8 @@ import numpy as np
 from ..config import Config
 from ..core import AamError, few, nearest
 from .codec import _numbers
-from .metadata import is_number
 from .targets import _have, _positions, Targets
 from .where import _texts
-from ..fields import names_in
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -28,16 +26,6 @@ def _balanced(texts:np.ndarray, train:np.ndarray)->np.ndarray: # float64 [n]
     "Weights with which the categories of training rows weigh alike; 1 for a category that is missing or not among them."
     n = Counter(o for o in texts[train] if o); N = sum(n.values())
     return np.array([N/(len(n)*n[o]) if o in n else 1. for o in texts])
-
-def _given_weights(text:str, setting:str)->dict[str,float]:
-    "Weights from NAME=WEIGHT with commas between. Raises `AamError` for other text, and for weights below 0."
-    out = {}
-    for o in names_in(text):
-        name, eq, value = (p.strip() for p in o.rpartition("="))
-        if not (eq and name and is_number(value) and float(value) >= 0) or name in out:
-            raise AamError(f"{setting} has '{o}'; wanted NAME=WEIGHT with commas between, each name once and each weight 0 or more.")
-        out[name] = float(value)
-    return out
 
 def _weights_by_name(texts:np.ndarray, weights:dict[str,float])->np.ndarray: return np.array([weights.get(o, 1.) for o in texts])
 
@@ -56,23 +44,23 @@ def _sample_weights(metadata:pd.DataFrame, name:str)->np.ndarray: # float64 [n]
                                  f"(first: {few(metadata.index[bad])}). Give one for each sample.")
     return w
 
-def _balance_weights(metadata:pd.DataFrame, text:str, train:np.ndarray)->np.ndarray: # float64 [n]
+def _balance_weights(metadata:pd.DataFrame, balance:dict[str,dict[str,float]], train:np.ndarray)->np.ndarray: # float64 [n]
     "What `target.balance` says of each sample."
-    name, colon, given = (o.strip() for o in text.partition(":")); _have(metadata, [name], "target.balance")
-    texts = _texts(metadata[name]); weights = _given_weights(given, "target.balance")
-    if bool(colon) != bool(weights): raise AamError(f"target.balance is '{text}'; wanted COLUMN, or COLUMN:CATEGORY=WEIGHT with commas between.")
+    (name, weights), = balance.items()
+    _have(metadata, [name], "target.balance")
+    texts = _texts(metadata[name])
     _check_names(weights, set(texts) - {""}, "target.balance")
     return _weights_by_name(texts, weights) if weights else _balanced(texts, train)
 
 # %% ../../nbs/1_data/45_weights.ipynb #e49089ad
-def _class_weights(targets:Targets, metadata:pd.DataFrame, text:str, train:np.ndarray)->np.ndarray: # float64 [n, t]
+def _class_weights(targets:Targets, metadata:pd.DataFrame, given:str|dict[str,float], train:np.ndarray)->np.ndarray: # float64 [n, t]
     "What `target.class_weights` says of each sample; 1 for numbers."
     known = {c for o in targets for c in o.classes}
-    if not known: raise AamError(f"target.class_weights is '{text}', and no target has classes. Leave it at none.")
-    if text == "balanced": of = lambda texts: _balanced(texts, train)
+    if not known: raise AamError(f"target.class_weights is '{given}', and no target has classes. Leave it at none.")
+    if given == "balanced": of = lambda texts: _balanced(texts, train)
     else:
-        weights = _given_weights(text, "target.class_weights"); _check_names(weights, known, "target.class_weights")
-        of = lambda texts: _weights_by_name(texts, weights)
+        _check_names(given, known, "target.class_weights")
+        of = lambda texts: _weights_by_name(texts, given)
     return np.stack([of(_texts(metadata[o.name])) if o.classes else np.ones(len(metadata)) for o in targets], axis=1)
 
 # %% ../../nbs/1_data/45_weights.ipynb #7c19c0e0

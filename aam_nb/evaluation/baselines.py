@@ -122,7 +122,7 @@ baselines.add(Baseline(
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #9ed71b8b
 def possible_baselines(
     study:Study,
-    covariates:str="", # Covariates of the model, as `data.covariates`
+    covariates:tuple=(), # Covariates of the model, as `data.covariates`
 )->list[str]:          # Names, in the order in which they were registered
     "The baselines that can be fitted."
     lacks = lambda o: (o.needs_tree and study.tree is None) or (o.needs_covariates and not covariates)

@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import sparse
 
-from ..config import covariate_chains
+from ..config import covariate_chains, covariate_text
 from ..core import AamError, nearest
 from ..data.covariates import CovariateCodec
 from ..data.tree import branch_abundance
@@ -77,13 +77,13 @@ def _chains(metadata, covariates):
 
 def covariate_features(
     metadata,          # pandas.DataFrame with the columns of the covariates, a row a sample
-    covariates:str,    # "diet, country/city, bmi", as `data.covariates`
+    covariates:tuple,  # ("diet", ("country", "city")), as `data.covariates`
     train:np.ndarray,  # Rows that train
 )->np.ndarray:         # float64 [samples, features]
     "Covariates as features; one that no training row has gives none. Raises `AamError` for unknown columns."
     found = [np.zeros((len(metadata), 0))]
     for chain in _chains(metadata, covariates):
-        try: codec = CovariateCodec.fit(metadata.iloc[train], "/".join(chain))
+        try: codec = CovariateCodec.fit(metadata.iloc[train], (chain,))
         except AamError: continue # missing, or the same number, in all training rows
         codes, numbers = codec.encode(metadata)
         found += [np.eye(n + 2)[c] for n, c in zip(codec.shape.sizes, codes.T)]
@@ -135,7 +135,7 @@ class Features:
     "What the baselines see of a study, computed when first asked for and kept."
     def __init__(self,
         study:Study,
-        covariates:str="", # Covariates of the model, as `data.covariates`
+        covariates:tuple=(), # Covariates of the model, as `data.covariates`
     ):
         self.study, self.covariates, self.counts = study, covariates, study.table.counts.tocsr()
 
@@ -180,7 +180,7 @@ def of_covariates(self:Features,
     if not self.covariates or self.study.metadata is None:
         lacks = "no " if self.study.metadata is None else ""
         raise AamError(f"The baseline 'covariates' needs covariates and metadata; the covariates are "
-                       f"'{self.covariates}' and the study has {lacks}metadata. "
+                       f"'{covariate_text(self.covariates)}' and the study has {lacks}metadata. "
                        "Name columns, or leave this baseline out.")
     x = covariate_features(self.study.metadata, self.covariates, train)
     return x @ x.T

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..config import covariate_text
 from ..core import AamError, duration, few
 from ..data.codec import TargetCodec
 from ..data.split import kfold, labels, strata
@@ -37,7 +38,7 @@ class Plan:
     groups:object = None # Series by sample id, or array in the study's order; None: samples are independent
     folds:int|list = 5  # Number of folds, or (train ids, test ids) of each
     names:tuple = ()    # What each fold of a list holds out, e.g. the site
-    covariates:str = "" # Covariates of the model, as `data.covariates`; one more baseline sees them alone
+    covariates:tuple = () # Covariates of the model, as `data.covariates`; one more baseline sees them alone
     depth:int = 0       # Reads that every sample has been rarefied to; 0 without rarefaction
     seed:int = 42
     threads:int = 0     # Of the forest; 0 for all cores
@@ -259,7 +260,7 @@ def _evaluation(scored, plan, answers, fit_model, model):
         groups=groups, fold=fold, predictions=predictions, scores=scores, differences=gaps,
         alarm=depth_alarm(scored.study, values, task), members=members, depth=plan.depth, seed=plan.seed,
         seconds=answers.seconds, names=scored.names, interval=interval, level=level,
-        covariates=plan.covariates)
+        covariates=covariate_text(plan.covariates))
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
 def evaluate(

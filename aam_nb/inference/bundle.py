@@ -125,7 +125,7 @@ def load_bundle(folder:str|Path)->Bundle: # On the CPU, in eval mode
     if saved.get("format") != FORMAT:
         raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format {FORMAT}. "
                        f"Install the aam_nb that wrote it ({saved.get('version')}).")
-    config = config_from(saved["config"]); codecs = read_json(folder/"codecs.json")
+    config = config_from(saved["config"], source=folder/"config.json"); codecs = read_json(folder/"codecs.json")
     targets, covariates = (kind.from_dict(codecs[k]) if k in codecs else None for k, kind in (("targets", Targets), ("covariates", CovariateCodec)))
     model = AamModel(config.model, columns=() if targets is None else targets.columns, covariates=covariates and covariates.shape, **saved["model"])
     keys = _load_weights(model, folder/"model.safetensors")

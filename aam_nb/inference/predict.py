@@ -25,7 +25,7 @@ from ..data.targets import Targets
 from ..disk import whole_file
 from .bundle import Bundle
 from ..model.aam import AamModel
-from ..training.outputs import _taken, embed_asvs, sample_outputs
+from ..training.outputs import embed_asvs, sample_outputs, stack_outputs
 from ..types import Batch, positions, Sample, Study, Table
 
 if TYPE_CHECKING: import pandas as pd
@@ -41,7 +41,7 @@ class AtDepth(SampleDataset):
         rows:np.ndarray, # int64, samples with as many reads or more
         depth:int,       # Reads to keep; 0 takes the samples as they come
         seed:int,        # Of the bundle's run
-        **how,           # Of the `SampleDataset`: category, number, limit, select
+        **how,           # Of the `SampleDataset`: covariates, limit, select
     ):
         super().__init__(store, rows, seed=seed, **how); self.depth = depth
 
@@ -136,12 +136,12 @@ def _unseen(b:Batch)->torch.Tensor: # f64 [b, 1]
     return (zero.index_add(0, b.sample, reads*gone)/zero.index_add(0, b.sample, reads))[:, None]
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8cfe0761
-def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids, metadata)->dict[str,np.ndarray]:
+def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids, metadata)->tuple[np.ndarray,np.ndarray]|None:
     "Covariates of the samples `rows`, in arrays for all samples of the store. Raises `AamError` for metadata that lack them."
-    if bundle.covariates is None or not len(rows): return {}
+    if bundle.covariates is None or not len(rows): return None
     found = bundle.covariates.encode(_of_samples(metadata, ids, bundle.covariates.names))
-    out = {k: np.zeros((len(store), v.shape[1]), v.dtype) for k, v in zip(("category", "number"), found, strict=True)}
-    for k, v in zip(out, found, strict=True): out[k][rows] = v
+    out = tuple(np.zeros((len(store), v.shape[1]), v.dtype) for v in found)
+    for all_samples, v in zip(out, found, strict=True): all_samples[rows] = v
     return out
 
 # %% ../../nbs/6_inference/20_predict.ipynb #ba2052ce
@@ -158,7 +158,7 @@ class _Reading:
 
     def taken(self, take, width:int, turn:int=0)->np.ndarray: # [samples, width]
         "What `take(batch, outputs)` gives in one pass."
-        return _taken(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding, self.known, self.batch), take, width)
+        return stack_outputs(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding, self.known, self.batch), take, width)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #6950e983
 def _reading(bundle:Bundle, store:SampleSource, ids, metadata, batch:int)->_Reading:
@@ -166,7 +166,7 @@ def _reading(bundle:Bundle, store:SampleSource, ids, metadata, batch:int)->_Read
     _check_lengths(bundle, store); data = bundle.config.data; rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
     names = store.sample_ids[rows]; note = np.array(_reasons(store.depths[rows], data.depth), dtype=object); good = rows[note == ""]
     told = _told(bundle, store, good, names[note == ""], metadata)
-    dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select, **told)
+    dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select, covariates=told)
     return _Reading(names=names, note=note, dataset=dataset, embedding=embed_asvs(bundle.model, store.tokens, asvs_in(store, good)),
                     known=known_places(store.keys, bundle.known), model=bundle.model, batch=batch)
 

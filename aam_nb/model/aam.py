@@ -1,4 +1,4 @@
-"""Nucleotide, ASV, sample: one module that encodes, predicts, and can be trained in little memory
+"""Nucleotide, ASV, sample: one module that encodes and predicts
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/aam.html.md"""
 
@@ -7,39 +7,36 @@ Docs: https://aam-nb.github.io/aam_nb/3_model/aam.html.md"""
 # %% ../../nbs/3_model/70_aam.ipynb #4a448324
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import AamError, draw_key
+from ..core import AamError
 from ..data.tokens import MASK
-from ..fields import names_in
 from .asv_encoder import AsvEncoder, patches
 from .fusion import Fusion, OutputScale
-from .heads import CountHead, distance_head, linked, NucleotideHead, TargetHead, TreeDistanceHead
+from .heads import (
+    CountHead, distance_head, linked, NucleotideHead, TargetHead, TreeDistanceHead)
 from .linear import LogComponents
 from .sample_encoder import sample_encoder
 from ..sections import ModelConfig
-from ..types import Batch, Column, Covariates, Outputs
+from ..types import Batch, Column, Covariates, Outputs, sample_of_pairs, SampleReads
 
 # %% auto #0
-__all__ = ['AamModel', 'embed_chunks', 'backward_chunks', 'calibrate']
+__all__ = ['AamModel', 'blend']
 
 # %% ../../nbs/3_model/70_aam.ipynb #75b5816e
 def _heads(c, width, columns, metrics, counts):
     "The heads that these objectives need."
     heads = nn.ModuleDict(dict(tree=TreeDistanceHead(), bases=NucleotideHead(c.width, c.patch)))
-    if metrics: heads["distance"] = nn.ModuleDict({o: distance_head(o, width, c.sample_width) for o in metrics})
-    if columns: heads["target"] = TargetHead(width, c.head_width, sum(o.outputs for o in columns), c.head_dropout, c.head)
+    outputs = sum(o.outputs for o in columns)
+    apart = {o: distance_head(o, width, c.sample_width) for o in metrics}
+    if metrics: heads["distance"] = nn.ModuleDict(apart)
+    if columns: heads["target"] = TargetHead(width, c.head_width, outputs, c.head_dropout, c.head)
     if counts: heads["counts"] = CountHead(c.width + c.identity, width, c.sample_width)
     return heads
-
-def _blend(x:Tensor, mix:tuple[Tensor,Tensor]|None)->Tensor:
-    "Each row mixed with its partner's."
-    return x if mix is None else torch.lerp(x[mix[0]], x, mix[1][:, None].to(x.dtype))
 
 # %% ../../nbs/3_model/70_aam.ipynb #9b0bc53c
 class AamModel(nn.Module):
@@ -49,157 +46,164 @@ class AamModel(nn.Module):
         bases:int,               # Longest sequence it will read
         columns:tuple[Column,...]=(), # Targets; none for pretraining alone
         metrics:tuple[str,...]=(), # Distances between samples to predict, as `distance_head` names them
-        covariates:Covariates|None=None, # What it is told of a sample beside its reads
+        covariates:Covariates|None=None, # What it reads of a sample beside its ASVs
         known:int=0,             # ASVs of the linear path, where `config.linear` has one
         branches:int=0,          # Branches of the linear path's tree, where it has one
         counts:bool=False,       # Whether it guesses hidden reads
     ):
         super().__init__()
-        self.config, self.bases, self.frozen, self.still = config, bases, False, 0
-        self.columns, self.metrics, self.covariates, self.counts = tuple(columns), tuple(metrics), covariates, counts
-        self.known, self.branches, self.outputs = known, branches, sum(o.outputs for o in columns)
-        self.encoder = AsvEncoder(config, bases); d_asv = config.width + config.identity
+        self.config, self.bases, self.known, self.branches = config, bases, known, branches
+        self.columns, self.metrics, self.covariates = tuple(columns), tuple(metrics), covariates
+        self.counts, self.outputs = counts, sum(o.outputs for o in columns)
+        self.frozen, self.still = False, 0
+        self.encoder, d_asv = AsvEncoder(config, bases), config.width + config.identity
         self.sample = sample_encoder(config, d_asv)
         self.heads = _heads(config, self.sample.width, self.columns, self.metrics, counts)
-        told = self.columns and covariates is not None; by = names_in(config.scale_by)
-        self.fusion = Fusion(config, covariates, self.sample.width, d_asv) if told else None
-        self.scale = OutputScale(covariates, by, self.outputs) if told and by else None
-        self.linear = LogComponents(config, self.outputs, known, branches) if self.columns and config.linear != "none" else None
+        joins, by = self.columns and covariates is not None, config.scale_by
+        self.fusion = Fusion(config, covariates, self.sample.width, d_asv) if joins else None
+        self.scale = OutputScale(covariates, by, self.outputs) if joins and by else None
+        path = self.columns and config.linear != "none"
+        self.linear = LogComponents(config, self.outputs, known, branches) if path else None
 
-    def encode(self, tokens:Tensor)->Tensor: # [u, d]
-        "A vector for each sequence of `tokens` u8 [u, l]."
-        return self.encoder(tokens)
+# %% ../../nbs/3_model/70_aam.ipynb #19764cfc
+@patch
+def encode(self:AamModel, tokens:Tensor)->Tensor: # [u, d]
+    "A vector for each sequence of `tokens` u8 [u, l]."
+    return self.encoder(tokens)
 
-    def joined(self, asv:Tensor, batch:Batch)->Tensor: # [u, d+i]
-        "The vectors of a batch's ASVs with their identity signs. Raises `AamError` for signs of another width."
-        found, wanted = batch.identity.shape[1], self.config.identity
-        if found != wanted: raise AamError(f"The batch has identity vectors of width {found}; this model takes {wanted}.")
-        return torch.cat([asv, batch.identity.to(asv.dtype)], 1) if wanted else asv
+@patch
+def joined(self:AamModel,
+    asv:Tensor,      # [u, d], vectors of ASVs
+    identity:Tensor, # [u, i], their identity signs
+)->Tensor:           # [u, d+i]
+    "The vectors of ASVs with their identity signs. Raises `AamError` for signs of another width."
+    found, wanted = identity.shape[1], self.config.identity
+    if found != wanted:
+        raise AamError(f"The batch has identity vectors of width {found}; this model wants {wanted}. "
+                       "Make the batch with the model's own width (model.identity).")
+    return torch.cat([asv, identity.to(asv.dtype)], 1) if wanted else asv
 
-    def _target(self, summary, asv, batch, mix):
-        "What the target head says of summaries that have met the covariates."
-        if not self.columns: return None
-        seen = summary if self.fusion is None else self.fusion(summary, batch, asv)
-        out = self.heads["target"](_blend(seen, mix))
-        if self.linear is not None: out = out + _blend(self.linear(batch), mix)
-        if self.scale is not None:
-            scale, shift = (_blend(o, mix) for o in self.scale.factors(batch.category))
-            out = out*scale + shift
-        return linked(out, self.columns)
+# %% ../../nbs/3_model/70_aam.ipynb #ee2cc868
+def blend(
+    x:Tensor, # [b, d]
+    mix:tuple[Tensor,Tensor]|None, # Partner i64 [b], own share f32 [b]; None leaves `x` as it is
+)->Tensor:    # [b, d]
+    "Each row mixed with its partner's."
+    return x if mix is None else torch.lerp(x[mix[0]], x, mix[1][:, None].to(x.dtype))
 
-    def _counts(self, asv, batch):
-        "Logits of the hidden reads, guessed from the rest of their sample."
-        if not self.counts or batch.hidden is None: return None
-        seen = self.sample(asv, replace(batch, counts=batch.counts*~batch.hidden))
-        return self.heads["counts"](asv[batch.asv[batch.hidden]], seen[batch.sample[batch.hidden]])
+@patch
+def _target(self:AamModel, summary, asv, reads, mix):
+    "What the target head says of summaries that have met the covariates."
+    if not self.columns: return None
+    met = summary if self.fusion is None else self.fusion(summary, reads, asv)
+    out = self.heads["target"](blend(met, mix))
+    if self.linear is not None: out = out + blend(self.linear(reads), mix)
+    if self.scale is not None:
+        scale, shift = (blend(o, mix) for o in self.scale.factors(reads.category))
+        out = out*scale + shift
+    return linked(out, self.columns)
 
-    def forward(self,
-        batch:Batch,          # Samples
-        asv:Tensor|None=None, # [u, d], vectors of the batch's ASVs; encoded here if None
-        mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share f32 [b]
-    )->Outputs:               # Summary, and whatever there are heads for
-        "From a batch to predictions. With `mix`, the target head sees each summary mixed with its partner's."
-        asv = self.joined(self.encode(batch.tokens) if asv is None else asv, batch)
-        summary = self.sample(asv, batch); far = self.heads["distance"].values() if self.metrics else ()
-        return Outputs(summary=summary, target=self._target(summary, asv, batch, mix), counts=self._counts(asv, batch),
-                       distance=torch.stack([o(summary) for o in far]) if far else None, unit=torch.stack([o.unit for o in far]) if far else None)
+# %% ../../nbs/3_model/70_aam.ipynb #647cee44
+@patch
+def _counts(self:AamModel, asv, reads):
+    "Logits of the hidden reads, guessed from the rest of their sample."
+    if not self.counts or reads.hidden is None: return None
+    rest = self.sample(asv, replace(reads, counts=reads.counts*~reads.hidden))
+    return self.heads["counts"](asv[reads.asv[reads.hidden]], rest[reads.sample[reads.hidden]])
 
-    def tree_distance(self, z:Tensor)->Tensor: # [u, u]
-        "Predicted distances along the tree between ASVs with vectors `z` [u, d], in units of the mean."
-        return self.heads["tree"](z/self.encoder.scale)
+@patch
+def from_embeddings(self:AamModel,
+    asv:Tensor,        # [u, d+i], vectors of the distinct ASVs with their identity signs (see `joined`)
+    reads:SampleReads, # Samples
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share f32 [b]
+)->Outputs:            # Summary, and whatever there are heads for
+    "From the vectors of ASVs to the outputs for each sample."
+    summary = self.sample(asv, reads)
+    target, counts = self._target(summary, asv, reads, mix), self._counts(asv, reads)
+    if not self.metrics: return Outputs(summary=summary, target=target, counts=counts)
+    heads = self.heads["distance"].values()
+    distance, unit = torch.stack([o(summary) for o in heads]), torch.stack([o.unit for o in heads])
+    return Outputs(summary=summary, target=target, counts=counts, distance=distance, unit=unit)
 
-    def masked_bases(self,
-        masked:Tensor, # u8 [u, l], tokens with whole patches set to MASK
-    )->tuple[Tensor,Tensor]: # Logits [m, patch, 4] of A, C, G, T; places bool [u, p], True at the m masked patches
-        "Guess the bases of the masked patches; logits stand in the order of rows, then places."
-        places = (patches(masked, self.encoder.patch, self.encoder.places)[0] == MASK).all(2)
-        return self.heads["bases"](self.encoder.states(masked)[places]), places
+# %% ../../nbs/3_model/70_aam.ipynb #501e54d1
+@patch
+def forward(self:AamModel,
+    batch:Batch,          # Samples
+    asv:Tensor|None=None, # [u, d], vectors of the batch's ASVs; encoded here if None
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share f32 [b]
+)->Outputs:               # Summary, and whatever there are heads for
+    "From a batch to predictions. With `mix`, the target head sees each summary mixed with its partner's."
+    vectors = self.encode(batch.tokens) if asv is None else asv
+    return self.from_embeddings(self.joined(vectors, batch.identity), batch.reads, mix)
 
-    def count_parameters(self)->dict[str,int]: # For each part, and trainable
-        "Numbers of parameters."
-        named = {k: getattr(self, k) for k in ("encoder", "sample", "heads", "fusion", "scale", "linear")}
-        parts = {k: sum(p.numel() for p in part.parameters()) for k, part in named.items() if part is not None}
-        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return {**parts, "total": sum(parts.values()), "trainable": trainable}
+# %% ../../nbs/3_model/70_aam.ipynb #aaeb149a
+@patch
+def predict_tensors(self:AamModel,
+    tokens:Tensor,   # u8 [u, l], bases of each distinct ASV
+    asv:Tensor,      # i64 [n], which of the u distinct ASVs each pair is
+    counts:Tensor,   # f32 [n], reads
+    offsets:Tensor,  # i64 [b+1], where each sample's pairs begin
+    identity:Tensor, # f32 [u, i], identity signs
+    category:Tensor|None=None, # i64 [b, c], covariates: codes of categories
+    number:Tensor|None=None,   # f32 [b, v], covariates: standardised numbers
+    place:Tensor|None=None,    # i64 [u], which of the known ASVs, for the linear path
+)->Outputs:          # As from a batch, to the bit
+    "From plain tensors to predictions."
+    reads = SampleReads(asv=asv, counts=counts, sample=sample_of_pairs(offsets, asv.shape[0]),
+                        size=offsets.shape[0] - 1, distinct=tokens.shape[0],
+                        category=category, number=number, place=place)
+    return self.from_embeddings(self.joined(self.encode(tokens), identity), reads)
 
-    def freeze_encoder(self)->AamModel: # Itself
-        "Keep the ASV encoder and its two heads as they are: no gradient, and no dropout even in training."
-        for part in (self.encoder, self.heads["tree"], self.heads["bases"]): part.requires_grad_(False)
-        self.frozen = True
-        return self.train(self.training)
+# %% ../../nbs/3_model/70_aam.ipynb #8c8a9325
+@patch
+def tree_distance(self:AamModel, z:Tensor)->Tensor: # [u, u]
+    "Predicted distances along the tree between ASVs with vectors `z` [u, d], in units of the mean."
+    return self.heads["tree"](z/self.encoder.scale)
 
-    def freeze_layers(self,
-        k:int, # Layers from the bases up; 0 for none
-    )->AamModel: # Itself
-        "Keep the first layers of the ASV encoder, and what lies below them, as they are. Raises `AamError` where there are fewer."
-        blocks = self.encoder.body.blocks
-        if k > len(blocks): raise AamError(f"{k} layers shall stay as they are; the ASV encoder has {len(blocks)}. Set optim.freeze_layers to that at most.")
-        if k: self.encoder.stem.requires_grad_(False); self.encoder.position.requires_grad_(False); blocks[:k].requires_grad_(False)
-        self.still = k
-        return self.train(self.training)
+@patch
+def masked_bases(self:AamModel,
+    masked:Tensor, # u8 [u, l], tokens with whole patches set to MASK
+)->tuple[Tensor,Tensor]: # Logits [m, patch, 4] of A, C, G, T; places bool [u, p], True at masked patches
+    "Guess the bases of the masked patches; logits stand in the order of rows, then places."
+    places = (patches(masked, self.encoder.patch, self.encoder.places)[0] == MASK).all(2)
+    return self.heads["bases"](self.encoder.states(masked)[places]), places
 
-    def train(self, mode:bool=True)->AamModel: # Itself
-        "Training or evaluation mode; what is frozen stays in evaluation mode."
-        super().train(mode)
-        if self.frozen: self.encoder.eval()
-        self.encoder.body.blocks[:self.still].eval()
-        return self
+# %% ../../nbs/3_model/70_aam.ipynb #08d81d70
+@patch
+def freeze_encoder(self:AamModel)->AamModel: # Itself
+    "Keep the ASV encoder and its two heads as they are: no gradient, and no dropout even in training."
+    for part in (self.encoder, self.heads["tree"], self.heads["bases"]): part.requires_grad_(False)
+    self.frozen = True
+    return self.train(self.training)
 
-# %% ../../nbs/3_model/70_aam.ipynb #c5bc9eaf
-@contextmanager
-def _draws(key, chunk, device):
-    "Random draws that belong to (key, chunk), leaving the generator outside as it was."
-    here = {} if device.type == "cpu" else dict(device_type=device.type)
-    with torch.random.fork_rng(devices=[device] if here else [], **here):
-        torch.manual_seed(draw_key(key, "encoder", chunk)); yield
+@patch
+def freeze_layers(self:AamModel,
+    k:int, # Layers from the bases up; 0 for none
+)->AamModel: # Itself
+    "Keep the first layers of the ASV encoder, and what lies below. Raises `AamError` where there are fewer."
+    encoder, blocks = self.encoder, self.encoder.body.blocks
+    if k > len(blocks):
+        raise AamError(f"{k} layers cannot be frozen, because the ASV encoder has {len(blocks)}. "
+                       f"Set optim.freeze_layers to {len(blocks)} or less.")
+    if k:
+        for part in (encoder.stem, encoder.position, blocks[:k]): part.requires_grad_(False)
+    self.still = k
+    return self.train(self.training)
 
-def _chunks(model, tokens, chunk, key):
-    "Chunks of tokens, each with the context that its draws need."
-    drops = model.encoder.training and model.config.dropout > 0
-    for i, part in enumerate(tokens.split(chunk)): yield part, _draws(key, i, tokens.device) if drops else nullcontext()
+@patch
+def train(self:AamModel, mode:bool=True)->AamModel: # Itself
+    "Training or evaluation mode; what is frozen stays in evaluation mode."
+    nn.Module.train(self, mode)
+    if self.frozen: self.encoder.eval()
+    self.encoder.body.blocks[:self.still].eval()
+    return self
 
-# %% ../../nbs/3_model/70_aam.ipynb #46c3019c
-@torch.no_grad()
-def embed_chunks(
-    model:AamModel,  # Its encoder is used as it is, in training or evaluation mode
-    tokens:Tensor,   # u8 [u, l]
-    chunk:int=64,    # ASVs at a time
-    key:int=0,       # The step's key, for dropout
-)->Tensor:           # [u, d], without graph
-    "First pass: vectors of all ASVs, in little memory."
-    out = []
-    for part, draws in _chunks(model, tokens, chunk, key):
-        with draws: out.append(model.encode(part))
-    return torch.cat(out)
-
-# %% ../../nbs/3_model/70_aam.ipynb #f778120e
-def backward_chunks(
-    model:AamModel,  # Gradients are added to its encoder's parameters
-    tokens:Tensor,   # u8 [u, l], as in the first pass
-    grad:Tensor,     # [u, d], gradient of the loss with respect to each vector
-    chunk:int=64,    # As in the first pass
-    key:int=0,       # As in the first pass
-)->None:
-    "Second pass: push the vectors' gradient into the encoder, chunk by chunk."
-    for (part, draws), g in zip(_chunks(model, tokens, chunk, key), grad.split(chunk), strict=True):
-        with draws: z = model.encode(part)
-        z.backward(g)
-
-# %% ../../nbs/3_model/70_aam.ipynb #2fbbb2cf
-@torch.no_grad()
-def calibrate(
-    model:AamModel,           # Its sample level is calibrated
-    batches:Iterable[Batch],  # A few batches of training samples, at least 2 samples in all
-    table:Tensor|None=None,   # [asvs, d], vectors of all ASVs by store row; encoded here if None
-    chunk:int=64,             # ASVs at a time, where they are encoded
-)->AamModel:                  # Itself
-    "Fit the constants of the sample level on training batches."
-    was = model.training; model.eval()
-    batches = list(batches)
-    vectors = [embed_chunks(model, o.tokens, chunk) if table is None else table[o.rows] for o in batches]
-    held = [(model.joined(asv, o), o) for asv, o in zip(vectors, batches, strict=True)]
-    model.sample.standard.fit(torch.cat([model.sample.features(*o) for o in held]))
-    known = [(model.sample(*o), o[1].distance) for o in held if o[1].distance is not None]
-    for i, head in enumerate(model.heads["distance"].values() if model.metrics and known else ()):
-        head.initialise(torch.cat([head.apart(x).flatten() for x, _ in known]), torch.cat([d[i].flatten() for _, d in known]))
-    return model.train(was)
+# %% ../../nbs/3_model/70_aam.ipynb #e426b7ab
+@patch
+def count_parameters(self:AamModel)->dict[str,int]: # For each part, in all, and trainable
+    "Numbers of parameters."
+    named = {k: getattr(self, k) for k in ("encoder", "sample", "heads", "fusion", "scale", "linear")}
+    sizes = lambda part: sum(p.numel() for p in part.parameters())
+    parts = {k: sizes(part) for k, part in named.items() if part is not None}
+    trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+    return {**parts, "total": sum(parts.values()), "trainable": trainable}

@@ -1,4 +1,4 @@
-"""What is known of a sample beside its reads, and how it joins the summary
+"""How what is known about a sample beside its reads joins the summary
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/fusion.html.md"""
 
@@ -16,10 +16,10 @@ from ..core import AamError, few, nearest
 from .layers import CrossAttention, Transformer
 from .sample_encoder import groups_of_pairs, pairs_with_reads
 from ..sections import ModelConfig
-from ..types import Batch, Covariates
+from ..types import Covariates, SampleReads
 
 # %% auto #0
-__all__ = ['FUSIONS', 'ChainToken', 'NumberTokens', 'CovariateTokens', 'Concat', 'Add', 'Gated', 'Cross', 'told_rows',
+__all__ = ['FUSIONS', 'ChainToken', 'NumberTokens', 'CovariateTokens', 'Concat', 'Add', 'Gated', 'Cross', 'rows_with_tokens',
            'Perceiver', 'Fusion', 'OutputScale']
 
 # %% ../../nbs/3_model/50_fusion.ipynb #26bb2038
@@ -31,7 +31,7 @@ class ChainToken(nn.Module):
     ):
         super().__init__()
         self.whole = nn.Embedding(sizes[0] + 2, width)  # missing, unknown, known...
-        self.parts = nn.ModuleList(nn.Embedding(n + 1, width) for n in sizes[1:])  # missing, known...; unknown has none
+        self.parts = nn.ModuleList(nn.Embedding(n + 1, width) for n in sizes[1:])  # missing, known...
         for part in self.parts: nn.init.zeros_(part.weight)
 
     def forward(self, code:Tensor)->Tensor: # [b, width]
@@ -57,6 +57,12 @@ class NumberTokens(nn.Module):
         return torch.where(value.isnan(), self.missing, value.nan_to_num()*self.slope + self.origin)
 
 # %% ../../nbs/3_model/50_fusion.ipynb #a388d021
+def _check(kind, given, wanted):
+    found = 0 if given is None else given.shape[1]
+    if found != len(wanted):
+        raise AamError(f"The batch has {found} covariates that are {kind}; this model wants {len(wanted)} "
+                       f"({few(wanted) or 'none'}). Give it the covariates that it was trained with.")
+
 class CovariateTokens(nn.Module):
     "All covariates of a sample as tokens, one a chain and one a number."
     def __init__(self,
@@ -70,18 +76,15 @@ class CovariateTokens(nn.Module):
         self.numbers = NumberTokens(len(shape.numbers), width) if shape.numbers else None
         self.width, self.count = width, len(shape.chains) + len(shape.numbers)
 
-    def _check(self, name, given, wanted):
-        found = 0 if given is None else given.shape[1]
-        if found != len(wanted):
-            raise AamError(f"The batch tells {found} covariates that are {name}; this model takes {len(wanted)} ({few(wanted) or 'none'}).")
-
     def forward(self,
         category:Tensor|None, # i64 [b, c], codes, chain after chain; None where there are none
         number:Tensor|None,   # [b, v], NaN where missing; None where there are none
     )->Tensor:                # [b, tokens, width]
         "Tokens of each sample. Raises `AamError` where the batch has other columns."
-        self._check("categories", category, self.shape.names); self._check("numbers", number, self.shape.numbers)
-        out = [] if category is None else [chain(o)[:, None] for chain, o in zip(self.chains, category.split(self.columns, 1), strict=True)]
+        _check("categories", category, self.shape.names)
+        _check("numbers", number, self.shape.numbers)
+        codes = [] if category is None else category.split(self.columns, 1)
+        out = [chain(o)[:, None] for chain, o in zip(self.chains, codes, strict=True)]
         return torch.cat(out + ([self.numbers(number)] if self.numbers else []), 1)
 
 # %% ../../nbs/3_model/50_fusion.ipynb #33cd478c
@@ -92,7 +95,7 @@ class Concat(nn.Module):
         self.join = nn.Linear(width + tokens*config.covariate_width, width)
         with torch.no_grad(): self.join.weight[:, :width] = torch.eye(width)
 
-    def forward(self, h:Tensor, c:Tensor, batch:Batch, asv:Tensor)->Tensor: # [b, width]
+    def forward(self, h:Tensor, c:Tensor, reads:SampleReads, asv:Tensor)->Tensor: # [b, width]
         "Summary `h` [b, width] with tokens `c` [b, s, e]."
         return self.join(torch.cat([h, c.flatten(1)], 1))
 
@@ -103,7 +106,7 @@ class Add(nn.Module):
         super().__init__()
         self.value = nn.Linear(tokens*config.covariate_width, width)
 
-    def forward(self, h:Tensor, c:Tensor, batch:Batch, asv:Tensor)->Tensor: # [b, width]
+    def forward(self, h:Tensor, c:Tensor, reads:SampleReads, asv:Tensor)->Tensor: # [b, width]
         "Summary `h` [b, width] with tokens `c` [b, s, e]."
         return h + self.value(c.flatten(1))
 
@@ -115,7 +118,7 @@ class Gated(nn.Module):
         wide = tokens*config.covariate_width
         self.gate, self.value = nn.Linear(width + wide, width), nn.Linear(wide, width)
 
-    def forward(self, h:Tensor, c:Tensor, batch:Batch, asv:Tensor)->Tensor: # [b, width]
+    def forward(self, h:Tensor, c:Tensor, reads:SampleReads, asv:Tensor)->Tensor: # [b, width]
         "Summary `h` [b, width] with tokens `c` [b, s, e]."
         c = c.flatten(1)
         return h + self.gate(torch.cat([h, c], 1)).sigmoid()*self.value(c).tanh()
@@ -127,97 +130,109 @@ class Cross(nn.Module):
         super().__init__()
         self.nothing = nn.Parameter(torch.randn(1, 1, config.covariate_width))
         self.norm = nn.LayerNorm(width)
-        self.ask = CrossAttention(width, config.covariate_width, config.sample_width, math.gcd(config.heads, config.sample_width))
+        heads = math.gcd(config.heads, config.sample_width)
+        self.ask = CrossAttention(width, config.covariate_width, config.sample_width, heads)
 
-    def forward(self, h:Tensor, c:Tensor, batch:Batch, asv:Tensor)->Tensor: # [b, width]
+    def forward(self, h:Tensor, c:Tensor, reads:SampleReads, asv:Tensor)->Tensor: # [b, width]
         "Summary `h` [b, width] with tokens `c` [b, s, e]."
-        told = torch.cat([self.nothing.expand(len(h), -1, -1), c], 1)  # b s+1 e
-        return h + self.ask(self.norm(h)[:, None], told).squeeze(1)
+        asked = torch.cat([self.nothing.expand(h.shape[0], -1, -1), c], 1)  # b s+1 e
+        return h + self.ask(self.norm(h)[:, None], asked).squeeze(1)
 
 # %% ../../nbs/3_model/50_fusion.ipynb #d1fc3ed4
-def told_rows(
+def rows_with_tokens(
     pairs:Tensor,  # [m, d], vectors of all pairs
     sample:Tensor, # i64 [m], their sample, ascending
     c:Tensor,      # [b, s, d], tokens, s above 0
-)->tuple[Tensor,list[tuple[Tensor,Tensor,Tensor|None]]]: # All vectors [m + b s, d], sample by sample; groups as of `groups_of_pairs`
-    "A row for each sample: its pairs, then its tokens."
+)->tuple[Tensor,list[tuple[Tensor,Tensor,Tensor|None]]]: # Vectors [m + b s, d], by sample; groups
+    "A row for each sample: its pairs, then its tokens. The groups are those of `groups_of_pairs`."
     b, s, _ = c.shape
     owner = torch.cat([sample, torch.arange(b, device=sample.device).repeat_interleave(s)])
-    return torch.cat([pairs, c.flatten(0, 1)])[owner.argsort(stable=True)], groups_of_pairs(torch.bincount(owner, minlength=b))
+    rows = torch.cat([pairs, c.flatten(0, 1)])[owner.argsort(stable=True)]
+    return rows, groups_of_pairs(torch.bincount(owner, minlength=b))
 
 # %% ../../nbs/3_model/50_fusion.ipynb #77bc8d5a
 class Perceiver(nn.Module):
     "Latent vectors ask ASVs and tokens, then each other; their mean is mapped and added."
     def __init__(self, config:ModelConfig, width:int, tokens:int, d_asv:int):
         super().__init__()
-        c, w = config, config.sample_width; heads = math.gcd(c.heads, w)
+        c, w = config, config.sample_width
+        heads = math.gcd(c.heads, w)
         self.how, self.asv, self.token = c.abundance, nn.Linear(d_asv, w), nn.Linear(c.covariate_width, w)
-        self.abundance = None if self.how == "presence" else nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w))
+        loud = nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w)) if self.how != "presence" else None
+        self.abundance = loud
         self.latents = nn.Parameter(torch.randn(c.latents, w))
         self.told, self.ask = nn.LayerNorm(w), CrossAttention(w, w, w, heads)
         self.body = Transformer(w, heads, c.latent_layers, c.feedforward, c.dropout)
         self.out = nn.Linear(w, width)
 
-    def _pairs(self, batch, asv):
-        at, sample, level = pairs_with_reads(batch, self.how, self.asv.weight.dtype)
+    def _pairs(self, reads, asv):
+        at, sample, loud = pairs_with_reads(reads, self.how, self.asv.weight.dtype)
         x = self.asv(asv)[at]  # m w
-        return (x if self.abundance is None else x + self.abundance(level[:, None])), sample
+        return (x if self.abundance is None else x + self.abundance(loud[:, None])), sample
 
-    def _latents(self, told, mask):
-        x = self.latents.expand(len(told), -1, -1)  # g latents w
-        return self.body(x + self.ask(x, told, mask)).mean(1)
+    def _latents(self, asked, mask):
+        x = self.latents.expand(len(asked), -1, -1)  # g latents w
+        return self.body(x + self.ask(x, asked, mask)).mean(1)
 
-    def forward(self, h:Tensor, c:Tensor, batch:Batch, asv:Tensor)->Tensor: # [b, width]
-        "Summary `h` [b, width] with tokens `c` [b, s, e] and vectors `asv` [u, d_asv] of the batch's ASVs."
-        x, sample = self._pairs(batch, asv)
-        rows, groups = told_rows(x, sample, self.token(c).to(x.dtype))
+    def forward(self, h:Tensor, c:Tensor, reads:SampleReads, asv:Tensor)->Tensor: # [b, width]
+        "Summary `h` [b, width] with tokens `c` [b, s, e] and vectors `asv` [u, d_asv] of the ASVs."
+        x, sample = self._pairs(reads, asv)
+        rows, groups = rows_with_tokens(x, sample, self.token(c).to(x.dtype))
         rows = self.told(rows)
-        mean = torch.cat([self._latents(rows[at], mask) for _, at, mask in groups])  # b w, in the order of the groups
+        mean = torch.cat([self._latents(rows[at], mask) for _, at, mask in groups])  # b w, group by group
         return h + self.out(torch.empty_like(mean).index_copy(0, torch.cat([o[0] for o in groups]), mean))
 
 # %% ../../nbs/3_model/50_fusion.ipynb #37075c86
 FUSIONS = dict(concat=Concat, add=Add, gated=Gated, cross=Cross, perceiver=Perceiver)
 
-# %% ../../nbs/3_model/50_fusion.ipynb #28e2bced
 class Fusion(nn.Module):
-    "The summary of the reads joined with the covariates."
+    "The summary of the reads joined with the covariates. Raises `AamError` where there are none."
     def __init__(self,
-        config:ModelConfig, # `fusion`, `covariate_width`; for cross and perceiver `sample_width` and `heads`, for perceiver the rest
+        config:ModelConfig, # `fusion`, `covariate_width`; cross and perceiver also read widths and heads
         shape:Covariates,   # The covariates, one at least
         width:int,          # Width of a sample's summary, in and out
         d_asv:int,          # Width of an ASV's vector, identity included
     ):
         super().__init__()
         self.tokens = CovariateTokens(shape, config.covariate_width)
-        if not self.tokens.count: raise AamError("There are no covariates to join. Name some (data.covariates), or leave fusion out.")
+        if not self.tokens.count:
+            raise AamError("There are no covariates to join. "
+                           "Name some (data.covariates), or leave fusion out.")
         self.join = FUSIONS[config.fusion](config, width, self.tokens.count, d_asv)
 
     def forward(self,
-        summary:Tensor, # [b, width], from the reads
-        batch:Batch,    # Samples with their covariates
-        asv:Tensor,     # [u, d_asv], vectors of the batch's ASVs
-    )->Tensor:          # [b, width]
-        "One vector for each sample. Raises `AamError` where the batch has other covariates."
-        return self.join(summary, self.tokens(batch.category, batch.number), batch, asv)
+        summary:Tensor,    # [b, width], from the reads
+        reads:SampleReads, # Samples with their covariates
+        asv:Tensor,        # [u, d_asv], vectors of the distinct ASVs
+    )->Tensor:             # [b, width]
+        "One vector for each sample. Raises `AamError` where the samples have other covariates."
+        return self.join(summary, self.tokens(reads.category, reads.number), reads, asv)
 
 # %% ../../nbs/3_model/50_fusion.ipynb #28412539
+def _check_scale(name, shape):
+    if name in shape.numbers:
+        raise AamError(f"model.scale_by names '{name}', which holds numbers; wanted columns with categories "
+                       f"({few(shape.names) or 'none'}).")
+    if name not in shape.names:
+        raise AamError(f"model.scale_by names '{name}', which is not among the covariates "
+                       f"({few(shape.names) or 'none'}).{nearest(name, shape.names)}")
+
 class OutputScale(nn.Module):
-    "Scale and shift of the outputs that belong to a sample's categories."
+    "Scale and shift of the outputs, by categories. Raises `AamError` for columns that cannot scale."
     def __init__(self,
         shape:Covariates,      # The covariates
         names:tuple[str,...],  # Which of their columns with categories
         outputs:int,           # Outputs of the model
     ):
         super().__init__()
-        for o in names:
-            if o in shape.numbers: raise AamError(f"'{o}' holds numbers; model.scale_by takes columns with categories ({few(shape.names) or 'none'}).")
-            if o not in shape.names:
-                raise AamError(f"model.scale_by names '{o}', which is not among the covariates ({few(shape.names) or 'none'}).{nearest(o, shape.names)}")
+        for o in names: _check_scale(o, shape)
         self.columns = [shape.names.index(o) for o in names]
-        self.tables = nn.ModuleList(nn.Embedding(shape.sizes[i] + 2, 2*outputs) for i in self.columns)  # log scale, shift
+        sizes = [shape.sizes[i] + 2 for i in self.columns]
+        self.tables = nn.ModuleList(nn.Embedding(o, 2*outputs) for o in sizes)  # log scale, shift
         for table in self.tables: nn.init.zeros_(table.weight)
 
     def factors(self, category:Tensor)->tuple[Tensor,Tensor]: # [b, outputs], above 0; [b, outputs]
         "Scale and shift of each sample, from `category` i64 [b, c]."
-        log, shift = sum(table(category[:, i]) for table, i in zip(self.tables, self.columns, strict=True)).chunk(2, 1)
+        rows = [table(category[:, i]) for table, i in zip(self.tables, self.columns, strict=True)]
+        log, shift = sum(rows).chunk(2, 1)
         return log.exp(), shift

@@ -7,6 +7,10 @@ Docs: https://aam-nb.github.io/aam_nb/3_model/layers.html.md"""
 # %% ../../nbs/3_model/10_layers.ipynb #f43eb3f2
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -14,33 +18,53 @@ from torch.nn import functional as F
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['SHORT', 'attend', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer', 'AttentionPool', 'pair_distances',
-           'Standardise', 'SideBySide', 'length_groups']
+__all__ = ['SHORT', 'attention_weights', 'attend', 'Attends', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer',
+           'AttentionPool', 'readable_name', 'attention_kept', 'pair_distances', 'Standardise', 'SideBySide',
+           'full_precision', 'length_groups']
+
+# %% ../../nbs/3_model/10_layers.ipynb #f28f2f9c
+def attention_weights(
+    q:Tensor, # [r, h, a, e], queries of each head
+    k:Tensor, # [r, h, s, e], keys
+    mask:Tensor|None=None, # bool [r, s], True where there is data; None where all places hold data
+)->Tensor:    # [r, h, a, s], each row of weights sums to 1
+    "How much each place that asks takes from each place that is asked."
+    score = (q*q.shape[-1]**-.5) @ k.transpose(-2, -1)
+    if mask is not None: score = score.masked_fill(~mask[:, None, None], -torch.inf)
+    return score.softmax(-1)
 
 # %% ../../nbs/3_model/10_layers.ipynb #0482700e
 SHORT = 64 # Longest row for which plain products beat the fused kernel on a CPU
 
 def attend(
-    q:Tensor, # [r, h, s, e], queries of each head
+    q:Tensor, # [r, h, a, e], queries of each head
     k:Tensor, # [r, h, s, e], keys
     v:Tensor, # [r, h, s, e], values
     mask:Tensor|None=None, # bool [r, s], True where there is data; None where all places hold data
-)->Tensor:    # [r, h, s, e]
+    kept:list[Tensor]|None=None, # The weights are appended to this list; None for the fastest way
+)->Tensor:    # [r, h, a, e]
     "Scaled dot-product attention within each row."
-    if mask is None and q.device.type == "cpu" and q.shape[-2] <= SHORT:
-        return ((q*q.shape[-1]**-.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+    if kept is not None:
+        kept.append(attention_weights(q, k, mask))
+        return kept[-1] @ v
+    if mask is None and q.device.type == "cpu" and q.shape[-2] <= SHORT: return attention_weights(q, k) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
 
+# %% ../../nbs/3_model/10_layers.ipynb #24b29c6b
+class Attends(nn.Module):
+    "A layer with attention weights, which can be asked for with `attention_kept`."
+    kept:list[Tensor]|None = None # Where the weights [r, h, a, s] of each call go; None for nowhere
+
 # %% ../../nbs/3_model/10_layers.ipynb #6670c983
-class SelfAttention(nn.Module):
-    "Multi-head attention of a row on itself."
+class SelfAttention(Attends):
+    "Multi-head attention of a row on itself. Raises `AamError` for a width that heads cannot share."
     def __init__(self,
         width:int, # Width of a place, a multiple of `heads`
         heads:int, # Heads; each sees width/heads numbers
     ):
         super().__init__()
         if width % heads:
-            raise AamError(f"A width of {width} cannot be shared by {heads} heads. Choose a multiple of {heads}.")
+            raise AamError(f"{heads} heads cannot share a width of {width}. Choose a multiple of {heads}.")
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3*width), nn.Linear(width, width)
 
@@ -50,11 +74,12 @@ class SelfAttention(nn.Module):
     )->Tensor:    # [r, s, d]
         "Every place mixes what the places of its row hold."
         r, s, d = x.shape
-        q, k, v = self.qkv(x).view(r, s, 3, self.heads, d//self.heads).permute(2, 0, 3, 1, 4).unbind(0)  # r h s e
-        return self.out(attend(q, k, v, mask).transpose(1, 2).reshape(r, s, d))
+        qkv = self.qkv(x).view(r, s, 3, self.heads, d//self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # r h s e
+        return self.out(attend(q, k, v, mask, self.kept).transpose(1, 2).reshape(r, s, d))
 
 # %% ../../nbs/3_model/10_layers.ipynb #d58b7fa9
-class CrossAttention(nn.Module):
+class CrossAttention(Attends):
     "Multi-head attention of one row on another."
     def __init__(self,
         width:int, # Width of the places that ask
@@ -64,7 +89,8 @@ class CrossAttention(nn.Module):
     ):
         super().__init__()
         self.heads = heads
-        self.q, self.kv, self.out = nn.Linear(width, inner), nn.Linear(d_key, 2*inner), nn.Linear(inner, width)
+        self.q, self.kv = nn.Linear(width, inner), nn.Linear(d_key, 2*inner)
+        self.out = nn.Linear(inner, width)
 
     def forward(self,
         x:Tensor,     # [r, a, width], places that ask
@@ -74,7 +100,7 @@ class CrossAttention(nn.Module):
         "Every place of `x` mixes what the places of `other` hold."
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # r h a e
         k, v = self.kv(other).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # r h s e
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask, self.kept).transpose(1, 2).flatten(2))
 
 # %% ../../nbs/3_model/10_layers.ipynb #ae1ad9c2
 class Block(nn.Module):
@@ -106,19 +132,19 @@ class Transformer(nn.Module):
         heads:int,       # Attention heads
         layers:int,      # Blocks
         feedforward:int, # Hidden width as a multiple of `width`
-        dropout:float=0., # Residual dropout
+        dropout:float=0., # Dropout on what each block adds
     ):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads, feedforward, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x:Tensor, mask:Tensor|None=None)->Tensor: # [r, s, d]
-        "All blocks in turn. With a mask, what stands at padded places has no meaning."
+        "All blocks in turn. With a mask, the results at padded places have no meaning."
         for block in self.blocks: x = block(x, mask)
         return self.norm(x)
 
 # %% ../../nbs/3_model/10_layers.ipynb #f3fdef24
-class AttentionPool(nn.Module):
+class AttentionPool(Attends):
     "Weighted mean of the places of a row, with learned weights."
     def __init__(self, width:int): # Width of a place
         super().__init__()
@@ -132,7 +158,28 @@ class AttentionPool(nn.Module):
         "One vector for each row."
         score = self.score(x).squeeze(-1)*x.shape[-1]**-.5
         if mask is not None: score = score.masked_fill(~mask, -torch.inf)
-        return (score.softmax(-1)[:, None] @ x).squeeze(1)
+        weight = score.softmax(-1)[:, None]  # r 1 s
+        if self.kept is not None: self.kept.append(weight[:, None])
+        return (weight @ x).squeeze(1)
+
+# %% ../../nbs/3_model/10_layers.ipynb #de0d851e
+def readable_name(
+    path:str, # "encoder.body.blocks.0.attention"
+)->str:       # "encoder.layers.0"
+    "The name under which the weights of an attention layer are kept."
+    return re.sub(r"body\.blocks\.(\d+)\.attention", r"layers.\1", path).replace("join.", "")
+
+@contextmanager
+def attention_kept(
+    model:nn.Module, # Any module; each `Attends` in it keeps its weights until the `with` ends
+)->Iterator[dict[str,list[Tensor]]]: # Name of the layer -> weights [r, h, a, s] of each call, in order
+    "Keep all attention weights for a while. They hold their graph; `torch.no_grad()` leaves it out."
+    layers = {readable_name(path): o for path, o in model.named_modules() if isinstance(o, Attends)}
+    kept = {name: [] for name in layers}
+    for name, layer in layers.items(): layer.kept = kept[name]
+    try: yield kept
+    finally:
+        for layer in layers.values(): layer.kept = None
 
 # %% ../../nbs/3_model/10_layers.ipynb #5182ecb8
 def pair_distances(
@@ -143,7 +190,8 @@ def pair_distances(
     z = z - z.detach().mean(0)
     square = z.square().sum(1)
     apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
-    return (apart*(apart + eps).rsqrt()).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0.)
+    diagonal = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
+    return (apart*(apart + eps).rsqrt()).masked_fill(diagonal, 0.)
 
 # %% ../../nbs/3_model/10_layers.ipynb #1bcec59a
 class Standardise(nn.Module):
@@ -159,7 +207,7 @@ class Standardise(nn.Module):
         limit:float=100., # Smallest spread allowed, as the median spread divided by this
     )->Standardise:       # Itself
         "Take centre and spread from `x`. Raises `AamError` when there are fewer than 2 rows."
-        if len(x) < 2: raise AamError(f"Standardising needs 2 samples at least; {len(x)} given.")
+        if len(x) < 2: raise AamError(f"Standardising needs at least 2 samples; found {len(x)}. Give more.")
         spread = x.std(0, correction=0)
         self.centre.copy_(x.mean(0))
         self.spread.copy_(spread.clamp_min(max(float(spread.median())/limit, 1e-6)))
@@ -182,8 +230,16 @@ class SideBySide:
 
     def fit(self, x:Tensor)->SideBySide: # Itself
         "Fit every part on its columns of `x` [n, width]."
-        for part, own in zip(self.parts, x.split([o.width for o in self.parts], 1), strict=True): part.fit(own)
+        columns = x.split([o.width for o in self.parts], 1)
+        for part, own in zip(self.parts, columns, strict=True): part.fit(own)
         return self
+
+# %% ../../nbs/3_model/10_layers.ipynb #5a0125a3
+def full_precision(
+    device:str, # Type of the device, such as "cpu" or "cuda"
+):              # A context
+    "A context without autocast."
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 # %% ../../nbs/3_model/10_layers.ipynb #7d0ffb5b
 def length_groups(
@@ -191,11 +247,13 @@ def length_groups(
     waste:float=.15,   # Largest share of padded places in a group
     places:int=16384,  # Most places in a group, padding included
 )->list[list[int]]:    # Positions of the rows of each group, longest first; rows of length 0 are in none
-    "Rows of like length, grouped."
+    "Rows of similar length, grouped."
     order = sorted((i for i, o in enumerate(lengths) if o), key=lambda i: -lengths[i])
     groups, held = [], 0
     for i in order:
-        wide = groups and lengths[groups[-1][0]]*(len(groups[-1]) + 1)  # Places if the row joins the last group
-        if wide and wide <= places and held + lengths[i] >= (1 - waste)*wide: groups[-1].append(i); held += lengths[i]
-        else: groups.append([i]); held = lengths[i]
+        wide = lengths[groups[-1][0]]*(len(groups[-1]) + 1) if groups else 0  # Places if the row joins
+        joins = 0 < wide <= places and held + lengths[i] >= (1 - waste)*wide
+        if joins: groups[-1].append(i)
+        else: groups.append([i])
+        held = held + lengths[i] if joins else lengths[i]
     return groups

@@ -1,4 +1,4 @@
-"""From bases to a vector for each ASV, and from a set of ASVs with reads to a vector for each sample
+"""One vector for each sample, read from the set of its ASVs and their reads
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/sample_encoder.html.md"""
 
@@ -8,45 +8,63 @@ Docs: https://aam-nb.github.io/aam_nb/3_model/sample_encoder.html.md"""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..config import POOLS
-from ..fields import names_in
-from .layers import AttentionPool, length_groups, SideBySide, Standardise, Transformer
+from .layers import (
+    AttentionPool, Attends, full_precision, length_groups, SideBySide, Standardise, Transformer)
+from ..registry import sample_encoders
 from ..sections import ModelConfig
-from ..types import Batch
+from ..types import SampleReads
 
 # %% auto #0
-__all__ = ['shares', 'abundances', 'PoolEncoder', 'pairs_with_reads', 'groups_of_pairs', 'AttentionEncoder', 'SumEncoder',
-           'WithDepth', 'sample_encoder']
+__all__ = ['shares', 'abundances', 'SampleEncoder', 'PoolEncoder', 'pairs_with_reads', 'groups_of_pairs', 'AttentionEncoder',
+           'SumEncoder', 'WithDepth', 'SampleEncoderKind', 'sample_encoder']
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #e1154b28
 def shares(
-    batch:Batch, # Samples with their pairs
-)->Tensor:       # f32 [b, u], each row sums to 1, or to 0 for a sample without reads
+    reads:SampleReads, # Pairs of samples and ASVs, with reads; a `Batch` will do as well, here and below
+)->Tensor:             # f32 [b, u], each row sums to 1, or to 0 for a sample without reads
     "Relative abundance of each distinct ASV in each sample."
-    reads = batch.counts.new_zeros(batch.size, len(batch.rows))
-    reads.index_put_((batch.sample, batch.asv), batch.counts, accumulate=True)
-    return reads/reads.sum(1, keepdim=True).clamp_min(1)
+    dense = reads.counts.new_zeros(reads.size, reads.distinct)
+    dense.index_put_((reads.sample, reads.asv), reads.counts, accumulate=True)
+    return dense/dense.sum(1, keepdim=True).clamp_min(1)
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #8186c8ff
 def abundances(
-    batch:Batch,    # Samples with their pairs
-    how:str="log",  # "log" for shares, "clr" for ratios to the sample's geometric mean, "presence" for 1 where there are reads
+    reads:SampleReads, # Pairs of samples and ASVs, with reads
+    how:str="log",     # "log" for shares, "clr" for ratios to the geometric mean, "presence" for 1 or 0
 )->tuple[Tensor,float]: # f32 [b, u], 0 where there are no reads; the unit in which logarithms are taken
     "How much of each distinct ASV a sample holds, as the pools read it."
-    R = shares(batch)
+    R = shares(reads)
     if how == "log": return R, 1e-4
     here = (R > 0).to(R.dtype)
     if how == "presence": return here, 1.
     mean = torch.where(R > 0, R, 1.).log().sum(1, keepdim=True)/here.sum(1, keepdim=True).clamp_min(1)
     return R/mean.exp(), 1.
 
+# %% ../../nbs/3_model/30_sample_encoder.ipynb #745a5005
+class SampleEncoder(nn.Module):
+    "From the vectors of ASVs and the reads of samples to one vector for each sample."
+    width:int # Of the summary
+    standard:Standardise # Constants of the features, or another object with `fit(features)`
+
+    def features(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, features]
+        "What is read out of each sample, before it is standardised, from `asv` [u, d_in]."
+        raise NotImplementedError(f"{type(self).__name__} has no `features(asv, reads)`.")
+
+    def forward(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, width]
+        "One vector for each sample."
+        return self.standard(self.features(asv, reads))
+
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #be68d327
-class PoolEncoder(nn.Module):
+class PoolEncoder(SampleEncoder, Attends):
     "Order-free pools over the ASVs of each sample, each brought to one scale and normalised."
     def __init__(self,
         config:ModelConfig, # `sample_width`, `heads`, `pools`, `abundance`
@@ -55,7 +73,7 @@ class PoolEncoder(nn.Module):
         super().__init__()
         w = config.sample_width
         self.how, self.heads = config.abundance, math.gcd(config.heads, w)
-        self.pools = tuple(o for o in POOLS if o in names_in(config.pools))
+        self.pools = tuple(o for o in POOLS if o in config.pools)
         asks = {o: n for o, n in dict(clade=w, presence=w, attention=self.heads).items() if o in self.pools}
         self.asking, self.sizes = tuple(asks), list(asks.values())
         self.asv = nn.Sequential(nn.Linear(d_in, w), nn.GELU(), nn.LayerNorm(w))
@@ -67,60 +85,90 @@ class PoolEncoder(nn.Module):
         self.gain, self.shift = nn.Parameter(torch.ones(self.width)), nn.Parameter(torch.zeros(self.width))
         self.sums = nn.Linear(d_in, w, bias=False) if "sum" in self.pools else None
 
-    def _attention(self, h, score, R):
-        here = (R > 0).to(R.dtype)
-        weight = here if self.power is None else here*(self.power[:, None, None]*torch.where(R > 0, R, 1.).log()).exp()  # h b u
-        score = (3*torch.tanh(score/3)).exp().T[..., None]  # h u 1
-        values = h.view(len(h), self.heads, -1).transpose(0, 1)  # h u e
-        out = weight @ torch.cat([values*score, score], 2)  # h b e+1
-        return (out[..., :-1]/out[..., -1:].clamp_min(1e-9)).transpose(0, 1).flatten(1)
+# %% ../../nbs/3_model/30_sample_encoder.ipynb #ff7f878f
+@patch
+def attention_pool(self:PoolEncoder,
+    h:Tensor,     # [u, w], what each ASV says
+    score:Tensor, # [u, heads]
+    R:Tensor,     # [b, u], abundances
+)->Tensor:        # [b, w]
+    "Mean of `h` over each sample, weighted by R^power exp(score) in each head."
+    weight = (R > 0).to(R.dtype)
+    if self.power is not None:
+        weight = weight*(self.power[:, None, None]*torch.where(R > 0, R, 1.).log()).exp()  # h b u
+    score = (3*torch.tanh(score/3)).exp().T[..., None]  # h u 1
+    values = h.view(h.shape[0], self.heads, -1).transpose(0, 1)  # h u e
+    out = weight @ torch.cat([values*score, score], 2)  # h b e+1
+    if self.kept is not None:
+        loud = weight*score.transpose(1, 2)
+        self.kept.append((loud/out[..., -1:].clamp_min(1e-9)).transpose(0, 1)[:, :, None])  # b h 1 u
+    return (out[..., :-1]/out[..., -1:].clamp_min(1e-9)).transpose(0, 1).flatten(1)
 
-    def _pool(self, name, h, ask, R, unit):
-        if name == "clade": return torch.log10(R @ ask.sigmoid() + unit)
-        if name == "presence": return torch.log1p((R > 0).to(R.dtype) @ ask.sigmoid())
-        if name == "attention": return self._attention(h, ask, R)
-        loud = torch.log1p(R/unit)
-        return (loud @ h)/loud.sum(1, keepdim=True).clamp_min(1e-9)
+# %% ../../nbs/3_model/30_sample_encoder.ipynb #1ff5aecf
+@patch
+def one_pool(self:PoolEncoder,
+    name:str,    # A pool other than "sum"
+    h:Tensor,    # [u, w], what each ASV says
+    ask:Tensor|None, # [u, w] or [u, heads], what the pool asks of each ASV; None for the mean
+    R:Tensor,    # [b, u], abundances
+    unit:float,  # In which logarithms are taken
+)->Tensor:       # [b, w]
+    "One pool over all samples."
+    if name == "clade": return torch.log10(R @ ask.sigmoid() + unit)
+    if name == "presence": return torch.log1p((R > 0).to(R.dtype) @ ask.sigmoid())
+    if name == "attention": return self.attention_pool(h, ask, R)
+    loud = torch.log1p(R/unit)
+    return (loud @ h)/loud.sum(1, keepdim=True).clamp_min(1e-9)
 
-    def _sum(self, asv, R, unit):
-        level = torch.log1p(R/unit) if self.how == "log" else R if self.how == "presence" else torch.where(R > 0, R, 1.).log()
-        return [level @ self.sums(asv)] if self.sums is not None else []
+@patch
+def sum_pool(self:PoolEncoder, asv:Tensor, R:Tensor, unit:float)->Tensor: # [b, w]
+    "The fifth pool: a linear map of the ASVs' vectors `asv` [u, d_in], summed by log abundance."
+    if self.how == "log": loud = torch.log1p(R/unit)
+    else: loud = R if self.how == "presence" else torch.where(R > 0, R, 1.).log()
+    return loud @ self.sums(asv)
 
-    def features(self,
-        asv:Tensor,   # [u, d_in], a vector for each distinct ASV
-        batch:Batch,  # Samples
-    )->Tensor:        # [b, pools w]
-        "The pools side by side, before they are standardised."
-        with torch.autocast(asv.device.type, enabled=False):
-            asv, (R, unit) = asv.to(self.gain.dtype), abundances(batch, self.how); h, R = self.asv(asv), R.to(self.gain.dtype)
-            asked = dict(zip(self.asking, self.asks(h).split(self.sizes, 1), strict=True)) if self.asks else {}
-            return torch.cat([self._pool(o, h, asked.get(o), R, unit) for o in self.pools if o != "sum"] + self._sum(asv, R, unit), 1)
+# %% ../../nbs/3_model/30_sample_encoder.ipynb #3f5a0d70
+@patch
+def features(self:PoolEncoder,
+    asv:Tensor,        # [u, d_in], a vector for each distinct ASV
+    reads:SampleReads, # Samples
+)->Tensor:             # [b, pools w]
+    "The pools side by side, before they are standardised."
+    with full_precision(asv.device.type):
+        asv, (R, unit) = asv.to(self.gain.dtype), abundances(reads, self.how)
+        h, R = self.asv(asv), R.to(self.gain.dtype)
+        asked = dict(zip(self.asking, self.asks(h).split(self.sizes, 1), strict=True)) if self.asks else {}
+        pools = [self.one_pool(o, h, asked.get(o), R, unit) for o in self.pools if o != "sum"]
+        return torch.cat(pools + ([self.sum_pool(asv, R, unit)] if self.sums is not None else []), 1)
 
-    def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, pools w]
-        "One vector for each sample."
-        x = self.standard(self.features(asv, batch)); w = self.width//len(self.pools); k = self.alike*w
-        alike = F.layer_norm(x[:, :k].unflatten(1, (self.alike, w)), (w,)).flatten(1) if k else x[:, :0]
-        return torch.cat([alike, x[:, k:]], 1)*self.gain + self.shift
+@patch
+def forward(self:PoolEncoder, asv:Tensor, reads:SampleReads)->Tensor: # [b, pools w]
+    "One vector for each sample."
+    x, w = self.standard(self.features(asv, reads)), self.width//len(self.pools)
+    k = self.alike*w
+    alike = F.layer_norm(x[:, :k].unflatten(1, (self.alike, w)), (w,)).flatten(1) if k else x[:, :0]
+    return torch.cat([alike, x[:, k:]], 1)*self.gain + self.shift
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #2a1f001a
 def pairs_with_reads(
-    batch:Batch,      # Samples with their pairs
+    reads:SampleReads, # Pairs of samples and ASVs
     how:str="log",    # As for `abundances`
-    dtype:torch.dtype=torch.float32, # Of sums and levels; half precision would lose reads
-)->tuple[Tensor,Tensor,Tensor|None]: # ASV i64 [m], sample i64 [m], level [m]: about -3 to 3, None for presence
+    dtype:torch.dtype=torch.float32, # Of sums and logarithms; half precision would lose reads
+)->tuple[Tensor,Tensor,Tensor|None]: # ASV i64 [m], sample i64 [m], log abundance [m], about -3 to 3, or None
     "Pairs that have reads, and how much of the sample each is, as a logarithm."
-    at, counts, sample = batch.asv, batch.counts.to(dtype), batch.sample
-    if not bool((keep := counts > 0).all()): at, counts, sample = at[keep], counts[keep], sample[keep]
+    at, counts, sample = reads.asv, reads.counts.to(dtype), reads.sample
+    keep = counts > 0
+    if not bool(keep.all()): at, counts, sample = at[keep], counts[keep], sample[keep]
     if how == "presence": return at, sample, None
-    def total(x): return x.new_zeros(batch.size).index_add_(0, sample, x)[sample]
+    def total(x): return x.new_zeros(reads.size).index_add_(0, sample, x)[sample]
     share = torch.log10(counts/total(counts))
     return at, sample, share/2 + 1 if how == "log" else share - total(share)/total(torch.ones_like(share))
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #6f2498ab
 def groups_of_pairs(
     lengths:Tensor, # i64 [b], pairs of each sample
-)->list[tuple[Tensor,Tensor,Tensor|None]]: # For each group: samples [g], pairs [g, s], mask bool [g, s] or None
-    "Samples of like length side by side; a padded place repeats the sample's first pair and is masked."
+)->list[tuple[Tensor,Tensor,Tensor|None]]: # For each group: samples [g], pairs [g, s], mask [g, s] or None
+    "Samples of similar length side by side; a padded place repeats the sample's first pair and is masked."
     known, start = lengths.tolist(), lengths.cumsum(0) - lengths
     out = []
     for group in length_groups(known):
@@ -131,7 +179,7 @@ def groups_of_pairs(
     return out
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #6bdd8cd1
-class AttentionEncoder(nn.Module):
+class AttentionEncoder(SampleEncoder):
     "A transformer over the set of a sample's ASVs, with a learned weighted mean out."
     def __init__(self,
         config:ModelConfig, # `sample_width`, `sample_layers`, `heads`, `feedforward`, `dropout`, `abundance`
@@ -140,30 +188,27 @@ class AttentionEncoder(nn.Module):
         super().__init__()
         c, w = config, config.sample_width
         self.asv, self.how = nn.Linear(d_in, w), c.abundance
-        self.abundance = None if self.how == "presence" else nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w))
+        told = nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w)) if self.how != "presence" else None
+        self.abundance = told
         self.body = Transformer(w, c.heads, c.sample_layers, c.feedforward, c.dropout)
         self.pool, self.standard, self.width = AttentionPool(w), Standardise(w), w
 
     def features(self,
-        asv:Tensor,   # [u, d_in], a vector for each distinct ASV
-        batch:Batch,  # Samples
-    )->Tensor:        # [b, w]; zeros for a sample without reads
+        asv:Tensor,        # [u, d_in], a vector for each distinct ASV
+        reads:SampleReads, # Samples
+    )->Tensor:             # [b, w]; zeros for a sample without reads
         "The pooled vector, before it is standardised."
-        at, sample, level = pairs_with_reads(batch, self.how, self.asv.weight.dtype)
+        at, sample, loud = pairs_with_reads(reads, self.how, self.asv.weight.dtype)
         x = F.embedding(at, self.asv(asv))  # m w
-        if self.abundance is not None: x = x + self.abundance(level[:, None])
-        parts = groups_of_pairs(torch.bincount(sample, minlength=batch.size))
-        out = x.new_zeros(batch.size, self.width)
+        if self.abundance is not None: x = x + self.abundance(loud[:, None])
+        parts = groups_of_pairs(torch.bincount(sample, minlength=reads.size))
+        out = x.new_zeros(reads.size, self.width)
         if not parts: return out
         pooled = [self.pool(self.body(F.embedding(pairs, x), mask), mask) for _, pairs, mask in parts]
         return out.index_copy(0, torch.cat([o[0] for o in parts]), torch.cat(pooled))
 
-    def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, w]
-        "One vector for each sample."
-        return self.standard(self.features(asv, batch))
-
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #1ed75599
-class SumEncoder(nn.Module):
+class SumEncoder(SampleEncoder):
     "Pools and the set transformer side by side, mapped linearly and added."
     def __init__(self,
         config:ModelConfig, # As for the two encoders
@@ -180,18 +225,19 @@ class SumEncoder(nn.Module):
         "The constants of both encoders."
         return SideBySide(self.pool.standard, self.attention.standard)
 
-    def features(self, asv:Tensor, batch:Batch)->Tensor: # [b, pools w + w]
+    def features(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, pools w + w]
         "The features of both, before they are standardised."
-        return torch.cat([self.pool.features(asv, batch), self.attention.features(asv, batch).to(self.pool.gain.dtype)], 1)
+        attention = self.attention.features(asv, reads).to(self.pool.gain.dtype)
+        return torch.cat([self.pool.features(asv, reads), attention], 1)
 
-    def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, pools w]
+    def forward(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, pools w]
         "One vector for each sample."
-        return self.from_pool(self.pool(asv, batch)) + self.from_attention(self.attention(asv, batch))
+        return self.from_pool(self.pool(asv, reads)) + self.from_attention(self.attention(asv, reads))
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #fa739d39
-class WithDepth(nn.Module):
+class WithDepth(SampleEncoder):
     "A sample encoder whose summary also holds the logarithm of the number of reads."
-    def __init__(self, encoder:nn.Module): # `PoolEncoder`, `AttentionEncoder` or `SumEncoder`
+    def __init__(self, encoder:SampleEncoder): # Any sample encoder
         super().__init__()
         self.encoder, self.scale, self.width = encoder, Standardise(1), encoder.width + 1
 
@@ -200,23 +246,35 @@ class WithDepth(nn.Module):
         "The constants of the encoder and of depth."
         return SideBySide(self.encoder.standard, self.scale)
 
-    def _depth(self, batch):
-        reads = batch.counts.new_zeros(batch.size).index_add_(0, batch.sample, batch.counts)
-        return torch.log10(reads.clamp_min(1))[:, None].to(self.scale.centre.dtype)  # b 1
+    def _depth(self, reads):
+        depth = reads.counts.new_zeros(reads.size).index_add_(0, reads.sample, reads.counts)
+        return torch.log10(depth.clamp_min(1))[:, None].to(self.scale.centre.dtype)  # b 1
 
-    def features(self, asv:Tensor, batch:Batch)->Tensor: # [b, features + 1]
+    def features(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, features + 1]
         "The encoder's features and log10 of the reads."
-        return torch.cat([self.encoder.features(asv, batch), self._depth(batch)], 1)
+        return torch.cat([self.encoder.features(asv, reads), self._depth(reads)], 1)
 
-    def forward(self, asv:Tensor, batch:Batch)->Tensor: # [b, width + 1]
+    def forward(self, asv:Tensor, reads:SampleReads)->Tensor: # [b, width + 1]
         "One vector for each sample."
-        return torch.cat([self.encoder(asv, batch), self.scale(self._depth(batch))], 1)
+        return torch.cat([self.encoder(asv, reads), self.scale(self._depth(reads))], 1)
+
+# %% ../../nbs/3_model/30_sample_encoder.ipynb #6d2ed7f4
+@dataclass(frozen=True, kw_only=True)
+class SampleEncoderKind:
+    "A way to read a sample."
+    name:str # What `model.sample` calls it
+    make:Callable[[ModelConfig,int],SampleEncoder] # From settings and the width of an ASV's vector
+    heads:bool = False # Whether `model.sample_width` has to be a multiple of `model.heads`
+
+sample_encoders.add(SampleEncoderKind(name="pool", make=PoolEncoder))
+sample_encoders.add(SampleEncoderKind(name="attention", make=AttentionEncoder, heads=True))
+sample_encoders.add(SampleEncoderKind(name="both", make=SumEncoder, heads=True))
 
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #54930f5f
 def sample_encoder(
     config:ModelConfig, # `sample` and `depth` choose, the rest gives sizes
     d_in:int,           # Width of an ASV's vector, identity included
-)->nn.Module:           # Has `width`, `features(asv, batch)`, `standard.fit(features)` and `forward(asv, batch)`
-    "The sample encoder that a configuration asks for."
-    encoder = dict(pool=PoolEncoder, attention=AttentionEncoder, both=SumEncoder)[config.sample](config, d_in)
+)->SampleEncoder:       # With fresh weights
+    "The sample encoder that a configuration asks for. Raises `AamError` for a name that is not registered."
+    encoder = sample_encoders[config.sample].make(config, d_in)
     return WithDepth(encoder) if config.depth else encoder

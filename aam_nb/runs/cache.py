@@ -19,9 +19,9 @@ from ..data.tree import read_tree
 # %% auto #0
 __all__ = ['cache_run']
 
-# %% ../../nbs/9_runs/25_cache.ipynb #05ada1d7
+# %% ../../nbs/9_runs/25_cache.ipynb #58301100
 def cache_run(
-    config:Config, # Read are table, sequences, metadata, tree, where and missing of `data`, and `run.out`, the store folder
+    config:Config, # `[data]` says what is read and chosen; `run.out` is the store folder
     say:Callable=print,
 )->Path:           # The store folder
     "Build a store from files. Raises `AamError` when the table or the folder is not named."
@@ -31,7 +31,8 @@ def cache_run(
     out = Path(config.run.out)
     metadata = read_metadata(data.metadata) if data.metadata else None
     tree = read_tree(data.tree) if data.tree else None
-    store = cache_biom(data.table, out, metadata, tree, missing=data.missing, where=data.where, sequences=data.sequences or None)
+    store = cache_biom(data.table, out, metadata, tree, missing=data.missing, where=data.where,
+                       sequences=data.sequences or None)
     for o in store.manifest["notes"]: say(f"  note: {o}")
     size = sum(o.stat().st_size for o in out.iterdir())
     say(f"{store} is in {out}, {size/1e6:,.1f} MB.")

@@ -23,7 +23,7 @@ from .train import train_run
 # %% auto #0
 __all__ = ['demo_run']
 
-# %% ../../nbs/9_runs/65_demo.ipynb #4527ba82
+# %% ../../nbs/9_runs/65_demo.ipynb #9dd9a148
 def demo_run(
     config:Config, # The recipe `demo` with `run.out`
     say:Callable=print,
@@ -33,9 +33,11 @@ def demo_run(
     data = open_run(config)/"data"
     write_study(simulate(samples=160, asvs=300, groups=40, seed=config.run.seed), data)
     data_config = replace(config.data, **study_files(data), target="age", groups="subject")
-    def inside(name): return replace(config, data=data_config, run=replace(config.run, out=str(out/name), overwrite=False))
+    def inside(name):
+        return replace(config, data=data_config, run=replace(config.run, out=str(out/name), overwrite=False))
     report = evaluate_run(inside("evaluate"), say=say)
     bundle = train_run(inside("train"), say=say)
     predict_run(bundle, data/"table.biom", out/"predictions.tsv", overwrite=True, say=say)
-    say(f"Done in {duration(time.perf_counter() - begun)}. Open {report} in a browser. Your own study is next: aam evaluate --help")
+    say(f"Done in {duration(time.perf_counter() - begun)}. Open {report} in a browser. Your own study is "
+        "next: aam evaluate --help")
     return report

@@ -20,7 +20,7 @@ if TYPE_CHECKING: from aam_nb.evaluation.inspect import Inspection
 # %% auto #0
 __all__ = ['inspect_run']
 
-# %% ../../nbs/9_runs/30_inspect.ipynb #926a5ba0
+# %% ../../nbs/9_runs/30_inspect.ipynb #592fbf2e
 def inspect_run(
     config:Config,
     say:Callable=print,
@@ -34,7 +34,8 @@ def inspect_run(
     found = {}
     for name in config.targets or ("",):
         task = config.of_target(name, "task") if name else "auto"
-        found[name] = inspect_study(study, name, data.groups, pretrained=start and start.samples, task=task, seed=config.run.seed)
+        found[name] = inspect_study(study, name, data.groups, pretrained=start and start.samples, task=task,
+                                    seed=config.run.seed)
     out = open_run(config) if config.run.out else None
     for name, inspection in found.items():
         say(str(inspection))

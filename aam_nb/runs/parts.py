@@ -37,30 +37,36 @@ def listed_parts(study:Study, data:DataConfig)->pd.Series|None: # By sample id; 
     raise AamError(f"data.split is '{data.split}', which is neither a column of the metadata nor a file."
                    f"{nearest(data.split, known)}")
 
-# %% ../../nbs/9_runs/08_parts.ipynb #dff118e2
+# %% ../../nbs/9_runs/08_parts.ipynb #977e0d71
 def with_split(study:Study, data:DataConfig)->Study:
     "Leave out samples that the user's list does not name. Raises `AamError` when it names none of them."
     given = listed_parts(study, data)
     if given is None: return study
     named = labels(given.reindex(list(study.ids))) != ""
     if not named.any():
-        raise AamError(f"data.split ({data.split}) names none of the {len(named)} samples; it names {few(given.index)}.")
+        raise AamError(f"data.split ({data.split}) names none of the {len(named)} samples; it names "
+                       f"{few(given.index)}.")
     strange = given.index[~given.index.isin(study.ids)]
     if len(strange):
         note = f"{len(strange)} samples of {data.split} are not in the study ({few(strange)})."
         study = replace(study, notes=(*study.notes, note))
     if named.all(): return study
     lost = study.ids[~named]
-    return keep(study, named, f"{len(lost)} of {len(named)} samples have no part in {data.split} and are left out ({few(lost)}).")
+    return keep(study, named, f"{len(lost)} of {len(named)} samples have no part in {data.split} and are "
+                              f"left out ({few(lost)}).")
 
-# %% ../../nbs/9_runs/08_parts.ipynb #a38edca2
-def fixed_parts(study:Study, data:DataConfig)->dict: # `given` and `leave_out`: one value for each sample, or None
+# %% ../../nbs/9_runs/08_parts.ipynb #e8acc683
+def fixed_parts(
+    study:Study,
+    data:DataConfig,
+)->dict: # `given` and `leave_out`: one value for each sample, or None
     "What fixes parts or folds beforehand."
     given = listed_parts(study, data)
     if given is not None: given = given.reindex(list(study.ids))
-    return dict(given=given, leave_out=column(study, data.leave_out, "data.leave_out") if data.leave_out else None)
+    site = column(study, data.leave_out, "data.leave_out") if data.leave_out else None
+    return dict(given=given, leave_out=site)
 
-# %% ../../nbs/9_runs/08_parts.ipynb #179d4020
+# %% ../../nbs/9_runs/08_parts.ipynb #e4b6897b
 def _strata(config, values):
     "The task of the first target, and the stratum of each sample, or None."
     task = TargetCodec.fit(values, task=config.of_target(config.targets[0], "task")).task
@@ -74,8 +80,8 @@ def choose_split(
 )->Split:
     "Train, validation and test ids. Raises `AamError` when there are too few groups."
     data, even = config.data, _strata(config, values)[1]
-    return split_for(study.ids, valid=data.valid, test=data.test, groups=groups, strata=even, seed=config.run.seed,
-                     **fixed_parts(study, data))
+    return split_for(study.ids, valid=data.valid, test=data.test, groups=groups, strata=even,
+                     seed=config.run.seed, **fixed_parts(study, data))
 
 # %% ../../nbs/9_runs/08_parts.ipynb #03a184fe
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,7 @@ class Folds:
         "The samples of all test folds."
         return np.unique(np.concatenate([test for _, test in self.outer]))
 
-# %% ../../nbs/9_runs/08_parts.ipynb #820aa410
+# %% ../../nbs/9_runs/08_parts.ipynb #f069cd9d
 def choose_folds(
     study:Study,
     config:Config,
@@ -99,7 +105,8 @@ def choose_folds(
     "The folds of an evaluation. Raises `AamError` when there are too few groups, for inner folds too."
     task, even = _strata(config, values)
     run, fixed = config.run, fixed_parts(study, config.data)
-    outer = folds_for(study.ids, folds=run.folds, repeats=run.repeats, groups=groups, strata=even, seed=run.seed, **fixed)
+    outer = folds_for(study.ids, folds=run.folds, repeats=run.repeats, groups=groups, strata=even,
+                      seed=run.seed, **fixed)
     spread = values if config.data.stratify else None
     inner = nested(outer, study.ids, run.inner, groups, spread, task, run.seed + 1)
     return Folds(outer=outer, inner=inner)

@@ -57,19 +57,20 @@ def planned(
     if not parts: return "Nothing to train."
     return f"Training: {', '.join(parts)}; about {duration(seconds)} on this machine."
 
-# %% ../../nbs/9_runs/35_plan.ipynb #6048ecf3
+# %% ../../nbs/9_runs/35_plan.ipynb #b7cc38b1
 def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective, batches)
     "The stages of a run, ready to be timed; frozen embeddings are blank."
     config, rows = bench.config, np.arange(len(bench.store))
-    def blank(optim): return torch.zeros(len(bench.store.tokens), config.model.width) if optim.freeze else None
+    def blank(optim):
+        return torch.zeros(len(bench.store.tokens), config.model.width) if optim.freeze else None
     model, *asv = asv_stage(bench, rows)
     found = []
     if bench.start is None or not target:
         found.append(("pretrain_asv", pretrains, *asv))
         if config.pretrain_sample.steps:
-            stage = sample_stage(bench, model, rows, table=blank(config.pretrain_sample))
+            stage = sample_stage(bench, model, rows, embeddings=blank(config.pretrain_sample))
             found.append(("pretrain_sample", pretrains, *stage[:2]))
     if target:
-        stage = target_stage(bench, model, *codecs(bench, rows), rows, table=blank(config.optim))
+        stage = target_stage(bench, model, *codecs(bench, rows), rows, embeddings=blank(config.optim))
         found.append(("optim", fits, *stage[1:]))
     return found

@@ -42,15 +42,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['check_settings', 'leak_notes', 'Prepared', 'run_bench', 'say_study', 'prepare', 'keep_bundle']
+__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'prepare', 'keep_bundle']
 
-# %% ../../nbs/9_runs/20_prepare.ipynb #03dec185
+# %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
+    lost = [o for o in config.distances if metrics[o].needs_tree and not tree]
     wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass --tree, choose another metric, or set "
-             "pretrain_sample.steps=0 and loss.distance=0." for o in config.distances if metrics[o].needs_tree and not tree]
+             "pretrain_sample.steps=0 and loss.distance=0." for o in lost]
     if "precomputed" in config.distances and config.data.limit:
-        wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances of {config.data.distances} are "
-                     "those of all reads. Set data.limit=0.")
+        wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances of "
+                     f"{config.data.distances} are those of all reads. Set data.limit=0.")
     return wrong
 
 def _mix_problems(config, tree)->list[str]:
@@ -60,8 +61,8 @@ def _mix_problems(config, tree)->list[str]:
     if mix == "phylomix" and not tree:
         wrong.append("augment.mix = 'phylomix' mixes along a tree. Pass --tree, or choose another mix.")
     if config.data.covariates:
-        wrong.append(f"augment.mix = '{mix}' mixes reads, and covariates cannot be mixed with them. Set augment.mix=pooled, "
-                     "or leave out data.covariates.")
+        wrong.append(f"augment.mix = '{mix}' mixes reads, and covariates cannot be mixed with them. "
+                     "Set augment.mix=pooled, or leave out data.covariates.")
     return wrong
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #c2853207
@@ -76,7 +77,7 @@ def check_settings(config:Config, study:Study)->None:
                      "or set model.linear=asvs.")
     if wrong: raise AamError("\n".join(wrong))
 
-# %% ../../nbs/9_runs/20_prepare.ipynb #6c296279
+# %% ../../nbs/9_runs/20_prepare.ipynb #e8c69762
 def leak_notes(
     study:Study,
     config:Config,
@@ -90,9 +91,14 @@ def leak_notes(
     found = []
     for name in config.targets:
         found += quick_checks(study, name, config.data.groups, task=config.of_target(name, "task"), **how)
-    return list(dict.fromkeys(f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"))
+    said = [f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"]
+    return list(dict.fromkeys(said))
 
-# %% ../../nbs/9_runs/20_prepare.ipynb #4ea4d972
+# %% ../../nbs/9_runs/20_prepare.ipynb #8fd6fd78
+def no_keys()->np.ndarray: # int64 [0]
+    "The keys of no samples."
+    return np.zeros(0, np.int64)
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     "A study that is ready to be learned from."
@@ -102,10 +108,10 @@ class Prepared:
     values:pd.Series|None = None   # The first target, in study order
     groups:np.ndarray|None = None  # Groups, in study order; None where samples are independent
     parts:Split|Folds|None = None  # Who trains and who is reported; None without a target
-    taught:np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64)) # int64, keys of the samples behind `run.start`
+    taught:np.ndarray = field(default_factory=no_keys) # int64, keys of the samples behind `run.start`
     leaks:tuple[str,...] = ()      # What the quick checks found, also among the study's notes
 
-# %% ../../nbs/9_runs/20_prepare.ipynb #e6d17cf8
+# %% ../../nbs/9_runs/20_prepare.ipynb #34b48fec
 def run_bench(
     config:Config,
     store:Store,
@@ -115,10 +121,12 @@ def run_bench(
     **more,             # Further fields of the bench
 )->Bench:
     "The bench of a run: log and cache in the run's folder, and the model to start from."
-    level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
+    sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
     model = None if start is None else start.model.to(accelerator.device)
-    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=RunLog(out, resume=config.run.resume),
-                 level=level, start=model, cache=Cache(config.run.cache or out/"cache"), **more)
+    log = RunLog(out, resume=config.run.resume, trackers=config.run.trackers)
+    cache = Cache(config.run.cache or out/"cache")
+    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
+                 sample_level=sample_level, start=model, cache=cache, **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #42d58282
 @dataclass(frozen=True, kw_only=True)
@@ -169,29 +177,32 @@ def say_study(
     say(f"{study.table}; {study.tree or corpus or 'no tree: only masked bases teach the ASV encoder'}")
     for o in study.notes: say(f"  note: {o}")
 
-# %% ../../nbs/9_runs/20_prepare.ipynb #5a67a6a9
+# %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(
     config:Config,
-    divide:Callable|None=None, # From study, configuration, first target and groups to parts; None where there is no target
+    divide:Callable|None=None, # (study, config, first target, groups) -> parts; None where there is no target
     say:Callable=print,        # Where sentences for the user go
     rarefied:bool=True,        # Whether samples go to the common depth here, where one is given
 )->Prepared:
-    "Read and check everything, then make the run folder, its store and its log. Raises `AamError` before anything is written."
+    "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
     checked = _read(config, divide, rarefied)
     study, start, data = checked.study, checked.start, config.data
-    accelerator = make_accelerator(config.run) # Refuses a device that does not exist, before the folder is made
+    accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
     out = open_run(config)
     store = stored(study, data, out/"store")
     about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes))
     write_json(out/"data.json", about)
     say_study(study, data.corpus and store, say)
     if not rarefied: config = replace(config, data=replace(data, depth=0))
-    bench = run_bench(config, store, accelerator, out, start, distances=checked.distances, metadata=study.metadata)
+    more = dict(distances=checked.distances, metadata=study.metadata)
+    bench = run_bench(config, store, accelerator, out, start, **more)
     if start: say(str(start_report(bench, divide is not None)))
-    return Prepared(study=study, out=out, bench=bench, groups=checked.groups, parts=checked.parts, leaks=checked.leaks,
-                    values=study.metadata[config.targets[0]] if divide else None,
-                    taught=np.zeros(0, np.int64) if start is None else start.samples)
+    values = study.metadata[config.targets[0]] if divide else None
+    taught = no_keys() if start is None else start.samples
+    return Prepared(study=study, out=out, bench=bench, values=values, groups=checked.groups,
+                    parts=checked.parts,
+                    leaks=checked.leaks, taught=taught)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #210959d2
 def keep_bundle(

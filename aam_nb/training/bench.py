@@ -1,4 +1,4 @@
-"""Teach the ASV encoder, teach the sample level, fit the target
+"""Settings, samples and machine of a run, in one place for all three stages
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/bench.html.md"""
 
@@ -8,13 +8,14 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/bench.html.md"""
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..batches.cache import Cache
 from ..batches.collate import known_places
@@ -22,20 +23,24 @@ from ..batches.loader import loader
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
+from ..batches.view import View
 from ..config import Config
 from ..core import digest, draw_key, keyed_rng
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import Distances
 from ..data.targets import Targets
-from ..model.aam import AamModel, calibrate
-from .loop import fit
+from ..model.aam import AamModel
+from ..model.passes import fit_constants
+from ..sections import LossConfig, OptimConfig
+from .loop import fit as run_stage
+from .loop import Stage
 from .outputs import embed_asvs
 from .track import RunLog
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['Bench', 'seen_asvs', 'known_asvs', 'new_model', 'set_constants', 'frozen_table']
+__all__ = ['Bench', 'known_asvs', 'at_most', 'new_model', 'set_constants', 'frozen_embeddings']
 
 # %% ../../nbs/4_training/60_bench.ipynb #86474ad9
 @dataclass(frozen=True, kw_only=True)
@@ -49,91 +54,131 @@ class Bench:
     log:RunLog|None = None
     part:str = ""           # Named before the stage in log and bars, e.g. the fold
     start:AamModel|None = None # A pretrained model that every fit starts from; None pretrains on each fit's own samples
-    level:bool = False      # Whether the sample level of `start` has been trained too
+    sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results, by what they depend on; None computes them anew
 
-    @property
-    def metrics(self)->tuple[str,...]:
-        "The distances between samples that are learned; given ones that go above 1 have a name of their own."
-        name = lambda o: "precomputed_unbounded" if o == "precomputed" and not self.distances.bounded else o
-        return tuple(map(name, self.config.distances))
+# %% ../../nbs/4_training/60_bench.ipynb #7e36d744
+@patch(as_prop=True)
+def metrics(self:Bench)->tuple[str,...]:
+    "The distances between samples that the model learns, by name."
+    def name(o): return "precomputed_unbounded" if o == "precomputed" and not self.distances.bounded else o
+    return tuple(map(name, self.config.distances))
 
-    def fit(self, objective, source, optim, name, validate=None):
-        "Run one stage, with its checkpoints in the run folder where there is one."
-        folder, workers, name = self.folder and self.folder/"checkpoints"/name, self.config.run.workers, self.part + name
-        return fit(objective, source, optim, self.accelerator, validate=validate, folder=folder, log=self.log, name=name,
-                   resume=self.config.run.resume and folder is not None, loader=partial(loader, workers=workers) if workers else None)
+# %% ../../nbs/4_training/60_bench.ipynb #660846df
+@patch
+def seed(self:Bench,
+    *key, # For example the stage and the fold
+)->int:   # 0 up to 2**31
+    "The seed of some draws of this run."
+    return draw_key(self.config.run.seed, *key) % 2**31
 
-    def samples(self, rows:np.ndarray, **more)->SampleDataset: # `more`: targets, weights, covariates of all samples
-        "Samples of the store, with as many of their ASVs as are read."
-        data = self.config.data
-        return SampleDataset(self.store, rows, limit=data.limit, select=data.select, seed=self.config.run.seed, **more)
+@patch
+def samples(self:Bench,
+    rows:np.ndarray, # int64, samples of the store
+    **more,          # Of the `SampleDataset`: target, weight and covariates of all samples
+)->SampleDataset:
+    "Samples of the store, with as many of their ASVs as are read."
+    data = self.config.data
+    return SampleDataset(self.store, rows, limit=data.limit, select=data.select, seed=self.config.run.seed, **more)
 
-    def seed(self, *key)->int:
-        "The seed of some draws of this run."
-        return draw_key(self.config.run.seed, *key) % 2**31
+# %% ../../nbs/4_training/60_bench.ipynb #3a714b1b
+@patch
+def view(self:Bench,
+    loss:LossConfig,  # What the stage learns
+    place:np.ndarray, # int64 [asvs], by `known_asvs`
+    **more,           # Further fields of the `View`
+)->View:
+    "How a stage looks at samples."
+    model = self.config.model
+    return View(identity=model.identity, known=place, patch=model.patch, span=loss.span, alpha=loss.alpha, distances=self.distances,
+                metrics=self.config.distances if loss.distance else (), hide=loss.hide if loss.counts else 0., **more)
 
-# %% ../../nbs/4_training/60_bench.ipynb #9c375fd8
-def _looks(bench, loss, place)->dict:
-    "How samples are looked at, in training as in validation."
-    m = bench.config.model
-    return dict(identity=m.identity, metrics=bench.config.distances if loss.distance else (), alpha=loss.alpha, known=place, distances=bench.distances,
-                patch=m.patch, span=loss.span, hide=loss.hide if loss.counts else 0.)
-
-# %% ../../nbs/4_training/60_bench.ipynb #6222d53c
-def seen_asvs(
-    store:SampleSource,
-    rows:np.ndarray, # int64, samples
-)->np.ndarray:       # bool [asvs]
-    "Which ASVs have reads in these samples; in a corpus, also where the same sequence stands in another study."
-    seen = np.zeros(len(store.tokens), dtype=bool)
-    seen[asvs_in(store, rows)] = True
-    if len(store.studies) > 1: keys = store.keys[:]; seen = np.isin(keys, keys[seen])
-    return seen
+# %% ../../nbs/4_training/60_bench.ipynb #1388d482
+@patch
+def fit(self:Bench,
+    objective,         # `AsvObjective` or `SampleObjective`
+    source,            # Batches by step
+    optim:OptimConfig, # Of this stage
+    name:str,          # Of the stage, in the log and in the folder of checkpoints
+    validate=None,     # Called every `optim.every` steps, gives the figures that pick the best step
+): # The `Fit` of the loop
+    "Run one stage, with its checkpoints in the run folder where there is one."
+    folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=run.resume and folder is not None)
+    ahead = partial(loader, workers=run.workers) if run.workers else None
+    return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(
     store:SampleSource,
     rows:np.ndarray, # int64, samples
 )->tuple[np.ndarray,np.ndarray]: # int64 sorted keys; int64 [asvs], the place of each ASV of the store among them, -1 where it has none
-    "The ASVs that these samples teach."
-    keys = store.keys[:]; known = np.unique(keys[seen_asvs(store, rows)])
+    "The ASVs that have reads in some samples, by key."
+    keys = store.keys[:]
+    known = np.unique(keys[asvs_in(store, rows)])
     return known, known_places(keys, known)
 
-def new_model(bench:Bench, bases:int, key=(), targets:Targets|None=None, covariates:CovariateCodec|None=None, known:int=0)->AamModel:
-    "A model with fresh weights that follow from the seed and `key`."
-    m = bench.config.model; branches = len(bench.store.studies[0].branches.length) if targets and m.linear in ("branches", "both") else 0
-    with torch.random.fork_rng():
-        torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
-        return AamModel(m, bases, columns=targets.columns if targets else (), metrics=bench.metrics, covariates=covariates and covariates.shape,
-                        known=known if targets and m.linear != "none" else 0, branches=branches, counts=bench.config.loss.counts > 0)
-
 # %% ../../nbs/4_training/60_bench.ipynb #3eeaeeb4
-def _few(rows, most, *key):
-    "At most so many rows, drawn by key, in order."
+def at_most(
+    rows:np.ndarray, # int64, ascending
+    most:int,        # How many at most
+    *key,            # What the draw follows from
+)->np.ndarray:       # int64, ascending
+    "At most so many rows, drawn by key."
     return rows if len(rows) <= most else np.sort(keyed_rng(*key).choice(rows, most, replace=False))
 
-# %% ../../nbs/4_training/60_bench.ipynb #7ea34a1c
-def set_constants(bench:Bench, model:AamModel, rows:np.ndarray, place:np.ndarray, table=None, most:int=512)->None:
-    "Fit the constants of the sample level (centre and spread of the pools, scale of the distance heads) on training samples."
-    looks = _looks(bench, bench.config.loss, place) | dict(metrics=bench.config.distances, hide=0.)
-    plain = PlainBatches(bench.samples(rows[:most]), 64, **looks)
-    calibrate(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), table)
+# %% ../../nbs/4_training/60_bench.ipynb #64291cd1
+def new_model(
+    bench:Bench,
+    bases:int, # Longest sequence it will read
+    key=(),    # What distinguishes this fit from its siblings, e.g. the fold
+    targets:Targets|None=None, # None for a model to pretrain
+    covariates:CovariateCodec|None=None,
+    known:int=0, # ASVs of the training samples, for the linear path
+)->AamModel:
+    "A model with fresh weights that follow from the seed and `key`."
+    config = bench.config.model
+    linear = config.linear if targets else "none"
+    with torch.random.fork_rng():
+        torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
+        return AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
+                        covariates=covariates and covariates.shape, known=known if linear != "none" else 0,
+                        branches=len(bench.store.studies[0].branches.length) if linear in ("branches", "both") else 0,
+                        counts=bench.config.loss.counts > 0)
 
-def frozen_table(bench:Bench, model:AamModel, optim)->torch.Tensor|None: # f32 [asvs, d]
-    "The embedding of every ASV, made once, where the stage keeps the encoder as it is."
-    if not optim.freeze: return None
-    model.freeze_encoder(); make = lambda: embed_asvs(model, bench.store.tokens)
-    if bench.cache is None: return make()
-    each = [o.store.digests("tokens") for o in bench.store.studies]; tokens = each if len(each) > 1 else each[0]
-    key = dict(encoder=digest({k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}), tokens=tokens)
+# %% ../../nbs/4_training/60_bench.ipynb #7ea34a1c
+def set_constants(
+    bench:Bench,
+    model:AamModel,    # Is changed
+    rows:np.ndarray,   # int64, training samples
+    place:np.ndarray,  # int64 [asvs], by `known_asvs`
+    embeddings=None,   # f32 [asvs, d], where the encoder is frozen
+    most:int=512,      # Samples that are looked at, the first ones
+)->None:
+    "Fit the constants of the sample level (centre and spread of the pools, scale of the distance heads) on training samples."
+    view = replace(bench.view(bench.config.loss, place), metrics=bench.config.distances, hide=0.)
+    plain = PlainBatches(bench.samples(rows[:most]), view, batch=64)
+    fit_constants(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)
+
+# %% ../../nbs/4_training/60_bench.ipynb #15a3bc1d
+def _cached(bench:Bench, model:AamModel, make)->torch.Tensor: # f32 [asvs, d]
+    "Embeddings from the cache, or made and kept there."
+    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+    tokens = [o.store.digests("tokens") for o in bench.store.studies]
+    key = dict(encoder=digest(weights), tokens=tokens if len(tokens) > 1 else tokens[0])
     with warnings.catch_warnings(): # The array is mapped read-only, and nothing writes to an embedding
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(bench.cache.array("embeddings", key, lambda: make().cpu().numpy())).to(bench.accelerator.device)
+        return torch.from_numpy(bench.cache.array("embeddings", key, lambda: make().cpu().numpy()))
 
-# %% ../../nbs/4_training/60_bench.ipynb #2ecaaebc
-def _taught(bench, start)->tuple[str,...]:
-    "The parts of a model to start from that have been trained."
-    level = bench.level if bench.start is start else bench.config.pretrain_sample.steps > 0
-    return ("encoder", "heads.tree", "heads.bases") + (("sample", "heads.distance", "heads.counts") if level else ())
+# %% ../../nbs/4_training/60_bench.ipynb #00febea4
+def frozen_embeddings(
+    bench:Bench,
+    model:AamModel,    # Its encoder is frozen here
+    optim:OptimConfig, # Of the stage
+)->torch.Tensor|None:  # f32 [asvs, d]; None where the stage trains the encoder
+    "The embedding of every ASV, made once, where the stage keeps the encoder as it is."
+    if not optim.freeze: return None
+    model.freeze_encoder()
+    def make(): return embed_asvs(model, bench.store.tokens)
+    return make() if bench.cache is None else _cached(bench, model, make).to(bench.accelerator.device)

@@ -28,13 +28,13 @@ from ..types import AsvBatch, Batch
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['stop_requests', 'Fit', 'Loop', 'in_turn', 'fit']
+__all__ = ['stop_requests', 'Stage', 'Fit', 'Pace', 'Loop', 'in_turn', 'fit']
 
 # %% ../../nbs/4_training/45_loop.ipynb #e1f731b9
 @contextmanager
 def stop_requests(
     active:bool=True, # Whether there is a checkpoint to be kept; else signals act as ever
-    say:Callable[[str],None]|None=None, # Told at the first request
+    say:Callable[[str],None]|None=None, # Gets a sentence at the first request
 )->Iterator[list]:    # Empty until somebody asks; then holds the exception to end with
     "Note the first Ctrl-C or SIGTERM instead of acting on it."
     asked = []
@@ -48,6 +48,23 @@ def stop_requests(
     try: yield asked
     finally:
         for number, old in before.items(): signal.signal(number, signal.SIG_DFL if old is None else old)
+
+# %% ../../nbs/4_training/45_loop.ipynb #3a9fc9bb
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    "The name of a stage, what judges it, and what it leaves behind."
+    name:str = "target"   # In log and messages
+    monitor:str = "loss"  # The validation score that decides which weights are kept
+    mode:str = "min"      # Whether small ("min") or large ("max") scores are good
+    folder:str|Path|None = None # Checkpoints go here; None keeps the best weights in memory only
+    log:RunLog|None = None # None says nothing
+    resume:bool = False   # Go on from the checkpoint in `folder`
+    save_seconds:float = 30. # Seconds between checkpoints, at least
+
+    def better(self, score:float, best:float|None)->bool: # Equal is not better
+        "Whether a score beats the best one so far."
+        if not math.isfinite(score): return False
+        return best is None or (score < best if self.mode == "min" else score > best)
 
 # %% ../../nbs/4_training/45_loop.ipynb #c8f48d7b
 @dataclass(frozen=True, kw_only=True)
@@ -68,162 +85,249 @@ class _State:
     best_score:float|None = None
     waited:int = 0     # Validations since the best one
     seconds:float = 0.
-    key:int = 0        # Of the last batch, to know the batches again
+    key:int = 0        # Of the last batch, to recognise the batches
     done:bool = False
+
+# %% ../../nbs/4_training/45_loop.ipynb #d3579e8f
+class Pace:
+    "What steps and validations of this life of a stage took."
+    def __init__(self,
+        start:int, # Steps made before
+    ): self.start, self.begun, self.checks, self.spent, self.warm = start, time.perf_counter(), 0, 0., time.perf_counter()
+
+    def stepped(self, step:int)->bool: # True once, when it is time to say how long the rest takes
+        "Take note of a step."
+        made, now = step - self.start, time.perf_counter()
+        if made == 2: self.warm = now
+        return made == 12 or made > 2 and now - self.warm > 5
+
+    def checked(self, before:float)->bool: # True where the first validation took more than a fifth of the time of the steps
+        "Take note of a validation that began at `before`."
+        self.checks += 1
+        self.spent += time.perf_counter() - before
+        return self.checks == 1 and self.spent > .2*(before - self.warm)
+
+    def left(self, step:int, optim:OptimConfig)->float: # Seconds
+        "How long the steps and validations that are left will take."
+        left = optim.steps - step
+        steps = (time.perf_counter() - self.warm - self.spent)/max(step - self.start - 2, 1)*left
+        return steps + (self.spent/self.checks*(left//optim.every + 1) if self.checks else 0.)
 
 # %% ../../nbs/4_training/45_loop.ipynb #c89fdbf1
 class Loop:
     "One stage of training in motion; `fit` makes and runs it."
-    def __init__(self, objective, optim, accelerator, name="target", monitor="loss", mode="min", folder=None, log=None, save_seconds=30.):
+    def __init__(self,
+        objective:AsvObjective|SampleObjective,
+        optim:OptimConfig,
+        accelerator:Accelerator,
+        stage:Stage=Stage(),
+    ):
         objective.prepare(accelerator, optim)
         self.objective, self.model, self.optim, self.accelerator = objective, objective.model, optim, accelerator
-        self.name, self.monitor, self.sign, self.log = name, monitor, 1 if mode == "min" else -1, log
-        self.folder = None if folder is None else Path(folder)/"last"
+        self.stage, self.log = stage, stage.log
+        self.folder = None if stage.folder is None else Path(stage.folder)/"last"
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        self.trained = dict(named)
-        self.optimizer = make_optimizer(named, optim, objective.slow)
+        self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
-        self.settings = dict(asdict(optim), monitor=monitor, mode=mode, weights=digest([[n, list(p.shape)] for n, p in named]))
+        weights = digest([[n, list(p.shape)] for n, p in named])
+        self.settings = dict(asdict(optim), monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history = _State(), None, []
-        self.pending, self.sums, self.bar = [], {}, None
-        self.save_seconds, self.saved, self.cost, self.told = save_seconds, time.perf_counter(), 0., False
+        self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
+        self.saved, self.cost, self.announced = time.perf_counter(), 0., False
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
-def step(self:Loop, batch:AsvBatch|Batch):
+def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
     lr = set_rate(self.optimizer, self.state.step, self.optim)
     self.optimizer.zero_grad(set_to_none=True)
-    terms = self.objective.train_step(batch, self.accelerator.backward)
-    norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip) if self.optim.clip else None
+    terms, norm = self.objective.train_step(batch, self.accelerator.backward), None
+    if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
     self.optimizer.step()
     if self.ema: self.ema.update()
-    self.state.step += 1; self.state.key = batch.key
+    self.state.step += 1
+    self.state.key = batch.key
     self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
     if len(self.pending) >= 10: self.flush()
 
+# %% ../../nbs/4_training/45_loop.ipynb #49f58e87
+@patch
+def refuse(self:Loop, step:int, lr:float, numbers:dict[str,float])->None:
+    "Raise `AamError` for losses that are not finite."
+    if all(map(math.isfinite, numbers.values())): return
+    shown = ", ".join(f"{k} {v:.3g}" for k, v in numbers.items())
+    raise AamError(f"Training '{self.stage.name}' diverged at step {step} of {self.optim.steps} ({shown}; learning rate {lr:.2g}). "
+                   f"Try a tenth of the rate (lr={self.optim.lr/10:.2g}), a longer warm-up, or clip=1, "
+                   "and look for values that are not finite.")
+
 # %% ../../nbs/4_training/45_loop.ipynb #38c09a07
 @patch
-def flush(self:Loop):
+def flush(self:Loop)->None:
     "Bring the losses of the last steps to the CPU. Raises `AamError` when one is not finite."
     for step, _, lr, norm, terms in self.pending:
         numbers = {k: float(v) for k, v in terms.items()}
-        numbers = dict(loss=sum(numbers.values()), **numbers) | ({} if norm is None else dict(norm=float(norm)))
-        if not all(map(math.isfinite, numbers.values())):
-            shown = ", ".join(f"{k} {v:.3g}" for k, v in numbers.items())
-            raise AamError(f"Training '{self.name}' came apart at step {step} of {self.optim.steps} ({shown}; learning rate {lr:.2g}). "
-                           f"Try a tenth of the rate (lr={self.optim.lr/10:.2g}), a longer warm-up, or clip=1; and look for values that are not finite.")
+        numbers = dict(loss=sum(numbers.values()), **numbers)
+        if norm is not None: numbers["norm"] = float(norm)
+        self.refuse(step, lr, numbers)
         for k, v in numbers.items(): self.sums.setdefault(k, []).append(v)
     if self.pending and self.bar: self.bar.update(len(self.pending), sum(o[1] for o in self.pending), numbers)
     self.pending = []
 
 # %% ../../nbs/4_training/45_loop.ipynb #4f918a76
 @patch
-def check(self:Loop, validate:Callable[[],dict]|None):
-    "Validate, remember the best weights, and write a record."
-    self.flush(); state, found = self.state, {}
-    if validate is not None:
-        with torch.no_grad(), self.ema.applied() if self.ema else nullcontext():
-            self.model.eval(); found = dict(validate()); self.model.train()
-            if self.monitor not in found: raise AamError(f"Validation gave {', '.join(found)}; the stage watches '{self.monitor}'.")
-            score = float(found[self.monitor]); state.waited += 1
-            if math.isfinite(score) and (state.best_score is None or self.sign*score < self.sign*state.best_score):
-                state.best_score, state.best_step, state.waited = score, state.step, 0
-                self.best = {n: p.detach().clone() for n, p in self.trained.items()}
-    record = dict(step=state.step, seconds=round(self.seconds(), 3), lr=self.optim.lr*rate(state.step - 1, self.optim))
-    record |= {k: sum(v)/len(v) for k, v in self.sums.items()} | {f"valid_{k}": float(v) for k, v in found.items()}
-    self.history.append(record); self.sums = {}
-    if self.log: self.log.write(self.name, record["step"], {k: v for k, v in record.items() if k != "step"})
+def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
+    "Validate the averaged weights, and remember them where they are the best."
+    state = self.state
+    with torch.no_grad(), self.ema.applied() if self.ema else nullcontext():
+        self.model.eval()
+        found = dict(validate())
+        self.model.train()
+        if self.stage.monitor not in found:
+            raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of '{self.stage.name}' is "
+                           f"'{self.stage.monitor}'. Let validation give it, or set monitor to one that is there.")
+        score = float(found[self.stage.monitor])
+        state.waited += 1
+        if self.stage.better(score, state.best_score):
+            state.best_score, state.best_step, state.waited = score, state.step, 0
+            self.best = {n: p.detach().clone() for n, p in self.trained.items()}
+    return found
 
-# %% ../../nbs/4_training/45_loop.ipynb #bd4fcbec
+# %% ../../nbs/4_training/45_loop.ipynb #0e5c7fdf
+@patch
+def check(self:Loop, validate:Callable[[],dict]|None)->None:
+    "Validate, and write a record."
+    self.flush()
+    found, step = {} if validate is None else self.judge(validate), self.state.step
+    record = dict(step=step, seconds=round(self.seconds(), 3), lr=self.optim.lr*rate(step - 1, self.optim))
+    record |= {k: sum(v)/len(v) for k, v in self.sums.items()} | {f"valid_{k}": float(v) for k, v in found.items()}
+    self.history.append(record)
+    self.sums = {}
+    if self.log: self.log.write(self.stage.name, step, {k: v for k, v in record.items() if k != "step"})
+
 @patch
 def seconds(self:Loop)->float:
     "Time the stage has taken, over all lives of the run."
-    return self.state.seconds + time.perf_counter() - self.begun
+    return self.state.seconds + time.perf_counter() - self.pace.begun
 
 # %% ../../nbs/4_training/45_loop.ipynb #3e993d2b
 @patch
-def save(self:Loop, always:bool=True):
+def save(self:Loop, always:bool=True)->None:
     "Write a checkpoint; with `always=False` only when it is due."
     now = time.perf_counter()
-    if self.folder is None or not (always or now - self.saved > max(self.save_seconds, 20*self.cost)): return
+    due = always or now - self.saved > max(self.stage.save_seconds, 20*self.cost)
+    if self.folder is None or not due: return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums, settings=self.settings)
     save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best)
-    self.saved = time.perf_counter(); self.cost = self.saved - now
+    self.saved = time.perf_counter()
+    self.cost = self.saved - now
 
-# %% ../../nbs/4_training/45_loop.ipynb #739f0c98
+# %% ../../nbs/4_training/45_loop.ipynb #d7fb7f72
 @patch
-def restore(self:Loop, source):
-    "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
-    if not mend(self.folder):
-        if self.log: self.log.rewind(self.name, 0)
-        return
-    state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
-    self.history, self.sums, settings = state.pop("history"), state.pop("sums"), state.pop("settings")
-    self.state = _State(**state)
+def check_same(self:Loop, settings:dict, source)->None:
+    "Raise `AamError` where a checkpoint was written with other settings or on other batches."
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other: raise AamError(f"The checkpoint {self.folder} was written with other settings ({'; '.join(other[:3])}). "
                              "Use the same ones, or start anew without resume.")
-    if self.state.step and not self.state.done and source[self.state.step - 1].key != self.state.key:
-        raise AamError(f"The checkpoint {self.folder} was trained on other batches. Use the same data, split and seed, or start anew.")
+    state = self.state
+    if state.step and not state.done and source[state.step - 1].key != state.key:
+        raise AamError(f"The checkpoint {self.folder} was trained on other batches. "
+                       "Use the same data, split and seed, or start anew without resume.")
+
+# %% ../../nbs/4_training/45_loop.ipynb #739f0c98
+@patch
+def restore(self:Loop, source)->None:
+    "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
+    if mend(self.folder):
+        state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
+        self.history, self.sums, settings = state.pop("history"), state.pop("sums"), state.pop("settings")
+        self.state = _State(**state)
+        self.check_same(settings, source)
     if self.best: self.best = {k: v.to(self.accelerator.device) for k, v in self.best.items()}
-    if self.log: self.log.rewind(self.name, self.state.step)
+    if self.log: self.log.rewind(self.stage.name, self.state.step)
 
 # %% ../../nbs/4_training/45_loop.ipynb #3de24f6b
 @patch
-def tell(self:Loop, start:int, checks:int, spent:float):
+def announce(self:Loop)->None:
     "Say how long the rest will take, from the time of the steps so far."
-    made = self.state.step - start; left = self.optim.steps - self.state.step
-    steps = (time.perf_counter() - self.warm - spent)/max(made - 2, 1)*left
-    rest = spent/checks*(left//self.optim.every + 1) if checks else 0.; self.told = True
-    if steps + rest > 30: self.log.say(f"{self.name}: {left:,} of {self.optim.steps:,} steps to go, about {duration(steps + rest)}"
-                                       f"{'' if checks else ' (validation not counted)'}.")
+    seconds, left = self.pace.left(self.state.step, self.optim), self.optim.steps - self.state.step
+    self.announced = True
+    bare = "" if self.pace.checks else " (validation not counted)"
+    if seconds > 30:
+        self.log.say(f"{self.stage.name}: {left:,} of {self.optim.steps:,} steps to go, about {duration(seconds)}{bare}.")
+
+# %% ../../nbs/4_training/45_loop.ipynb #043306c1
+@patch
+def look(self:Loop, validate:Callable[[],dict]|None)->None:
+    "Note the pace after a step, validate where it is time, and say how long the rest takes."
+    due = self.pace.stepped(self.state.step)
+    if self.log and not self.announced and due: self.announce()
+    if self.state.step % self.optim.every and self.state.step != self.optim.steps: return
+    before = time.perf_counter()
+    self.check(validate)
+    if self.pace.checked(before) and self.log: self.announce()
+
+@patch
+def over(self:Loop)->bool:
+    "Whether the steps are done or the patience is over."
+    return self.state.step == self.optim.steps or 0 < self.optim.patience <= self.state.waited
 
 # %% ../../nbs/4_training/45_loop.ipynb #816c4263
-def in_turn(source, start:int)->Iterator:
+def in_turn(
+    source,    # Batches by step
+    start:int, # The first step
+)->Iterator:   # Batches
     "The batches of a source, one after the other, made here."
     return (source[i] for i in range(start, len(source)))
 
 # %% ../../nbs/4_training/45_loop.ipynb #551bfb1f
 @patch
-def run(self:Loop, source, validate, loader=None):
-    "All steps that are left."
-    o, state, start = self.optim, self.state, self.state.step
-    device = self.accelerator.device; self.begun = self.warm = time.perf_counter(); checks, spent = 0, 0.
-    self.bar = (self.log or RunLog(show=False)).bar(self.name, o.steps, start)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), closing(self.bar), \
-         stop_requests(self.folder is not None, self.log and self.log.say) as asked:
+def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable|None=None)->None:
+    "Make all steps that are left."
+    stage, device, start = self.stage, self.accelerator.device, self.state.step
+    self.pace = Pace(start)
+    self.bar = (self.log or RunLog(show=False)).bar(stage.name, self.optim.steps, start)
+    own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    requests = stop_requests(self.folder is not None, self.log and self.log.say)
+    with own_draws, closing(self.bar), requests as asked:
         self.model.train()
         for batch in (loader or in_turn)(source, start):
             self.step(batch if device.type == "cpu" else batch.to(device))
-            if state.step - start == 2: self.warm = time.perf_counter()
-            if self.log and not self.told and (state.step - start == 12 or state.step - start > 2 and time.perf_counter() - self.warm > 5):
-                self.tell(start, 0, 0.)
-            if state.step%o.every == 0 or state.step == o.steps:
-                before = time.perf_counter(); self.check(validate); checks += 1; spent += time.perf_counter() - before
-                if self.log and checks == 1 and spent > .2*(before - self.warm): self.tell(start, checks, spent)
-            if state.step == o.steps or 0 < o.patience <= state.waited: break
-            if asked:
-                self.save()
-                if self.log: self.log.say(f"Stopped after step {state.step} of '{self.name}'. The checkpoint is in {self.folder}; resume goes on from there.")
-                raise asked[0]
+            self.look(validate)
+            if self.over(): break
+            if asked: self.stop(asked[0])
             self.save(always=False)
     self.flush()
 
-# %% ../../nbs/4_training/45_loop.ipynb #4bcbfcbd
+@patch
+def stop(self:Loop, request:BaseException)->None:
+    "Keep a checkpoint and end with what was asked for."
+    self.save()
+    if self.log: self.log.say(f"Stopped after step {self.state.step} of '{self.stage.name}'. The checkpoint is in {self.folder}; "
+                              "resume goes on from there.")
+    raise request
+
+# %% ../../nbs/4_training/45_loop.ipynb #2551f434
+@patch
+def keep_last(self:Loop)->None:
+    "Keep the averaged weights of the last step, where nothing validates."
+    self.best = dict(self.ema.average) if self.ema else {n: p.detach().clone() for n, p in self.trained.items()}
+    self.state.best_step = self.state.step
+
 @patch
 def finish(self:Loop, validated:bool)->Fit:
-    "Put the kept weights into the model."
+    "Put the kept weights into the model. Raises `AamError` where no validation gave a number."
     state = self.state
     if not state.done:
-        if validated and self.best is None: raise AamError(f"The validation score '{self.monitor}' of '{self.name}' was never a number. "
-                                                           "Check that the validation samples have targets.")
-        if not validated:
-            self.best = dict(self.ema.average) if self.ema else {n: p.detach().clone() for n, p in self.trained.items()}
-            state.best_step = state.step
-        state.done = True; self.save(); state.seconds = self.seconds()
-    set_weights(self.model, self.best, whole=False); self.model.eval()
+        if not validated: self.keep_last()
+        if self.best is None:
+            raise AamError(f"The validation score '{self.stage.monitor}' of '{self.stage.name}' was never a number. "
+                           "Check that the validation samples have targets.")
+        state.done = True
+        self.save()
+        state.seconds = self.seconds()
+    set_weights(self.model, self.best, whole=False)
+    self.model.eval()
     return Fit(best_step=state.best_step, best_score=state.best_score, steps=state.step, seconds=state.seconds, history=self.history)
 
 # %% ../../nbs/4_training/45_loop.ipynb #0c7bf6dc
@@ -233,19 +337,14 @@ def fit(
     optim:OptimConfig, # Steps, rate, averaging, patience
     accelerator:Accelerator, # From `make_accelerator`
     validate:Callable[[],dict[str,float]]|None=None, # Scores of the model as it is; it is in evaluation mode
-    monitor:str="loss", # The score that decides which weights are kept
-    mode:str="min",    # Whether small ("min") or large ("max") scores are good
-    folder:str|Path|None=None, # Checkpoints go here; None keeps the best weights in memory only
-    log:RunLog|None=None, # None says nothing
-    name:str="target", # The stage, in log and messages
-    resume:bool=False, # Go on from the checkpoint in `folder`
+    stage:Stage=Stage(), # Its name, the score that picks its weights, its checkpoints and log
     loader:Callable|None=None, # `loader(source, start)` yields batches, for example made by workers
-    save_seconds:float=30., # Seconds between checkpoints, at least
 )->Fit:                # The model holds the kept weights, in evaluation mode
-    "Train a stage. Raises `AamError` when the loss comes apart or a checkpoint is of another run."
+    "Train a stage. Raises `AamError` when the loss diverges or a checkpoint is of another run."
     if not optim.steps: return Fit(best_step=0, best_score=None, steps=0, seconds=0., history=[])
-    if len(source) < optim.steps: raise AamError(f"There are {len(source)} batches for {optim.steps} steps of '{name}'.")
-    loop = Loop(objective, optim, accelerator, name, monitor, mode, folder, log, save_seconds)
-    if resume and folder is not None: loop.restore(source)
+    if len(source) < optim.steps:
+        raise AamError(f"There are {len(source):,} batches for {optim.steps:,} steps of '{stage.name}'. Give one for each step.")
+    loop = Loop(objective, optim, accelerator, stage)
+    if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)
     return loop.finish(validate is not None)

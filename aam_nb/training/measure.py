@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from ..model.aam import embed_chunks
+from ..model.passes import embed_chunks
 from .losses import bases_loss, bases_scores, hidden_bases, known_pairs
 from .metrics import class_metrics, distance_metrics, regression_metrics
 from .objectives import AsvObjective, guess_chunks, occurrences, SampleObjective

@@ -22,11 +22,13 @@ def _scored(true, pred):
     "True and predicted values as float64, without the samples whose true value is missing."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     if len(true) != len(pred):
-        raise AamError(f"There are {len(true):,} true values and {len(pred):,} predictions; wanted as many of both.")
-    kept = ~np.isnan(true); true, pred = true[kept], pred[kept]
+        raise AamError(f"There are {len(true):,} true values and {len(pred):,} predictions; wanted one prediction for each.")
+    known = ~np.isnan(true)
+    true, pred = true[known], pred[known]
     if not len(true): raise AamError("There is no sample with a known true value, so nothing can be scored.")
     lost = int((~np.isfinite(pred)).reshape(len(pred), -1).any(1).sum())
-    if lost: raise AamError(f"{lost:,} of {len(pred):,} predictions are not finite. Score what was predicted.")
+    if lost: raise AamError(f"{lost:,} of {len(pred):,} predictions are not finite. Give a number for each sample, "
+                            "or leave out the true values of samples that could not be predicted.")
     return true, pred
 
 # %% ../../nbs/4_training/10_metrics.ipynb #22cf6d75
@@ -35,6 +37,7 @@ def _ranks(x):
     _, which, times = np.unique(x, return_inverse=True, return_counts=True)
     return (times.cumsum() - (times - 1)/2)[which]
 
+# %% ../../nbs/4_training/10_metrics.ipynb #22875697
 def correlation(
     a, # Numbers [n]
     b, # Numbers [n]
@@ -59,9 +62,11 @@ def regression_metrics(
 )->dict[str,float]: # mae and rmse in that unit; r2 up to 1; spearman -1 to 1
     "How near predicted numbers are. Raises `AamError` when nothing can be scored or a prediction is missing."
     true, pred = _scored(np.ravel(true), np.ravel(pred))
-    error = pred - true; left, spread = (error**2).sum(), ((true - true.mean())**2).sum()
-    return dict(mae=float(np.abs(error).mean()), rmse=float(np.sqrt(left/len(error))),
-                r2=float(1 - left/spread) if spread > 0 else float("nan"), spearman=rank_correlation(true, pred))
+    error = pred - true
+    left, spread = (error**2).sum(), ((true - true.mean())**2).sum()
+    r2 = float(1 - left/spread) if spread > 0 else float("nan")
+    return dict(mae=float(np.abs(error).mean()), rmse=float(np.sqrt(left/len(error))), r2=r2,
+                spearman=rank_correlation(true, pred))
 
 # %% ../../nbs/4_training/10_metrics.ipynb #bf8f097d
 def interval_metrics(
@@ -70,13 +75,15 @@ def interval_metrics(
     high, # High ends [n]
 )->dict[str,float]: # coverage: 0 to 1; width: mean, in that unit
     "How often intervals hold the true value, ends included. Raises `AamError` when nothing can be scored or an end is missing."
-    true, ends = _scored(np.ravel(true), np.stack([np.ravel(low), np.ravel(high)], axis=1)); low, high = ends.T
+    true, ends = _scored(np.ravel(true), np.stack([np.ravel(low), np.ravel(high)], axis=1))
+    low, high = ends.T
     return dict(coverage=float(((low <= true) & (true <= high)).mean()), width=float((high - low).mean()))
 
 # %% ../../nbs/4_training/10_metrics.ipynb #8c4141a2
 def _auc(positive, score):
     "Area under the ROC curve by Mann and Whitney's rank sum."
-    n = int(positive.sum()); rest = len(positive) - n
+    n = int(positive.sum())
+    rest = len(positive) - n
     return (_ranks(score)[positive].sum() - n*(n + 1)/2)/(n*rest) if n and rest else float("nan")
 
 def _mean(values):
@@ -104,10 +111,13 @@ def reliability(
     bins:int=15, # Of equal width from 0 to 1, closed above
 )->tuple[np.ndarray,np.ndarray,np.ndarray]: # Of each bin that holds samples: mean probability, share that is right, samples
     "How often the most probable class is the true one, by its probability. Raises `AamError` for logits."
-    true, prob = _classes(true, prob); top = prob.max(1)
-    where = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], top); n = np.bincount(where, minlength=bins); held = n > 0
-    said, right = (np.bincount(where, o, bins)[held]/n[held] for o in (top, prob.argmax(1) == true))
-    return said, right, n[held]
+    true, prob = _classes(true, prob)
+    top, hit = prob.max(1), prob.argmax(1) == true
+    where = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], top)
+    n = np.bincount(where, minlength=bins)
+    held = n > 0
+    promised, right = (np.bincount(where, o, bins)[held]/n[held] for o in (top, hit))
+    return promised, right, n[held]
 
 # %% ../../nbs/4_training/10_metrics.ipynb #318b2b15
 def calibration_error(
@@ -116,8 +126,8 @@ def calibration_error(
     bins:int=15, # Of equal width from 0 to 1
 )->float:        # 0 to 1
     "The expected calibration error of the most probable class (Guo et al. 2017)."
-    said, right, n = reliability(true, prob, bins)
-    return float((n*np.abs(said - right)).sum()/n.sum())
+    promised, right, n = reliability(true, prob, bins)
+    return float((n*np.abs(promised - right)).sum()/n.sum())
 
 # %% ../../nbs/4_training/10_metrics.ipynb #96321afe
 def class_metrics(
@@ -125,23 +135,25 @@ def class_metrics(
     prob, # Probabilities [n, k]
 )->dict[str,float]: # auc, accuracy, balanced_accuracy, f1, calibration_error: 0 to 1; log_loss in nats
     "How good class probabilities are; auc and f1 are means over classes. Raises `AamError` for logits."
-    true, prob = _classes(true, prob); pred = prob.argmax(1); k = prob.shape[1]
-    table = np.bincount(true*k + pred, minlength=k*k).reshape(k, k)             # rows: true class; columns: predicted
-    right, were, said = table.diagonal(), table.sum(1), table.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"): recall, f1 = right/were, 2*right/(were + said)
-    return dict(auc=_mean([_auc(true == c, prob[:,c]) for c in range(k)]), accuracy=float(right.sum()/len(true)),
-                balanced_accuracy=_mean(recall), f1=_mean(f1),
-                log_loss=float(-np.log(np.maximum(prob[np.arange(len(true)),true], np.finfo(float).eps)).mean()),
+    true, prob = _classes(true, prob)
+    pred, k = prob.argmax(1), prob.shape[1]
+    confusion = np.bincount(true*k + pred, minlength=k*k).reshape(k, k)        # rows: true class; columns: predicted
+    right, were, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"): recall, f1 = right/were, 2*right/(were + guessed)
+    of_true = np.maximum(prob[np.arange(len(true)), true], np.finfo(float).eps)
+    return dict(auc=_mean([_auc(true == c, prob[:, c]) for c in range(k)]), accuracy=float(right.sum()/len(true)),
+                balanced_accuracy=_mean(recall), f1=_mean(f1), log_loss=float(-np.log(of_true).mean()),
                 calibration_error=calibration_error(true, prob))
 
-# %% ../../nbs/4_training/10_metrics.ipynb #48cd7990
+# %% ../../nbs/4_training/10_metrics.ipynb #dc488f2d
 def _pairs_of(shape, start):
     "Rows and columns of each pair of different samples, once."
     if len(shape) == 2 and start is None and shape[0] == shape[1]: return np.triu_indices(shape[0], 1)
     if len(shape) == 2 and start is not None and start + shape[0] <= shape[1]:
         return np.triu_indices(shape[0], start + 1, shape[1])
-    raise AamError(f"Distances have the shape {shape}; wanted a square, or some rows of one with the column at which they start.")
+    raise AamError(f"Distances have the shape {shape}; wanted a square, or rows of one with the column at which they start.")
 
+# %% ../../nbs/4_training/10_metrics.ipynb #48cd7990
 def distance_metrics(
     true, # Distances [b, B], nan for pairs that are not known
     pred, # Predicted distances [b, B]
@@ -174,9 +186,12 @@ def bootstrap(
 )->tuple[float,float]: # Low and high end
     "An interval for a score, drawing whole groups anew. Raises `AamError` for fewer than two groups."
     rows = _rows_of(groups)
-    if len(rows) < 2: raise AamError(f"An interval over groups needs two groups or more; there is {len(rows)}.")
+    if len(rows) < 2:
+        raise AamError(f"An interval over groups needs two groups or more; there is {len(rows)}. Give more groups, "
+                       "or a group for each sample where samples are independent.")
     rng = keyed_rng(seed, "bootstrap")
-    scores = [metric(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])) for _ in range(n)]
+    draw = lambda: np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
+    scores = [metric(draw()) for _ in range(n)]
     scores = [o for o in scores if np.isfinite(o)]     # a draw with one class only has no AUC
     if not scores: return float("nan"), float("nan")
     return tuple(float(o) for o in np.quantile(scores, [(1 - level)/2, (1 + level)/2]))

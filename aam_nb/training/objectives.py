@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core import AamError, draw_key, keyed_rng
-from ..model.aam import AamModel, backward_chunks, embed_chunks
+from ..model.aam import AamModel
+from ..model.passes import backward_chunks, embed_chunks
 from ..sections import LossConfig, OptimConfig
 from .losses import bases_loss, hidden_bases, sample_losses, tree_loss
 from ..types import AsvBatch, Batch, LossTerms, Outputs

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..core import AamError
@@ -28,18 +29,26 @@ def decays(
     "Whether weight decay applies: to matrices, not to biases, norms, scales and positions."
     return p.ndim > 1 and not name.endswith("position")
 
-# %% ../../nbs/4_training/15_optim.ipynb #c6120a89
+# %% ../../nbs/4_training/15_optim.ipynb #ac648f1d
 def _block(name):
     "The number of a parameter's layer in the ASV encoder, or None."
     return int(name.split(".")[3]) if name.startswith("encoder.body.blocks.") else None
 
+# %% ../../nbs/4_training/15_optim.ipynb #c6120a89
 def layers_above(
     name:str,   # Dotted name of the parameter
     layers:int, # Transformer layers of the ASV encoder
-)->int:         # 0 for its readout and for all outside of it, 1 for its last layer, `layers` + 1 for its stem and positions
+)->int:         # 0 for its readout and for all outside it, 1 for its last layer, `layers` + 1 for its stem and positions
     "How many layers of the ASV encoder stand above a parameter."
     if name.startswith(("encoder.stem.", "encoder.position")): return layers + 1
-    return 0 if (block := _block(name)) is None else layers - block
+    block = _block(name)
+    return 0 if block is None else layers - block
+
+# %% ../../nbs/4_training/15_optim.ipynb #80f13eaa
+def _layers(names):
+    "How many layers the ASV encoder has, by the names of its parameters."
+    blocks = [_block(o) for o in names]
+    return max((o + 1 for o in blocks if o is not None), default=0)
 
 # %% ../../nbs/4_training/15_optim.ipynb #c563c04b
 def parameter_groups(
@@ -48,11 +57,12 @@ def parameter_groups(
     slow:str="encoder.",   # Names that begin so learn at `encoder_lr` times the rate; "" for none
 )->list[dict]: # For a torch optimizer; `share` is the group's part of the learning rate
     "Sort the parameters that train by decay and rate. Raises `AamError` when nothing trains."
-    named = [(n, p) for n, p in named if p.requires_grad]; groups = {}
-    if not named: raise AamError("No parameter trains: all are frozen. Set freeze=false or add a head.")
-    layers = max((b + 1 for n, _ in named if (b := _block(n)) is not None), default=0)
+    named = [(n, p) for n, p in named if p.requires_grad]
+    if not named: raise AamError("No parameter trains: all are frozen. Set freeze=false, or add a head.")
+    layers, groups = _layers(n for n, _ in named), {}
     for name, p in named:
-        share = (config.encoder_lr if slow and name.startswith(slow) else 1.)*config.layer_decay**layers_above(name, layers)
+        own = config.encoder_lr if slow and name.startswith(slow) else 1.
+        share = own*config.layer_decay**layers_above(name, layers)
         decay = config.weight_decay if decays(name, p) else 0.
         groups.setdefault((share, decay), []).append((name, p))
     return [dict(params=p, share=share, weight_decay=decay) for (share, decay), p in groups.items()]
@@ -101,17 +111,19 @@ class Ema:
         self.average = {n: p.detach().clone() for n, p in named}
 
     @torch.no_grad()
-    def update(self):
+    def update(self)->None:
         "Take the present weights into the average."
         self.updates += 1
         share = (1 - self.decay)/(1 - self.decay**self.updates)
         torch._foreach_lerp_(list(self.average.values()), self.live, share)
 
-    @contextmanager
-    def applied(self)->Iterator[Ema]:
-        "Inside, the model holds the average; afterwards its own weights again, bit for bit."
-        with torch.no_grad():
-            own = [p.clone() for p in self.live]
-            if self.updates: torch._foreach_copy_(self.live, list(self.average.values()))
-            try: yield self
-            finally: torch._foreach_copy_(self.live, own)
+# %% ../../nbs/4_training/15_optim.ipynb #049c2c2d
+@patch
+@contextmanager
+def applied(self:Ema)->Iterator[Ema]:
+    "Inside, the model holds the average; afterwards its own weights again, bit for bit."
+    with torch.no_grad():
+        own = [p.clone() for p in self.live]
+        if self.updates: torch._foreach_copy_(self.live, list(self.average.values()))
+        try: yield self
+        finally: torch._foreach_copy_(self.live, own)

@@ -47,12 +47,21 @@ def pick_precision(
     precision:str, # "auto", "fp32" or "bf16"
     device:str,    # From `pick_device`
 )->str:            # "no" or "bf16", as Accelerate names them
-    "Mixed precision or none. Raises `AamError` for bf16 on a GPU that cannot."
+    "Mixed precision or none. Raises `AamError` for bf16 on a GPU that cannot do it."
     able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto": return "bf16" if able else "no"
     if precision == "bf16" and device == "cuda" and not able:
         raise AamError("This GPU has no bf16 arithmetic. Use run.precision=fp32, or auto.")
     return "bf16" if precision == "bf16" else "no"
+
+# %% ../../nbs/4_training/25_parallel.ipynb #3a2b8bcf
+def _accelerate():
+    "Accelerate's two classes; its own progress bar would complain in notebooks without ipywidgets."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    return Accelerator, AcceleratorState
 
 # %% ../../nbs/4_training/25_parallel.ipynb #f7e17e0d
 def make_accelerator(
@@ -60,12 +69,10 @@ def make_accelerator(
 )->Accelerator:
     "What the loop trains on. Raises `AamError` for a device that is not there and for more than one process."
     check_alone()
-    device = pick_device(run.device); precision = pick_precision(run.precision, device)
+    device = pick_device(run.device)
+    precision = pick_precision(run.precision, device)
     if run.threads: torch.set_num_threads(run.threads)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore") # Accelerate's own progress bar complains in notebooks without ipywidgets
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+    Accelerator, AcceleratorState = _accelerate()
     had = AcceleratorState._shared_state
     if had and (had["_mixed_precision"] != precision or had["device"].type != device):
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""One line of numbers every few steps, a bar for people, curves for TensorBoard
+"""One line of numbers every few steps, curves for those who want them, a bar for people
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 
@@ -8,43 +8,123 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 from __future__ import annotations
 
 import json, math, os, sys, time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from fastcore.basics import patch
 
 from ..core import AamError, need
 from ..disk import whole_file
+from ..registry import trackers as all_trackers
 
 # %% auto #0
-__all__ = ['read_log', 'watched', 'Bar', 'RunLog']
+__all__ = ['read_log', 'Sink', 'JsonLines', 'Boards', 'open_boards', 'Tracker', 'someone_looks', 'Bar', 'RunLog']
 
-# %% ../../nbs/4_training/30_track.ipynb #ae996a0f
+# %% ../../nbs/4_training/30_track.ipynb #f01f8c86
+def _record(line, number, last, path):
+    "One line of a log as a record; None for an empty line, and for a last line that was cut off."
+    try: return json.loads(line) if line else None
+    except ValueError as e:
+        if number == last: return None
+        raise AamError(f"Line {number} of {path} is not JSON ({e}). Remove the line or the file.") from e
+
 def read_log(
     path:str|Path, # metrics.jsonl
 )->list[dict]:     # One record a line, in the order of writing; none where there is no file
     "Read a log, without a half-written last line. Raises `AamError` for a file that is no log."
     path = Path(path)
     if not path.exists(): return []
-    lines = path.read_text(errors="replace").split("\n"); records = []
-    for i, line in enumerate(lines):
-        try:
-            if line: records.append(json.loads(line))
-        except ValueError as e:
-            if i < len(lines) - 1: raise AamError(f"Line {i+1} of {path} is not JSON ({e}). Remove the line or the file.") from e
-    return records
+    lines = path.read_text(errors="replace").split("\n")
+    records = [_record(line, i, len(lines), path) for i, line in enumerate(lines, 1)]
+    return [o for o in records if o is not None]
+
+# %% ../../nbs/4_training/30_track.ipynb #eaad9f78
+class Sink(Protocol):
+    "Where the numbers of a run can go."
+    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
+        "Take the numbers of a step of a stage; None stands for a number that does not exist."
+
+    def rewind(self, stage:str, step:int)->None:
+        "Forget what was written of a stage after `step`; it goes on from there."
+
+    def close(self)->None:
+        "Write what is still on its way. Nothing comes after."
+
+# %% ../../nbs/4_training/30_track.ipynb #08bd08dd
+class JsonLines:
+    "A log as one JSON object a line."
+    def __init__(self,
+        path:str|Path,     # The file
+        resume:bool=False, # Go on with the log that is there, instead of starting a new one
+    ):
+        self.path = Path(path)
+        self._keep(read_log(self.path) if resume else [])
+
+    def _keep(self, records):
+        with whole_file(self.path) as p: p.write_text("".join(json.dumps(o) + "\n" for o in records))
+
+    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
+        "Add a line."
+        with open(self.path, "a") as f: f.write(json.dumps(dict(stage=stage, step=step, **numbers)) + "\n")
+
+    def rewind(self, stage:str, step:int)->None:
+        "Leave out the lines of a stage after `step`."
+        self._keep([o for o in read_log(self.path) if o.get("stage") != stage or o.get("step", 0) <= step])
+
+    def close(self)->None:
+        "Nothing is on its way: each line is written at once."
 
 # %% ../../nbs/4_training/30_track.ipynb #93cb2798
-def _board(folder, stage, step):
-    "A TensorBoard writer for one stage, which forgets what an earlier life wrote after `step`; None where there can be none."
-    try:
-        writer = need("torch.utils.tensorboard", extra="track").SummaryWriter
-        return writer(str(Path(folder)/"tensorboard"/stage), purge_step=step + 1 if step else None, max_queue=1000)
-    except Exception: return None
+class Boards:
+    "Curves for TensorBoard, in the folder `tensorboard` of the run."
+    def __init__(self,
+        folder:str|Path, # Run folder
+    ):
+        self.writer = need("torch.utils.tensorboard", extra="track").SummaryWriter
+        self.folder, self.stages = Path(folder)/"tensorboard", {}
+
+    def _open(self, stage, purge=None):
+        self.stages[stage] = self.writer(str(self.folder/stage), purge_step=purge, max_queue=1000)
+
+    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
+        "Add a point to the curve of each number that exists."
+        if stage not in self.stages: self._open(stage)
+        for k, v in numbers.items():
+            if v is not None: self.stages[stage].add_scalar(k, v, step)
+
+    def rewind(self, stage:str, step:int)->None:
+        "Hide the points of a stage after `step`."
+        self._open(stage, step + 1 if step else None)
+
+    def close(self)->None:
+        "Write what is queued."
+        for o in self.stages.values(): o.close()
+
+# %% ../../nbs/4_training/30_track.ipynb #e5f99adb
+def open_boards(
+    folder:Path, # Run folder
+)->Boards|None:  # None where TensorBoard is not installed
+    "The sink for TensorBoard."
+    try: return Boards(folder)
+    except AamError: return None
+
+# %% ../../nbs/4_training/30_track.ipynb #7e37d3ac
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    "A kind of sink that a run can be asked to write to."
+    name:str                        # As `run.trackers` names it
+    open:Callable[[Path],Sink|None] # From the run folder to a sink; None where it cannot be had and need not be missed
+
+all_trackers.add(Tracker(name="tensorboard", open=open_boards))
 
 # %% ../../nbs/4_training/30_track.ipynb #6459fe26
-def watched()->bool:
+def someone_looks()->bool: # False for files, pipes and queues
     "Whether somebody can see a progress bar."
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
-    if "ipykernel" in sys.modules and type(sys.modules["IPython"].get_ipython()).__name__ == "ZMQInteractiveShell": return True
-    return bool(sys.stderr and sys.stderr.isatty())
+    notebook = "ipykernel" in sys.modules and type(sys.modules["IPython"].get_ipython()).__name__
+    return notebook == "ZMQInteractiveShell" or bool(sys.stderr and sys.stderr.isatty())
 
 # %% ../../nbs/4_training/30_track.ipynb #97f33305
 class Bar:
@@ -56,84 +136,91 @@ class Bar:
         show:bool|None=None, # Draw it; where somebody looks if None
     ):
         self.bar, self.items, self.begun = None, 0, time.perf_counter()
-        if not (watched() if show is None else show): return
+        if not (someone_looks() if show is None else show): return
         from tqdm import tqdm
-        self.bar = tqdm(total=steps, initial=start, desc=stage, unit="step", file=sys.stderr, leave=False, dynamic_ncols=True, disable=False)
+        self.bar = tqdm(total=steps, initial=start, desc=stage, unit="step", file=sys.stderr, leave=False,
+                        dynamic_ncols=True, disable=False)
 
     def update(self,
         steps:int, # Steps since the last update
         items:int, # Samples (or ASVs) in them
         numbers:dict[str,float], # Losses to show
-    ):
+    )->None:
         "Move on."
         self.items += items
         if self.bar is None: return
         pace = self.items/max(time.perf_counter() - self.begun, 1e-9)
-        self.bar.set_postfix_str(", ".join([*(f"{k} {v:.3g}" for k, v in numbers.items()), f"{pace:,.0f} samples/s"]), refresh=False)
+        shown = [f"{k} {v:.3g}" for k, v in numbers.items()]
+        self.bar.set_postfix_str(", ".join([*shown, f"{pace:,.0f} samples/s"]), refresh=False)
         self.bar.update(steps)
 
-    def close(self):
+    def close(self)->None:
         "Take the bar away."
         if self.bar is not None: self.bar.close()
 
 # %% ../../nbs/4_training/30_track.ipynb #d3d63103
 class RunLog:
-    "Numbers of a run: to a file, to TensorBoard where there is one, and a bar for people."
+    "Numbers of a run: to a file, to the trackers that are asked for, and a bar for people."
     def __init__(self,
-        folder:str|Path|None=None, # Run folder; None keeps no file
+        folder:str|Path|None=None, # Run folder; None keeps no file and opens no tracker
         resume:bool=False,         # Go on with the log that is there, instead of starting a new one
         show:bool|None=None,       # Show bars and sentences; where somebody looks if None
+        trackers:tuple[str,...]=("tensorboard",), # Names of registered trackers
     ):
         self.path = None if folder is None else Path(folder)/"metrics.jsonl"
-        self.show, self.boards, self.broken = show, {}, False
-        if self.path is not None: self._keep(read_log(self.path) if resume else [])
+        self.show, self.sinks, self.broken = show, {}, set()
+        if folder is None: return
+        self.sinks[str(self.path)] = JsonLines(self.path, resume)
+        for tracker in (all_trackers[o] for o in trackers):
+            opened = self._try(tracker.name, tracker.open, Path(folder))
+            if opened is not None: self.sinks[tracker.name] = opened
 
-    def _keep(self, records):
-        with whole_file(self.path) as p: p.write_text("".join(json.dumps(o) + "\n" for o in records))
-
-    def rewind(self,
-        stage:str,
-        step:int, # The last step that counts
-    ):
-        "Forget what an earlier life of this stage wrote after `step`; called when a stage goes on from a checkpoint."
-        if self.path is None: return
-        self._keep([o for o in read_log(self.path) if o.get("stage") != stage or o.get("step", 0) <= step])
-        self.boards[stage] = _board(self.path.parent, stage, step)
-
-    def write(self,
-        stage:str,
-        step:int,
-        numbers:dict[str,float], # Flat
-    ):
-        "Add a record. A log that cannot be written is said once and does not stop training."
-        if self.path is None: return
-        numbers = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-        try:
-            with open(self.path, "a") as f: f.write(json.dumps(dict(stage=stage, step=step, **numbers)) + "\n")
-        except OSError as e:
-            if not self.broken: self.say(f"warning: {self.path} cannot be written ({e.strerror}); training goes on without it.")
-            self.broken = True
-        self._draw(stage, step, numbers)
-
-    def _draw(self, stage, step, numbers):
-        if stage not in self.boards: self.boards[stage] = _board(self.path.parent, stage, 0)
-        try:
-            for k, v in numbers.items():
-                if v is not None and self.boards[stage]: self.boards[stage].add_scalar(k, v, step)
-        except Exception: self.boards[stage] = None
-
-    def bar(self, stage:str, steps:int, start:int=0)->Bar:
-        "A bar for a stage."
-        return Bar(stage, steps, start, self.show)
-
-    def say(self, text:str):
+    def say(self, text:str)->None:
         "A sentence for the person who looks, beside the bar."
         if self.show is False: return
         from tqdm import tqdm
         tqdm.write(text, file=sys.stderr)
 
-    def close(self):
-        "Flush what is still on its way."
-        for o in self.boards.values():
-            if o: o.close()
-        self.boards = {}
+# %% ../../nbs/4_training/30_track.ipynb #13e5cf5c
+@patch
+def _try(self:RunLog, name, act, *args):
+    "What a sink does, or None where it fails; that is said once, and a tracker is left out afterwards."
+    try: return act(*args)
+    except Exception as e:
+        if name not in self.broken:
+            why = getattr(e, "strerror", None) or e
+            self.say(f"warning: {name} cannot be written ({why}); training goes on without it.")
+        self.broken.add(name)
+        if name != str(self.path): self.sinks.pop(name, None)
+
+# %% ../../nbs/4_training/30_track.ipynb #8c805e72
+@patch
+def write(self:RunLog,
+    stage:str,
+    step:int,
+    numbers:dict[str,float], # Flat; what is not finite is handed on as None
+)->None:
+    "Add a record to each sink."
+    numbers = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+    for name, sink in list(self.sinks.items()): self._try(name, sink.write, stage, step, numbers)
+
+# %% ../../nbs/4_training/30_track.ipynb #1a4e5f00
+@patch
+def rewind(self:RunLog,
+    stage:str,
+    step:int, # The last step that counts
+)->None:
+    "Forget what an earlier life of this stage wrote after `step`; called when a stage goes on from a checkpoint."
+    for name, sink in list(self.sinks.items()): self._try(name, sink.rewind, stage, step)
+
+@patch
+def close(self:RunLog)->None:
+    "Close every sink."
+    for name, sink in list(self.sinks.items()): self._try(name, sink.close)
+    self.sinks = {}
+
+# %% ../../nbs/4_training/30_track.ipynb #7d5ca7e6
+@patch
+def bar(self:RunLog, stage:str, steps:int, start:int=0)->Bar:
+    "A bar for a stage."
+    return Bar(stage, steps, start, self.show)
