@@ -1,4 +1,4 @@
-"""`aam demo | inspect | cache | pretrain | train | evaluate | predict | embed`
+"""`aam demo | inspect | cache | pretrain | train | evaluate | predict | embed | recipe`
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 
@@ -7,133 +7,169 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 # %% ../nbs/9_runs/90_cli.ipynb #53d36cbf
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 import aam_nb
-from .train import DepthFlag, described, DeviceFlag, GroupsFlag, IndependentFlag, MetadataFlag, OutFlag, OverwriteFlag, ResumeFlag, SeedFlag, SequencesFlag, shown, TableFlag, TargetFlag, ThreadsFlag, train, TreeFlag, WhereFlag, Words
+from .recipe import full_recipe, listed_recipes
+from .train import described, flag, KeysCommand, shown, train, TRAINING, with_flags
 
 # %% auto #0
-__all__ = ['app', 'cache', 'FolderArgument', 'BundleFlag', 'ToReadFlag', 'SamplesFlag', 'PassesFlag', 'ReplaceFlag', 'inspect',
-           'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'predict', 'embed', 'demo', 'main']
+__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES',
+           'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'NAME', 'SEED', 'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect',
+           'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'predict', 'embed', 'recipe', 'demo',
+           'main']
 
 # %% ../nbs/9_runs/90_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
-                  help="aam_nb: 16S microbiome samples in, honest predictions out.")
-app.command("train")(train)
+                  help="Predict properties of samples from 16S microbiome data, and test how well it works.")
+app.command("train", cls=KeysCommand)(train)
 
 def _version(value:bool):
-    if value: print(aam_nb.__version__); raise typer.Exit
+    if not value: return
+    print(aam_nb.__version__)
+    raise typer.Exit
+
+VERSION = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                       help="Show the version.")]
 
 @app.callback()
-def _app(version:Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")]=False): pass
+def _app(version:VERSION=False): pass
 
 # %% ../nbs/9_runs/90_cli.ipynb #e96748d6
-@app.command("inspect")
-def inspect(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tree:TreeFlag="", sequences:SequencesFlag="", target:TargetFlag="",
-            groups:GroupsFlag="", where:WhereFlag="", seed:SeedFlag=None, out:OutFlag="", overwrite:OverwriteFlag=False):
-    "Look at a study before any training: what is in it, and what could make a score too good. With --out, a page with pictures."
-    flags = dict(locals()); config = described(flags.pop("words"), flags)
+@app.command("inspect", cls=KeysCommand)
+@with_flags("table", "metadata", "tree", "sequences", "target", "groups", "where", "seed", "out", "overwrite")
+def inspect(**given):
+    "Look at a study before training: what is in it, and what could make a score too good."
+    config = described(given)
     from aam_nb.runs.inspect import inspect_run
     shown(inspect_run, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #80b937f2
-cache = typer.Typer(no_args_is_help=True, help="Stores of large studies, and results that are kept.")
+cache = typer.Typer(no_args_is_help=True, help="Stores of large studies, and results that runs keep.")
 
 app.add_typer(cache, name="cache")
 
-@cache.command("store")
-def cache_store(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tree:TreeFlag="", sequences:SequencesFlag="", where:WhereFlag="",
-                out:OutFlag=""):
-    "Turn a table of any size into a store folder, by slices; a killed build goes on."
-    flags = dict(locals()); config = described(flags.pop("words"), flags)
+@cache.command("store", cls=KeysCommand)
+@with_flags("table", "metadata", "tree", "sequences", "where", "out")
+def cache_store(**given):
+    "Turn a table of any size into a store folder. A build that was stopped continues where it was."
+    config = described(given)
     from aam_nb.runs.cache import cache_run
     shown(cache_run, config)
 
-FolderArgument = Annotated[str, typer.Argument(metavar="FOLDER", help="A run folder, or a folder of kept results.")]
-
 # %% ../nbs/9_runs/90_cli.ipynb #ccf30f21
+FOLDER = Annotated[str, typer.Argument(metavar="FOLDER", help="A run folder, or a folder of kept results.")]
+
 def _kept(folder:str):
     "The cache of a run, or the folder itself."
-    from pathlib import Path
     from aam_nb.batches.cache import Cache
-    return Cache(Path(folder)/"cache" if (Path(folder)/"cache").is_dir() else folder)
+    inside = Path(folder)/"cache"
+    return Cache(inside if inside.is_dir() else folder)
 
 @cache.command("show")
-def cache_show(folder:FolderArgument):
-    "List what is kept, with its size."
+def cache_show(folder:FOLDER):
+    "List the results that are kept, with their sizes."
     from time import localtime, strftime
     kept = _kept(folder)
-    for o in kept.entries(): print(f"{o.size/1e6:10,.1f} MB  {strftime('%Y-%m-%d %H:%M', localtime(o.used))}  {o.folder.name}")
+    for o in kept.entries():
+        used = strftime("%Y-%m-%d %H:%M", localtime(o.used))
+        print(f"{o.size/1e6:10,.1f} MB  {used}  {o.folder.name}")
     print(kept)
 
 # %% ../nbs/9_runs/90_cli.ipynb #912437bb
+DAYS = Annotated[Optional[float], typer.Option("--older-than", metavar="DAYS", show_default=False,
+                                               help="Only results that were not used for this many days.")]
+
 @cache.command("clear")
-def cache_clear(folder:FolderArgument, days:Annotated[Optional[float], typer.Option("--older-than", metavar="DAYS", show_default=False,
-                help="Only what was not used for so many days.")]=None):
-    "Remove what is kept. It is computed again when it is needed."
+def cache_clear(folder:FOLDER, days:DAYS=None):
+    "Remove results that are kept. They are computed again when they are needed."
     print(f"{_kept(folder).clear(days)/1e6:,.1f} MB are free again.")
 
 # %% ../nbs/9_runs/90_cli.ipynb #3a43726a
-@app.command("pretrain")
-def pretrain(words:Words=None, table:TableFlag="", sequences:SequencesFlag="", tree:TreeFlag="", metadata:MetadataFlag="", where:WhereFlag="",
-             depth:DepthFlag=0, seed:SeedFlag=None, threads:ThreadsFlag=None, device:DeviceFlag="", out:OutFlag="",
-             resume:ResumeFlag=False, overwrite:OverwriteFlag=False):
-    "Teach the encoder without a target: the tree, masked bases and, in the recipe aam, distances between samples."
-    flags = dict(locals()); config = described(flags.pop("words"), flags)
+@app.command("pretrain", cls=KeysCommand)
+@with_flags(*(o for o in TRAINING if o not in ("target", "groups", "independent")))
+def pretrain(**given):
+    "Train the encoder without a target: on the tree, on masked bases and on distances between samples."
+    config = described(given)
     from aam_nb.runs.pretrain import pretrain_run
     shown(pretrain_run, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #cea92922
-@app.command("evaluate")
-def evaluate(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tree:TreeFlag="", sequences:SequencesFlag="", target:TargetFlag="",
-             groups:GroupsFlag="", independent:IndependentFlag=False, where:WhereFlag="", depth:DepthFlag=0, seed:SeedFlag=None,
-             threads:ThreadsFlag=None, device:DeviceFlag="", out:OutFlag="", resume:ResumeFlag=False, overwrite:OverwriteFlag=False):
-    "Honest scores: k-fold by group, everything fitted inside each fold, baselines on the same folds, and a report."
-    flags = dict(locals()); config = described(flags.pop("words"), flags)
+@app.command("evaluate", cls=KeysCommand)
+@with_flags(*TRAINING)
+def evaluate(**given):
+    "Score model and baselines on the same k folds, everything fitted inside each fold, and write a report."
+    config = described(given)
     from aam_nb.runs.evaluate import evaluate_run
     shown(evaluate_run, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #ebbb0f40
-BundleFlag = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
+BUNDLE = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
 
-ToReadFlag = Annotated[str, typer.Option("--table", help="Count table: .biom, .qza or .tsv, or store folders with commas between.")]
+READ_TABLE = Annotated[str, typer.Option(
+    "--table", help="Count table: .biom, .qza or .tsv, or store folders with commas between.")]
 
-SamplesFlag = Annotated[str, typer.Option("--samples", help="Text file with one sample id a line; all samples if not given.", show_default=False)]
+SAMPLES = Annotated[Optional[str], typer.Option(
+    "--samples", help="Text file with one sample id in each line; all samples if not given.",
+    show_default=False)]
 
-PassesFlag = Annotated[int, typer.Option("--passes", min=1, help="Read each sample so often, with other draws of its reads and ASVs; adds a spread.")]
+PASSES = Annotated[int, typer.Option(
+    "--passes", min=1, help="Read each sample this many times, drawing reads and ASVs anew; adds a spread.")]
 
-ReplaceFlag = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
+REPLACE = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
+
+SEQUENCES, METADATA = flag("sequences"), flag("metadata")
+
+TSV = Annotated[str, typer.Option("--out", help="TSV file to write.")]
 
 # %% ../nbs/9_runs/90_cli.ipynb #e1828942
 @app.command("predict")
-def predict(bundle:BundleFlag, table:ToReadFlag, out:Annotated[str, typer.Option("--out", help="TSV to write.")],
-            sequences:SequencesFlag="", samples:SamplesFlag="", metadata:MetadataFlag="", passes:PassesFlag=1, overwrite:ReplaceFlag=False):
-    "Score the samples of a new table: original units or labels with intervals, the share of unseen reads, and why a sample could not be scored."
-    def work(_):
+def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, samples:SAMPLES=None,
+            metadata:METADATA=None, passes:PASSES=1, overwrite:REPLACE=False):
+    "Predict for the samples of a table: values or classes, intervals, and why a sample has none."
+    def work(config):
         from aam_nb.runs.predict import predict_run
-        predict_run(bundle, table, out, sequences=sequences or None, samples=samples or None, metadata=metadata or None, passes=passes, overwrite=overwrite)
-    shown(work, described([], {}))
+        predict_run(bundle, table, out, sequences=sequences, samples=samples, metadata=metadata,
+                    passes=passes, overwrite=overwrite)
+    shown(work, None)
 
 # %% ../nbs/9_runs/90_cli.ipynb #a1638698
+VECTORS = Annotated[str, typer.Option("--out", help="File to write: .npz, or any other name for TSV.")]
+
+LEVEL = Annotated[str, typer.Option("--level", help="sample: one vector for each sample; asv: for each ASV.")]
+
 @app.command("embed")
-def embed(bundle:BundleFlag, table:ToReadFlag, out:Annotated[str, typer.Option("--out", help="File to write: .npz, or else TSV.")],
-          sequences:SequencesFlag="", samples:SamplesFlag="",
-          level:Annotated[str, typer.Option("--level", help="sample: one vector a sample; asv: one for each of their ASVs.")]="sample",
-          overwrite:ReplaceFlag=False):
+def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None, samples:SAMPLES=None,
+          level:LEVEL="sample", overwrite:REPLACE=False):
     "Write the vectors that the model computes for samples or for ASVs."
-    def work(_):
+    def work(config):
         from aam_nb.runs.predict import embed_run
-        embed_run(bundle, table, out, sequences=sequences or None, samples=samples or None, level=level, overwrite=overwrite)
-    shown(work, described([], {}))
+        embed_run(bundle, table, out, sequences=sequences, samples=samples, level=level, overwrite=overwrite)
+    shown(work, None)
+
+# %% ../nbs/9_runs/90_cli.ipynb #389664f8
+NAME = Annotated[Optional[str], typer.Argument(metavar="[RECIPE]", show_default=False,
+                                               help="A shipped recipe, or a TOML file.")]
+
+@app.command("recipe")
+def recipe(name:NAME=None):
+    "List the recipes, or print one with every key and its meaning."
+    shown(lambda config: print(full_recipe(name) if name else listed_recipes()), None)
 
 # %% ../nbs/9_runs/90_cli.ipynb #460929bd
+SEED, THREADS, DEVICE, OVERWRITE = (flag(o) for o in ("seed", "threads", "device", "overwrite"))
+
+DEMO = Annotated[str, typer.Option("--out", help="Folder to make.")]
+
 @app.command("demo")
-def demo(out:Annotated[str, typer.Option("--out", help="Folder to make.")]="aam-demo", seed:SeedFlag=None, threads:ThreadsFlag=None,
-         device:DeviceFlag="", overwrite:OverwriteFlag=False):
+def demo(out:DEMO="aam-demo", seed:SEED=None, threads:THREADS=None, device:DEVICE=None,
+         overwrite:OVERWRITE=False):
     "The main job on a simulated study: pretrain, fine-tune, evaluate, predict, report."
-    config = described(["demo"], dict(out=out, seed=seed, threads=threads, device=device, overwrite=overwrite))
+    given = dict(words=["demo"], out=out, seed=seed, threads=threads, device=device, overwrite=overwrite)
+    config = described(given)
     from aam_nb.runs.demo import demo_run
     shown(demo_run, config)
 

@@ -24,10 +24,12 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles', 'limits',
-           'Config', 'config_from', 'all_keys', 'explained']
+__all__ = ['ENCODERS', 'POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles',
+           'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
+ENCODERS = ("pool", "attention", "both")
+
 POOLS = ("clade", "presence", "mean", "attention", "sum")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
@@ -165,18 +167,22 @@ def _by_problems(c):
         return [f"target.by is '{t.by}', and no target has the transform zscore_by"]
     return []
 
-# %% ../nbs/0_start/60_config.ipynb #e5eb6d09
+# %% ../nbs/0_start/60_config.ipynb #c5901de9
+def _has_heads(sample):
+    "Whether a sample encoder divides its width among attention heads."
+    if sample in ENCODERS: return sample != "pool"
+    return registry.sample_encoders[sample].heads
+
 def _model_problems(c):
     "What is wrong with the sizes of the model."
     m = c.model
-    found = unknown_names(m.pools, "model.pools", POOLS)
+    found = unknown_names((m.sample,), "model.sample", registry.sample_encoders, ENCODERS)
+    heads = not found and _has_heads(m.sample)
+    found += unknown_names(m.pools, "model.pools", POOLS)
     if not m.pools: found.append("model.pools is empty; wanted one or more of " + ", ".join(POOLS))
     if m.width % m.heads:
         found.append(f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})")
-    kinds = registry.sample_encoders
-    if m.sample not in kinds:
-        found.append(f"model.sample is '{m.sample}'; wanted one of {', '.join(kinds)}.{nearest(m.sample, kinds)}")
-    elif kinds[m.sample].heads and m.sample_width % m.heads:
+    if heads and m.sample_width % m.heads:
         found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
     if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
     kept = {o: getattr(c, o).freeze_layers for o in STAGES}
@@ -199,7 +205,7 @@ def _run_problems(c):
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
+        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains the "
                      "ASV encoder, so nothing would read them")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
@@ -235,7 +241,9 @@ class Config:
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
         a = self.augment
-        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        also = [registry.augmentations[o] for o in a.also if o in registry.augmentations]
+        built_in = a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        return built_in or any(o.on == "bases" for o in also)
 
     @property
     def encoder_trains(self)->bool:
@@ -287,7 +295,7 @@ def _section(name, old, given):
     try: return replace(old, **good), wrong
     except AamError as e: return old, wrong + str(e).replace(f"{kind}.", f"{name}.").split("\n")
 
-# %% ../nbs/0_start/60_config.ipynb #453b925a
+# %% ../nbs/0_start/60_config.ipynb #3c7eb1bd
 def _merged(old, new):
     "Settings of single columns: the old ones, and the new ones above them."
     return {k: {**old.get(k, {}), **new.get(k, {})} for k in (*old, *new)}
@@ -300,6 +308,9 @@ def _changed_by(given, then):
         except AamError as e: wrong.append(str(e))
     return wrong
 
+_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
+
+# %% ../nbs/0_start/60_config.ipynb #88e0fc9b
 def config_from(
     given:dict[str,dict[str,Any]], # Sections of keys, as a TOML file gives them
     base:Config|None=None,         # What is changed; the defaults if None
@@ -320,8 +331,6 @@ def config_from(
     except AamError as e: wrong += str(e).split("\n")
     if wrong: raise AamError("The configuration has problems:\n  " + "\n  ".join(wrong))
     return cfg
-
-_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
 
 # %% ../nbs/0_start/60_config.ipynb #3b8dee5e
 FIRST = (

@@ -1,4 +1,4 @@
-"""Errors that say what to do, random draws that have a key, files that are whole or absent
+"""Errors that say what to do, digests of content, and random draws that have a key
 
 Docs: https://aam-nb.github.io/aam_nb/0_start/core.html.md"""
 
@@ -49,9 +49,9 @@ def nearest(
 # %% ../nbs/0_start/10_core.ipynb #16bebe8a
 def need(
     module:str, # Module to import, dotted
-    extra:str,  # The extra of aam_nb that brings it
+    extra:str,  # The extra of aam_nb that installs it
 ):              # The module
-    "Import an optional module, or say which extra to install."
+    "Import an optional module. Raises `AamError` that names the extra to install when it is absent."
     try: return importlib.import_module(module)
     except ImportError as e:
         raise AamError(f"This needs the package '{module.split('.')[0]}', which is not installed. "
@@ -61,10 +61,12 @@ def need(
 def _feed(h, part):
     "Add one part to a running hash, unambiguously."
     if isinstance(part, np.ndarray):
-        h.update(f"a{part.dtype.str}{part.shape}".encode()); h.update(np.ascontiguousarray(part).data)
+        h.update(f"a{part.dtype.str}{part.shape}".encode())
+        h.update(np.ascontiguousarray(part).data)
     elif isinstance(part, (bytes, str)):
         b = part.encode() if isinstance(part, str) else part
-        h.update(f"{type(part).__name__[0]}{len(b)}:".encode()); h.update(b)
+        h.update(f"{type(part).__name__[0]}{len(b)}:".encode())
+        h.update(b)
     elif isinstance(part, dict): _feed(h, [[k, part[k]] for k in sorted(part)])
     elif isinstance(part, (list, tuple)):
         h.update(f"l{len(part)}".encode())

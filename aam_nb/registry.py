@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from fastcore.basics import patch
+
 from .core import AamError, nearest
 
 # %% auto #0
@@ -25,14 +27,6 @@ class Registry(Mapping):
     ):
         self.what, self.home, self._records = what, home, {}
 
-    def add(self, record): # The record itself
-        "Register a record under its `name`."
-        there = self._known().get(record.name)
-        if type(there) is type(record): # A page that runs as a notebook defines its records, and their type, once more
-            raise AamError(f"There is a {self.what} named '{record.name}' already. Choose another name.")
-        self._records[record.name] = record
-        return record
-
     def _known(self)->dict:
         importlib.import_module(self.home)
         return self._records
@@ -40,11 +34,24 @@ class Registry(Mapping):
     def __getitem__(self, name:str):
         known = self._known()
         if name in known: return known[name]
-        raise AamError(f"There is no {self.what} '{name}'; wanted one of {', '.join(known)}.{nearest(name, known)}")
+        raise AamError(f"There is no {self.what} '{name}'; wanted one of {', '.join(known)}."
+                       f"{nearest(name, known)}")
 
     def __contains__(self, name)->bool: return name in self._known()
     def __iter__(self)->Iterator[str]: return iter(self._known())
     def __len__(self)->int: return len(self._known())
+
+# %% ../nbs/0_start/30_registry.ipynb #2284f18f
+@patch
+def add(self:Registry,
+    record, # Has a `name`
+):          # The record itself
+    "Register a record under its name. Raises `AamError` when the name is taken."
+    there = self._known().get(record.name)
+    if type(there) is type(record):
+        raise AamError(f"There is a {self.what} named '{record.name}' already. Choose another name.")
+    self._records[record.name] = record
+    return record
 
 # %% ../nbs/0_start/30_registry.ipynb #6f6c4a96
 @contextmanager
@@ -52,11 +59,14 @@ def registered(
     registry:Registry,
     *records, # To be known inside the `with`
 )->Iterator[None]:
-    "Register records for a while."
-    for o in records: registry.add(o)
-    try: yield
+    "Register records for a while. Raises `AamError` when a name is taken."
+    before = dict(registry._known())
+    try:
+        for o in records: registry.add(o)
+        yield
     finally:
-        for o in records: del registry._records[o.name]
+        registry._records.clear()
+        registry._records.update(before)
 
 # %% ../nbs/0_start/30_registry.ipynb #c67054db
 metrics = Registry("distance between samples", home="aam_nb.data.distances")

@@ -75,7 +75,7 @@ class ModelConfig(Section):
     readout:str = one_of("flat", "flat", "attention") # ASV summary: all places, or attention pooling
     dropout:float = between(0., 0., .9)     # Dropout on residual branches (never on attention weights)
     identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8
-    sample:str = "pool"                     # Sample encoder: pool, attention (a set transformer), both, or a registered one
+    sample:str = "pool" # Sample encoder: pool, attention, both, or a registered one
     pools:tuple[str,...] = ("clade", "presence", "mean", "attention") # Pools: some of these and of sum
     abundance:str = one_of("log", "log", "clr", "presence") # Reads enter as log share, log ratio, or not
     depth:bool = False                      # Give the model the number of reads, which can be a shortcut

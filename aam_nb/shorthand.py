@@ -191,22 +191,6 @@ def put(
     short = key == "bounds" and isinstance(value, str)
     tables[key] = range_in(value, ".".join(path)) if short else value
 
-# %% ../nbs/0_start/55_shorthand.ipynb #ede2e4c7
-def as_tables(
-    given:dict[str,Any], # Sections of keys, as a file gives them
-)->tuple[dict[str,Any],list[str],list[str]]: # The same spelled out; keys with short forms; problems
-    "Lists and tables for the short forms among the values of a file."
-    tables, short, wrong = {}, [], []
-    for section, keys in given.items():
-        if not isinstance(keys, dict):
-            tables[section] = keys
-            continue
-        tables.setdefault(section, {})
-        for key, value in keys.items():
-            try: short += _enter(tables, section, key, value)
-            except AamError as e: wrong.append(str(e))
-    return tables, short, wrong
-
 # %% ../nbs/0_start/55_shorthand.ipynb #86f97919
 def _enter(tables, section, key, value)->list[str]: # The key, where it was written in a short form
     "Enter one key of a file, spelled out."
@@ -225,3 +209,19 @@ def _enter(tables, section, key, value)->list[str]: # The key, where it was writ
         return [] if list(found) == [(section, key)] and found[section, key] in plain else [setting]
     else: tables[section][key] = value
     return []
+
+# %% ../nbs/0_start/55_shorthand.ipynb #ede2e4c7
+def as_tables(
+    given:dict[str,Any], # Sections of keys, as a file gives them
+)->tuple[dict[str,Any],list[str],list[str]]: # The same spelled out; keys with short forms; problems
+    "Lists and tables for the short forms among the values of a file."
+    tables, short, wrong = {}, [], []
+    for section, keys in given.items():
+        if not isinstance(keys, dict):
+            tables[section] = keys
+            continue
+        tables.setdefault(section, {})
+        for key, value in keys.items():
+            try: short += _enter(tables, section, key, value)
+            except AamError as e: wrong.append(str(e))
+    return tables, short, wrong

@@ -8,100 +8,140 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/train.html.md"""
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
-from .config import Config
+from .config import all_keys, Config, explained, FIRST
 from .core import AamError
 from .recipe import load_config
 
 # %% auto #0
-__all__ = ['Words', 'TableFlag', 'MetadataFlag', 'TreeFlag', 'SequencesFlag', 'TargetFlag', 'GroupsFlag', 'IndependentFlag',
-           'WhereFlag', 'DepthFlag', 'SeedFlag', 'ThreadsFlag', 'DeviceFlag', 'OutFlag', 'ResumeFlag', 'OverwriteFlag',
-           'config_from_flags', 'shown', 'described', 'train', 'main']
+__all__ = ['FLAGS', 'WORDS', 'HELP_ALL', 'TRAINING', 'flag', 'with_flags', 'config_from_flags', 'KeysCommand', 'shown',
+           'described', 'train', 'main']
 
 # %% ../nbs/9_runs/80_train.ipynb #db4241bc
-Words = Annotated[Optional[list[str]], typer.Argument(metavar="[RECIPE] [SECTION.KEY=VALUE]...", show_default=False,
+FLAGS = {
+    "table": ("data.table", str, "Count table: .biom, .qza or .tsv, or a store folder."),
+    "metadata": ("data.metadata", str, "Sample metadata, a TSV file."),
+    "tree": ("data.tree", str, "Newick tree of the ASVs, .nwk or .qza."),
+    "sequences": ("data.sequences", str,
+                  "Representative sequences (.fasta or .qza), when feature ids are not sequences."),
+    "target": ("data.target", str, "Metadata column to predict, or several with commas between."),
+    "groups": ("data.groups", str, "Metadata column of groups (subject, household...) that stay together."),
+    "independent": ("data.independent", bool, "State that samples are independent, in place of groups."),
+    "where": ("data.where", str, 'Keep the samples for which this holds, e.g. "is_infant == 1".'),
+    "depth": ("data.depth", int, "Rarefy every sample to this many reads."),
+    "seed": ("run.seed", int, "Seed of every random draw."),
+    "threads": ("run.threads", int, "CPU threads."),
+    "device": ("run.device", str, "auto, cpu, cuda or mps."),
+    "out": ("run.out", str, "Folder of the run."),
+    "resume": ("run.resume", bool, "Continue the run in --out from its last checkpoint."),
+    "overwrite": ("run.overwrite", bool, "Replace the run in --out.")}
+
+# %% ../nbs/9_runs/80_train.ipynb #6fe9e2fe
+WORDS = Annotated[Optional[list[str]], typer.Argument(
+    metavar="[RECIPE] [SECTION.KEY=VALUE]...", show_default=False,
     help="A recipe (a TOML file, or small, aam, demo) and single choices, e.g. optim.steps=200.")]
 
-def _flag(*names, help): return typer.Option(*names, help=help, show_default=False)
+def flag(
+    name:str, # A key of `FLAGS`
+)->Any:       # A type that typer understands
+    "The type of a flag, with its help."
+    kind, help = FLAGS[name][1:]
+    option = typer.Option(f"--{name}", help=help, show_default=False)
+    return Annotated[bool if kind is bool else Optional[kind], option]
 
-TableFlag = Annotated[str, _flag("--table", help="Count table: .biom, .qza or .tsv, or a store folder.")]
+# %% ../nbs/9_runs/80_train.ipynb #096308e3
+def _all_keys(ctx:typer.Context, value:bool):
+    if not value: return
+    ctx.meta["keys"] = all_keys()
+    typer.echo(ctx.get_help())
+    raise typer.Exit
 
-MetadataFlag = Annotated[str, _flag("--metadata", help="Sample metadata, TSV.")]
+HELP_ALL = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_all_keys, show_default=False,
+                                        help="Show this message with every key, and exit.")]
 
-TreeFlag = Annotated[str, _flag("--tree", help="Newick tree of the ASVs, .nwk or .qza.")]
+def with_flags(
+    *names:str, # Keys of `FLAGS`
+)->Callable:    # Decorates a function that takes `words` and flags by name
+    "Give a function the command line of a recipe, overrides and these flags."
+    kinds = {"words": WORDS} | {o: flag(o) for o in names} | {"help_all": HELP_ALL}
+    kw = Parameter.KEYWORD_ONLY
+    taken = [Parameter(o, kw, default=_default(o), annotation=kind) for o, kind in kinds.items()]
+    def decorate(f):
+        f.__signature__, f.__annotations__ = Signature(taken), kinds
+        return f
+    return decorate
 
-SequencesFlag = Annotated[str, _flag("--sequences", help="Representative sequences (.fasta or .qza), when feature ids are not sequences.")]
-
-TargetFlag = Annotated[str, _flag("--target", help="Metadata column to predict, or several with commas between.")]
-
-GroupsFlag = Annotated[str, _flag("--groups", help="Metadata column whose groups (subject, household...) never straddle a split.")]
-
-# %% ../nbs/9_runs/80_train.ipynb #95ad18de
-IndependentFlag = Annotated[bool, _flag("--independent", help="Say that samples are independent, instead of naming groups.")]
-
-WhereFlag = Annotated[str, _flag("--where", help='Keep the samples for which this holds, e.g. "is_infant == 1".')]
-
-DepthFlag = Annotated[int, _flag("--depth", help="Rarefy every sample to this many reads.")]
-
-SeedFlag = Annotated[Optional[int], _flag("--seed", help="Everything random follows from it.")]
-
-ThreadsFlag = Annotated[Optional[int], _flag("--threads", help="CPU threads.")]
-
-DeviceFlag = Annotated[str, _flag("--device", help="auto, cpu, cuda or mps.")]
-
-OutFlag = Annotated[str, _flag("--out", help="Folder of the run.")]
-
-ResumeFlag = Annotated[bool, _flag("--resume", help="Go on where the run in --out stopped.")]
-
-# %% ../nbs/9_runs/80_train.ipynb #3853c4aa
-OverwriteFlag = Annotated[bool, _flag("--overwrite", help="Replace the run in --out.")]
-
-_SECTION = {"seed": "run", "threads": "run", "device": "run", "out": "run", "resume": "run", "overwrite": "run"}
+def _default(name): return False if name == "help_all" or name in FLAGS and FLAGS[name][1] is bool else None
 
 # %% ../nbs/9_runs/80_train.ipynb #775bd7b3
 def config_from_flags(
     words:list[str]|None=None, # [recipe] and overrides, as typed
-    **flags,                   # Values of the flags; empty ones say nothing
+    **flags, # Values by the names of `FLAGS`; None, "" and False mean that a flag is not given
 )->Config:
     "The configuration that a command line describes. Raises one `AamError` with every problem."
     words = list(words or [])
     recipe = words.pop(0) if words and "=" not in words[0] else None
-    loose = [w for w in words if "=" not in w]
-    if loose: raise AamError(f"'{loose[0]}' is neither a recipe nor section.key=value. A recipe comes first, and only one.")
-    given = {k: v for k, v in flags.items() if v not in ("", None, False) and not (k == "depth" and v == 0)}
-    return load_config(recipe, words, {f"{_SECTION.get(k, 'data')}.{k}": v for k, v in given.items()})
+    loose = [o for o in words if "=" not in o]
+    if loose:
+        raise AamError(f"'{loose[0]}' is neither a recipe nor section.key=value. "
+                       "There is one recipe, and it comes first.")
+    given = {FLAGS[k][0]: v for k, v in flags.items() if v not in ("", None) and v is not False}
+    return load_config(recipe, words, given)
+
+# %% ../nbs/9_runs/80_train.ipynb #5326f167
+class KeysCommand(TyperCommand):
+    "A command whose help ends with keys of the configuration."
+    def format_help(self, ctx, formatter):
+        super().format_help(ctx, formatter)
+        keys = ctx.meta.get("keys", FIRST)
+        more = "" if len(keys) > len(FIRST) else "; --help-all lists all of them"
+        formatter.write(f"\nKeys of the configuration, with their defaults{more}:\n\n{explained(keys)}\n")
 
 # %% ../nbs/9_runs/80_train.ipynb #413589c9
-def shown(command, config:Config):
-    "Run a command; show errors as sentences and leave with a status that scripts can read."
+def shown(
+    command:Callable, # Takes the configuration
+    config:Config,
+):                    # What the command returns
+    "Run a command; show errors as sentences and exit with a status that scripts can read."
     try: return command(config)
     except AamError as e:
-        print(f"error: {e}", file=sys.stderr); raise typer.Exit(2) from None
+        print(f"error: {e}", file=sys.stderr)
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        print(f"\nstopped. The last checkpoint stands in {config.run.out}; the same command with --resume goes on from it.", file=sys.stderr)
+        print(f"\nstopped. The last checkpoint is in {config.run.out}; "
+              "the same command with --resume continues from it.", file=sys.stderr)
         raise typer.Exit(130) from None
 
-def described(words, flags)->Config:
-    "The configuration, or its problems as a sentence."
-    try: return config_from_flags(words, **flags)
-    except AamError as e:
-        print(f"error: {e}", file=sys.stderr); raise typer.Exit(2) from None
+# %% ../nbs/9_runs/80_train.ipynb #8544de55
+def described(
+    given:dict[str,Any], # `words` and the values of flags, as typer gives them
+)->Config:
+    "The configuration of a command line; its problems are shown as sentences."
+    flags = {k: v for k, v in given.items() if k != "help_all"}
+    return shown(lambda config: config_from_flags(**flags), Config())
 
 # %% ../nbs/9_runs/80_train.ipynb #9d9a06b4
-def train(words:Words=None, table:TableFlag="", metadata:MetadataFlag="", tree:TreeFlag="", sequences:SequencesFlag="", target:TargetFlag="",
-          groups:GroupsFlag="", independent:IndependentFlag=False, where:WhereFlag="", depth:DepthFlag=0, seed:SeedFlag=None,
-          threads:ThreadsFlag=None, device:DeviceFlag="", out:OutFlag="", resume:ResumeFlag=False, overwrite:OverwriteFlag=False):
-    "Pretrain and fine-tune on one split: a bundle, predictions of the held-out samples, and scores beside baselines."
-    flags = dict(locals()); config = described(flags.pop("words"), flags)
-    from aam_nb.runs.train import train_run # after the flags are understood: it imports torch
+TRAINING = ("table", "metadata", "tree", "sequences", "target", "groups", "independent", "where", "depth",
+            "seed", "threads", "device", "out", "resume", "overwrite")
+
+@with_flags(*TRAINING)
+def train(**given):
+    "Pretrain and fine-tune on one split; writes a bundle, and predictions and scores of held-out samples."
+    config = described(given)
+    from aam_nb.runs.train import train_run
     shown(train_run, config)
 
 def main():
     "The command of `accelerate launch -m aam_nb.train`."
-    typer.run(train)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(cls=KeysCommand)(train)
+    app()
 
 # %% ../nbs/9_runs/80_train.ipynb #32bfecd6
 if __name__ == "__main__": main()

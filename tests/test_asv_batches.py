@@ -40,7 +40,8 @@ def test_without_a_tree_there_are_no_distances():
 
 def test_validation_parts_cover_every_asv_once_and_stay():
     view = View(seed=5, patch=3, mask=.15)
-    source, again = PlainAsvBatches(STORE, np.arange(40)[::-1], view, batch=13), PlainAsvBatches(STORE, view=view, batch=13)
+    source = PlainAsvBatches(STORE, np.arange(40)[::-1], view, batch=13)
+    again = PlainAsvBatches(STORE, view=view, batch=13)
     assert sorted(sum((o.rows.tolist() for o in source), [])) == list(range(40))
     assert [len(o.rows) for o in source] == [10]*4 and len(source) == 4
     for i, o in enumerate(source): assert same(o, again[i])

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from small_batches import CATEGORY, CORPUS, DATA, NUMBER, STORE, THIRD, WEIGHT, made, reads_of, with_covariates
+from small_batches import (
+    CATEGORY, CORPUS, DATA, NUMBER, STORE, THIRD, WEIGHT, made, reads_of, with_covariates)
 
 from aam_nb.batches.build import build_store
 from aam_nb.batches.collate import Signs, collate, known_places
@@ -37,7 +38,8 @@ def by_loops(counts, rows):
 @given(st.lists(st.integers(0, 10), min_size=1, max_size=8))
 def test_the_ragged_layout_equals_a_plain_loop(rows):
     known = np.where(np.arange(40) % 3 > 0, np.arange(40)[::-1] + 5, -1)
-    batch, identity = collate([DATA[i] for i in rows], STORE, View(identity=8, known=known), key=5), STORE.identity(8)
+    identity, view = STORE.identity(8), View(identity=8, known=known)
+    batch = collate([DATA[i] for i in rows], STORE, view, key=5)
     distinct, asv, reads, offsets = by_loops(STORE.counts().toarray(), rows)
     assert batch.rows.tolist() == distinct and batch.asv.tolist() == asv
     assert batch.counts.tolist() == reads and batch.offsets.tolist() == offsets
@@ -47,7 +49,8 @@ def test_the_ragged_layout_equals_a_plain_loop(rows):
     assert batch.index.tolist() == rows and batch.target.tolist() == [[2*r, 2*r + 1] for r in rows]
     assert batch.size == len(rows) and batch.key == 5 and batch.distance is None and batch.masked is None
     assert batch.sample.tolist() == np.repeat(np.arange(len(rows)), np.diff(offsets)).tolist()
-    types = dict(tokens=torch.uint8, rows=torch.int64, identity=torch.float32, asv=torch.int64, counts=torch.float32,
+    types = dict(tokens=torch.uint8, rows=torch.int64, identity=torch.float32, asv=torch.int64,
+                 counts=torch.float32,
                  offsets=torch.int64, index=torch.int64, target=torch.float32)
     assert {k: getattr(batch, k).dtype for k in types} == types
 
@@ -71,7 +74,8 @@ def test_targets_may_be_absent_one_column_or_missing():
 def test_weights_and_covariates_stand_in_the_batch_in_the_order_of_the_samples():
     rows = [7, 2, 7]
     batch = collate([with_covariates()[i] for i in rows], STORE)
-    wanted = dict(weight=(WEIGHT, torch.float32), category=(CATEGORY, torch.int64), number=(NUMBER, torch.float32))
+    wanted = dict(weight=(WEIGHT, torch.float32), category=(CATEGORY, torch.int64),
+                  number=(NUMBER, torch.float32))
     for name, (values, dtype) in wanted.items():
         found = getattr(batch, name)
         assert found.dtype == dtype and np.allclose(found.numpy(), values[rows])
@@ -90,8 +94,10 @@ def test_places_among_known_keys(keys, known):
 
 def test_names_are_made_for_the_asvs_that_are_met():
     signs, rows = Signs(STORE, 24), np.array([3, 17, 30])
-    assert (signs[rows] == STORE.identity(24)[rows]).all() and np.flatnonzero(signs.made).tolist() == [3, 17, 30]
-    assert (signs[np.arange(40)] == STORE.identity(24)).all() and not pickle.loads(pickle.dumps(signs)).made.any()
+    assert (signs[rows] == STORE.identity(24)[rows]).all()
+    assert np.flatnonzero(signs.made).tolist() == [3, 17, 30]
+    assert (signs[np.arange(40)] == STORE.identity(24)).all()
+    assert not pickle.loads(pickle.dumps(signs)).made.any()
     with pytest.raises(AamError, match="identity width is 12"): Signs(STORE, 12)
 
 
@@ -107,7 +113,8 @@ def test_the_distance_equals_scikit_bio():
     batch = SampleBatches(SampleDataset(STORE, [0, 1, 2, 4, 5]), view, batch=5, steps=1)[0]
     tree = skbio.TreeNode.read(StringIO(newick(STORE.tree)))
     dense, has = reads_of(batch).astype(int), STORE.tip >= 0
-    wanted = skbio.diversity.beta_diversity("unweighted_unifrac", dense[:, has], taxa=STORE.tree.tips[STORE.tip[has]],
+    taxa = STORE.tree.tips[STORE.tip[has]]
+    wanted = skbio.diversity.beta_diversity("unweighted_unifrac", dense[:, has], taxa=taxa,
                                             tree=tree, validate=False)
     assert np.allclose(batch.distance[0].numpy(), wanted.data, atol=1e-6)
 
@@ -123,10 +130,13 @@ def test_without_a_tree_there_are_no_distances_along_it():
 
 def test_several_distances_are_those_of_each_metric_alone():
     names, augment = ("unweighted", "aitchison", "faith_pd", "generalized"), AugmentConfig(rarefy=1.)
-    def source(*names): return SampleBatches(DATA, View(seed=7, augment=augment, metrics=names, alpha=.3), batch=6, steps=3)
+    def source(*names):
+        view = View(seed=7, augment=augment, metrics=names, alpha=.3)
+        return SampleBatches(DATA, view, batch=6, steps=3)
     for step, batch in enumerate(source(*names)):
         assert batch.distance.shape == (4, 6, 6) and batch.distance.dtype == torch.float32
-        for name, one in zip(names, batch.distance, strict=True): assert torch.equal(one, source(name)[step].distance[0])
+        for name, one in zip(names, batch.distance, strict=True):
+            assert torch.equal(one, source(name)[step].distance[0])
         counts = sparse.csr_matrix(reads_of(batch))
         far = faith_pd(counts, STORE.tree, STORE.tip)
         assert np.allclose(batch.distance[1].numpy(), aitchison(counts), atol=1e-4)
@@ -159,7 +169,8 @@ def test_distances_in_a_corpus_are_those_within_each_study():
 def test_distances_of_reads_need_no_tree(metric):
     samples = [SampleDataset(CORPUS)[i] for i in (0, 29, 12, 30, 2)]
     found, at = collate(samples, CORPUS, View(metrics=(metric,))).distance, [1, 3]
-    wanted = sample_distances(THIRD.counts([1, 2]), metric) # Over all ASVs of the study, also those that the batch lacks
+    # Over all ASVs of the study, also those that the batch lacks
+    wanted = sample_distances(THIRD.counts([1, 2]), metric)
     assert np.allclose(found[0][at][:, at].numpy(), wanted, atol=1e-5) and wanted[0, 1] > 0
     assert found.isnan().sum() == 25 - 4 - 4 - 1
 
@@ -171,7 +182,8 @@ def test_a_real_study_comes_out_as_it_went_in(data_dir):
     folder = data_dir/"tiny_ecam60"
     study = make_study(read_table(folder/"table.biom"), tree=read_tree(folder/"tree.nwk"))
     batch = PlainBatches(SampleDataset(build_store(study)), View(metrics=("unweighted",)), batch=60)[0]
-    reads = sparse.csr_matrix((batch.counts.numpy(), batch.asv.numpy(), batch.offsets.numpy()), shape=(60, 356))
+    arrays = batch.counts.numpy(), batch.asv.numpy(), batch.offsets.numpy()
+    reads = sparse.csr_matrix(arrays, shape=(60, 356))
     assert (reads != study.table.counts[:, np.argsort(study.table.sequences)]).nnz == 0
     lines = [o.split("\t") for o in (folder/"unweighted_unifrac.tsv").read_text().splitlines()]
     order = [lines[0].index(o) - 1 for o in study.ids]

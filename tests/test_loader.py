@@ -65,11 +65,14 @@ def test_a_store_in_a_folder_is_not_copied_into_a_worker(tmp_path):
     letters = np.array(list("ACGT"))[rng.integers(0, 4, (n, 60))]
     counts = sparse.random(3000, n, .01, random_state=0, format="csr", dtype=np.float64)
     counts.data[:] = rng.integers(1, 9, counts.nnz)
-    table = Table(counts=counts.astype(np.int32), sample_ids=strings(range(3000)), sequences=strings(["".join(o) for o in letters]))
+    sequences = strings(["".join(o) for o in letters])
+    table = Table(counts=counts.astype(np.int32), sample_ids=strings(range(3000)), sequences=sequences)
     store = build_store(Study(table=table), tmp_path/"store")
-    source = SampleBatches(SampleDataset(store), View(augment=AugmentConfig(), identity=64), batch=32, steps=10)
+    view = View(augment=AugmentConfig(), identity=64)
+    source = SampleBatches(SampleDataset(store), view, batch=32, steps=10)
     assert source[0].size == 32
-    assert len(pickle.dumps(source)) < 200_000 # Rows, order and targets; the store itself is 2 MB, and its names 4,000 x 64
+    # Rows, order and targets; the store itself is 2 MB, and its names 4,000 x 64
+    assert len(pickle.dumps(source)) < 200_000
     assert turns(3000, 32, 3)[1][0] == 96
 
 
@@ -91,7 +94,8 @@ if __name__ == "__main__":
     assert len(found) == 4 and all(same(o, source[i + 1]) for i, o in enumerate(found))
     print("same")
 """)
-    done = subprocess.run([sys.executable, tmp_path/"program.py"], capture_output=True, text=True, timeout=240, env=environment())
+    done = subprocess.run([sys.executable, tmp_path/"program.py"], capture_output=True, text=True,
+                          timeout=240, env=environment())
     assert done.stdout.strip() == "same", done.stderr
 
 
@@ -127,7 +131,9 @@ def start(tmp_path, folders, out, begin=0, rank=0, world=1, workers=0, pause=0.)
     return subprocess.Popen([sys.executable, program, words], env=environment())
 
 
-def line(b): return [b.index.tolist(), digest(*(getattr(b, k).numpy() for k in ("tokens", "counts", "masked", "identity")))]
+def line(b):
+    arrays = [getattr(b, k).numpy() for k in ("tokens", "counts", "masked", "identity")]
+    return [b.index.tolist(), digest(*arrays)]
 
 
 def lines(path): return [json.loads(o) for o in path.read_text().splitlines()] if path.exists() else []

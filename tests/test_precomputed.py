@@ -122,8 +122,8 @@ def test_bounded(tmp_path):
 
 @pytest.mark.parametrize("kind", ["h5", "npy", "npz", "tsv"])
 @pytest.mark.parametrize("i, j, value, says", [
-    (0, 2, np.nan, "from 's.*' to 's.*' it is nan"), (0, 2, np.inf, "it is inf"), (0, 2, 1e39, "it is inf"), (0, 2, -.5, "it is -0.5; wanted a finite"),
-    (1, 1, .5, "is 0.5 away from itself"), (0, 2, .9999, "and back")])
+    (0, 2, np.nan, "from 's.*' to 's.*' it is nan"), (0, 2, np.inf, "it is inf"), (0, 2, 1e39, "it is inf"), (0, 2, -.5, "it is -0.5; wanted a number"),
+    (1, 1, .5, "to itself is 0.5"), (0, 2, .9999, "and back")])
 def test_what_is_no_distance(tmp_path, kind, i, j, value, says):
     matrix, ids = random_distances(4); good = write(tmp_path, kind, matrix, ids); matrix[i, j] = value
     if kind == "h5":
@@ -141,18 +141,18 @@ def test_small_rounding_is_no_error(tmp_path):
 
 def test_missing_samples_are_named(tmp_path):
     matrix, ids = random_distances(5); found = read_distances(write(tmp_path, "h5", matrix, ids))
-    with pytest.raises(AamError, match=r"d.h5 has no distances of 2 of 3 samples \(first: 'a', 'b'\)"): found.align(["a", ids[0], "b"])
-    with pytest.raises(AamError, match="no distances of 1 of 1"): found.between(["a"])
+    with pytest.raises(AamError, match=r"d.h5 has no distances for 2 of 3 samples \(first: 'a', 'b'\)"): found.align(["a", ids[0], "b"])
+    with pytest.raises(AamError, match="no distances for 1 of 1"): found.between(["a"])
 
 
 TEXTS = {
-    "empty.tsv": ("holds nothing at all", b""), "a.tsv": ("no line of ids", b"a,b\n1,2\n"), "b.tsv": ("2 columns and 1 rows", b"\ta\tb\na\t0\t1\n"),
-    "c.tsv": ("no line of ids", b"# x\n\n"), "d.tsv": ("the row of 'b' stands where that of 'a'", b"\ta\tb\nb\t0\t1\na\t1\t0\n"),
+    "empty.tsv": ("holds nothing at all", b""), "a.tsv": ("not begin with a line of ids", b"a,b\n1,2\n"), "b.tsv": ("2 columns and 1 rows", b"\ta\tb\na\t0\t1\n"),
+    "c.tsv": ("not begin with a line of ids", b"# x\n\n"), "d.tsv": ("the row of 'b' is where that of 'a'", b"\ta\tb\nb\t0\t1\na\t1\t0\n"),
     "e.tsv": ("row of 'b' has 1 numbers for 2", b"\ta\tb\na\t0\t1\nb\t1\n"), "f.tsv": (r"occur more than once \('a'\)", b"\ta\ta\na\t0\t1\na\t1\t0\n"),
     "g.tsv": ("number 2 has no id", b"\ta\t\na\t0\t1\n\t1\t0\n"), "h.tsv": ("JSON", b"{}"), "i.tsv": ("Newick", b"(a,b);"),
     "j.tsv": ("UTF-16", "\ta".encode("utf-16")), "k.bin": ("no kind known", b"\1\0\2"), "m.tsv": ("utf-8", b"\t\xff\n\xff\t0\n"),
     "l.tsv": ("named '.tsv' but holds HDF5", b"\x89HDF\r\n\x1a\n"), "e.h5": ("named '.h5' but holds plain text", b"text"),
-    "f.h5": ("cannot be read", b"\x89HDF\r\n\x1a\n"), "e.npz": ("no line of ids", b"text"), "b.npy": ("cannot be read", b"\x93NUMPY\1\0")}
+    "f.h5": ("cannot be read", b"\x89HDF\r\n\x1a\n"), "e.npz": ("not begin with a line of ids", b"text"), "b.npy": ("cannot be read", b"\x93NUMPY\1\0")}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -164,10 +164,10 @@ def test_foreign_bytes(tmp_path, name):
 ZEROS, OBJECTS = np.zeros((3, 3)), np.array(["a", None, "b"], object)
 ARRAYS = [
     ("h5", "no dataset 'order'", dict(matrix=ZEROS)), ("h5", "no dataset 'matrix'", dict(order=[b"a"])),
-    ("h5", "2 ids stand beside", dict(order=[b"a", b"b"], matrix=ZEROS)), ("h5", "3 ids stand beside", dict(order=[b"a", b"b", b"c"], matrix=[[b"x"]*3]*3)),
-    ("npz", "it has the arrays 'x'", dict(x=ZEROS)), ("npz", "ids have the shape", dict(matrix=ZEROS, ids=ZEROS)),
-    ("npz", "cannot be read", dict(matrix=ZEROS, ids=OBJECTS)), ("npz", "2 ids stand beside", dict(matrix=ZEROS, ids=["a", "b"])),
-    ("npy", r"there is no file .*a.ids.txt", dict(matrix=ZEROS)), ("npy", "2 ids stand beside", dict(matrix=ZEROS, ids="x\ny\n")),
+    ("h5", "it has 2 ids, and an array", dict(order=[b"a", b"b"], matrix=ZEROS)), ("h5", "it has 3 ids, and an array", dict(order=[b"a", b"b", b"c"], matrix=[[b"x"]*3]*3)),
+    ("npz", "its arrays are 'x'", dict(x=ZEROS)), ("npz", "ids have the shape", dict(matrix=ZEROS, ids=ZEROS)),
+    ("npz", "cannot be read", dict(matrix=ZEROS, ids=OBJECTS)), ("npz", "it has 2 ids, and an array", dict(matrix=ZEROS, ids=["a", "b"])),
+    ("npy", r"there is no file .*a.ids.txt", dict(matrix=ZEROS)), ("npy", "it has 2 ids, and an array", dict(matrix=ZEROS, ids="x\ny\n")),
     ("npy", "cannot be read", dict(matrix=OBJECTS, ids="x\ny\n"))]
 
 

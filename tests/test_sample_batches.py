@@ -1,4 +1,4 @@
-"Batches of samples: pure functions of the step, every sample once an epoch, draws by sequence, plain batches for looking."
+"Batches of samples: pure functions of the step, whole epochs, draws by sequence, plain batches."
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from small_batches import (
-    ALL, CATEGORY, CORPUS, DATA, FULL, NUMBER, PLAIN, STORE, VARIED, WEIGHT, check_parts, made, reads_of, rows_of, same,
+    ALL, CATEGORY, CORPUS, DATA, FULL, NUMBER, PLAIN, STORE, VARIED, WEIGHT, check_parts, made, reads_of,
+    rows_of, same,
     shared, with_covariates)
 
 from aam_nb.batches.asv_batches import AsvBatches, PlainAsvBatches
@@ -49,7 +50,8 @@ def test_a_batch_is_a_function_of_the_step_alone():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 15), st.integers(0, 5))
 def test_every_epoch_passes_each_sample_once(n, batch, seed):
-    source = SampleBatches(SampleDataset(STORE, np.arange(n) if n < 12 else None), View(seed=seed), batch=batch, steps=40)
+    data = SampleDataset(STORE, np.arange(n) if n < 12 else None)
+    source = SampleBatches(data, View(seed=seed), batch=batch, steps=40)
     n, index = len(source.dataset), []
     for step in range(40): index += source[step].index.tolist()
     assert all(source[step].size == min(batch, n) for step in (0, 17, 39))
@@ -84,7 +86,7 @@ def test_a_view_changes_with_the_epoch_and_not_with_the_place_in_the_batch():
 
 
 def test_new_choices_left_alone_leave_every_draw_as_it_was():
-    "The digest of what was drawn before there were these choices. A failure after an upgrade of numpy may be its streams'."
+    "The digest of what was drawn before these choices. Where it fails, numpy's streams may differ."
     names = ("index", "rows", "asv", "counts", "offsets", "identity", "masked")
     plain, parts = SampleBatches(DATA, replace(FULL, metrics=()), batch=4, steps=9), []
     for b in plain: parts += [getattr(b, k).numpy() for k in names]
@@ -92,20 +94,23 @@ def test_new_choices_left_alone_leave_every_draw_as_it_was():
     chosen = with_covariates(limit=100, select="random")
     more = SampleBatches(chosen, replace(FULL, hide=.2, known=np.arange(40)), batch=4, steps=9)
     new = dict.fromkeys(("weight", "category", "number", "hidden", "place"))
-    for step in (0, 5): assert same(replace(more[step], **new), SampleBatches(DATA, FULL, batch=4, steps=9)[step])
+    for step in (0, 5):
+        assert same(replace(more[step], **new), SampleBatches(DATA, FULL, batch=4, steps=9)[step])
 
 
 @pytest.mark.parametrize("temperature", [1., 3.])
 def test_each_batch_is_of_one_study_and_each_study_has_whole_epochs(temperature):
     rows = np.flatnonzero(np.arange(35) % 5 > 0)
-    source = SampleBatches(SampleDataset(CORPUS, rows), View(seed=7), batch=4, steps=300, temperature=temperature)
+    data, how = SampleDataset(CORPUS, rows), dict(batch=4, steps=300, temperature=temperature)
+    source = SampleBatches(data, View(seed=7), **how)
     drawn = {0: [], 1: [], 2: []}
     for step in range(300):
         index = [source.dataset.rows[i] for _, i in source.places(step)]
         k, = set(np.searchsorted([11, 28], index, side="right"))
         drawn[int(k)] += index
     for k, own in enumerate(np.split(rows, np.searchsorted(rows, [11, 28]))):
-        for e in range(len(drawn[k])//len(own)): assert sorted(drawn[k][e*len(own):(e + 1)*len(own)]) == own.tolist()
+        for e in range(len(drawn[k])//len(own)):
+            assert sorted(drawn[k][e*len(own):(e + 1)*len(own)]) == own.tolist()
     sizes = np.array([len(o) for o in source.studies])**(1/temperature)
     found = np.array([len(drawn[k]) for k in range(3)])/1200
     assert np.allclose(found, sizes/sizes.sum(), atol=.09) # Standard deviation below .03
@@ -113,7 +118,8 @@ def test_each_batch_is_of_one_study_and_each_study_has_whole_epochs(temperature)
 
 def test_a_corpus_of_one_study_gives_the_batches_of_the_study():
     alone = Corpus([STORE])
-    corpus, study = (SampleBatches(o, ALL, batch=4, steps=6) for o in (SampleDataset(alone, target=DATA.target), DATA))
+    both = SampleDataset(alone, target=DATA.target), DATA
+    corpus, study = (SampleBatches(o, ALL, batch=4, steps=6) for o in both)
     assert all(same(a, b) for a, b in zip(corpus, study, strict=True))
     for make in (lambda o: AsvBatches(o, batch=9, steps=3), lambda o: PlainAsvBatches(o, batch=9)):
         assert all(same(a, b) for a, b in zip(make(alone), make(STORE), strict=True))
@@ -127,8 +133,10 @@ def test_distances_are_those_of_the_very_counts_in_the_batch(metric):
     source = SampleBatches(DATA, View(seed=3, augment=augment, metrics=(metric,), alpha=.4), batch=6, steps=4)
     for step, batch in enumerate(source):
         table = reads_of(batch)
-        drawn = [augment_sample(DATA[source.order(e)[i]], augment, 3, e) for e, i in zip(*turns(11, 6, step), strict=True)]
-        for j, o in enumerate(drawn): assert table[j, o.asv].tolist() == o.counts.tolist() and table[j].sum() == o.counts.sum()
+        places = zip(*turns(11, 6, step), strict=True)
+        drawn = [augment_sample(DATA[source.order(e)[i]], augment, 3, e) for e, i in places]
+        for j, o in enumerate(drawn):
+            assert table[j, o.asv].tolist() == o.counts.tolist() and table[j].sum() == o.counts.sum()
         wanted = unifrac(sparse.csr_matrix(table), STORE.tree, STORE.tip, metric, .4)
         assert np.allclose(batch.distance[0].numpy(), wanted, atol=1e-6, equal_nan=True)
         as_stored = unifrac(STORE.counts(batch.index.numpy()), STORE.tree, STORE.tip, metric, .4)
@@ -151,14 +159,17 @@ def test_distances_made_elsewhere_are_those_of_the_samples_in_the_batch(tmp_path
     distances = read_distances(tmp_path/"far.npz").align(STORE.sample_ids)
     at = {o: i for i, o in enumerate(ids)}
     own = np.array([at[o] for o in STORE.sample_ids])
-    view, wanted = View(seed=7, augment=PLAIN, metrics=("precomputed",), distances=distances), far[np.ix_(own, own)]
-    source, plain = SampleBatches(DATA, view, batch=8, steps=6), PlainBatches(DATA, replace(view, seed=0), batch=4)
+    view = View(seed=7, augment=PLAIN, metrics=("precomputed",), distances=distances)
+    wanted = far[np.ix_(own, own)]
+    source = SampleBatches(DATA, view, batch=8, steps=6)
+    plain = PlainBatches(DATA, replace(view, seed=0), batch=4)
     assert len({i for o in source.places(1) for i in o[1:]}) < 8 # One twice
     for o in (*source, *plain, *loader(source, workers=1)):
         index = o.index.numpy()
         assert np.allclose(o.distance[0].numpy(), wanted[np.ix_(index, index)], atol=1e-6)
         assert o.distance.dtype == torch.float32
-    for step in range(6): check_parts(source[step], [o[step] for o in shared(2, DATA, view, batch=8, steps=6)])
+    parts = shared(2, DATA, view, batch=8, steps=6)
+    for step in range(6): check_parts(source[step], [o[step] for o in parts])
 
 
 # Draws by sequence
@@ -196,7 +207,8 @@ def test_the_second_view_hides_whole_patches_and_leaves_the_first_alone():
         hidden = batch.masked == MASK
         assert torch.equal(batch.masked[~hidden], batch.tokens[~hidden])
         patches = hidden[:, :12].reshape(-1, 4, 3) # 14 bases: the last two fill no patch
-        assert (patches.all(2) == patches.any(2)).all() and patches.any(2).any(1).all() and not hidden[:, 12:].any()
+        assert (patches.all(2) == patches.any(2)).all() and patches.any(2).any(1).all()
+        assert not hidden[:, 12:].any()
     steps = [SampleBatches(DATA, FULL, batch=11, steps=2)[i].masked for i in (0, 1)]
     assert steps[0].shape != steps[1].shape or not torch.equal(*steps)
 
@@ -272,9 +284,11 @@ def test_mixed_reads_mix_the_targets_in_the_loss_and_nothing_twice():
     from aam_nb.training.objectives import SampleObjective
     torch.manual_seed(0)
     data, age = SampleDataset(STORE, target=np.arange(11.)), Column(name="age", task="regression")
-    def first(augment): return SampleBatches(data, View(seed=7, augment=augment, identity=16), batch=6, steps=1)[0]
+    def first(augment):
+        return SampleBatches(data, View(seed=7, augment=augment, identity=16), batch=6, steps=1)[0]
     batch, pooled = first(AugmentConfig(mix="reads")), first(AugmentConfig())
-    config = ModelConfig(width=16, identity=16, patch=7, sample_width=16, head_width=8, dropout=0., head_dropout=0.)
+    config = ModelConfig(width=16, identity=16, patch=7, sample_width=16, head_width=8, dropout=0.,
+                         head_dropout=0.)
     model = AamModel(config, 14, columns=(age,))
     found = SampleObjective(model, LossConfig(), mixup=.4).train_step(batch)["target"]
     out, share, own = model(batch).target[:, 0], batch.share, batch.target[:, 0]
@@ -301,7 +315,8 @@ def test_hidden_bases_of_plain_batches_do_not_depend_on_the_batch():
     found = {}
     for size in (2, 5):
         for b in PlainBatches(DATA, View(mask=.3, patch=3), batch=size):
-            for r, m in zip(b.rows.tolist(), b.masked.tolist(), strict=True): assert found.setdefault(r, m) == m
+            for r, m in zip(b.rows.tolist(), b.masked.tolist(), strict=True):
+                assert found.setdefault(r, m) == m
 
 
 # Nothing is read whole
@@ -311,9 +326,11 @@ def test_batches_ask_for_no_text_and_no_table_of_the_whole_store(monkeypatch):
     fresh = build_store(made())
     rows = asvs_in(fresh, range(11))
     known = known_places(fresh.keys, np.sort(fresh.keys[::2]))
-    for name in ("sample_ids", "sequences", "tree", "depths"): monkeypatch.setattr(Store, name, property(refuse))
+    for name in ("sample_ids", "sequences", "tree", "depths"):
+        monkeypatch.setattr(Store, name, property(refuse))
     for name in ("identity", "counts", "study"): monkeypatch.setattr(Store, name, refuse)
     data, looking = SampleDataset(fresh), View(identity=16, metrics=("unweighted",), hide=.3)
-    sources = (SampleBatches(data, replace(ALL, known=known, hide=.3), batch=4, steps=6), PlainBatches(data, looking, batch=4),
+    training = replace(ALL, known=known, hide=.3)
+    sources = (SampleBatches(data, training, batch=4, steps=6), PlainBatches(data, looking, batch=4),
                AsvBatches(fresh, rows, batch=9, steps=4), PlainAsvBatches(fresh, rows))
     for source in sources: assert len(list(source))

@@ -17,7 +17,8 @@ def test_rows_are_chosen_by_number_or_mask_and_checked():
     for rows in ([11], [-1, 2]):
         with pytest.raises(AamError, match="the store has 11 samples"): SampleDataset(STORE, rows)
     with pytest.raises(AamError, match="10 targets for 11 samples"): SampleDataset(STORE, target=np.zeros(10))
-    with pytest.raises(AamError, match="no samples to train on"): SampleBatches(SampleDataset(STORE, []), batch=4, steps=1)
+    with pytest.raises(AamError, match="no samples to train on"):
+        SampleBatches(SampleDataset(STORE, []), batch=4, steps=1)
 
 
 def test_categories_and_numbers_come_together():
@@ -28,8 +29,10 @@ def test_categories_and_numbers_come_together():
 
 
 def test_arrays_of_another_length_are_refused():
-    with pytest.raises(AamError, match="10 categories for 11 samples"): SampleDataset(STORE, covariates=(CATEGORY[:10], NUMBER))
-    with pytest.raises(AamError, match="10 numbers for 11 samples"): SampleDataset(STORE, covariates=(CATEGORY, NUMBER[:10]))
+    with pytest.raises(AamError, match="10 categories for 11 samples"):
+        SampleDataset(STORE, covariates=(CATEGORY[:10], NUMBER))
+    with pytest.raises(AamError, match="10 numbers for 11 samples"):
+        SampleDataset(STORE, covariates=(CATEGORY, NUMBER[:10]))
     with pytest.raises(AamError, match="10 weights for 11 samples"):
         SampleDataset(STORE, target=DATA.target, weight=WEIGHT[:10])
     with pytest.raises(AamError, match="weights have 2 columns, but the targets have 1"):
@@ -51,8 +54,10 @@ def test_a_selection_is_kept_in_training_and_for_looking():
     data, whole = SampleDataset(STORE, limit=4, select="random", seed=5), SampleDataset(STORE)
     source = SampleBatches(data, View(seed=7, augment=PLAIN), batch=4, steps=9)
     for step, batch in enumerate(source):
-        for j, (e, i) in enumerate(source.places(step)): assert rows_of(batch, j)[0] == data.look(i, e).asv.tolist()
-    most, again = PlainBatches(SampleDataset(STORE, limit=4), batch=11)[0], PlainBatches(data.in_turn(2), batch=11)[0]
+        for j, (e, i) in enumerate(source.places(step)):
+            assert rows_of(batch, j)[0] == data.look(i, e).asv.tolist()
+    most = PlainBatches(SampleDataset(STORE, limit=4), batch=11)[0]
+    again = PlainBatches(data.in_turn(2), batch=11)[0]
     for j in range(11):
         assert sorted(rows_of(most, j)[1]) == sorted(whole[j].counts.tolist())[-4:]
         assert rows_of(again, j)[0] == data.look(j, 2).asv.tolist()
@@ -60,4 +65,5 @@ def test_a_selection_is_kept_in_training_and_for_looking():
 
 def test_the_asvs_of_some_samples():
     counts = STORE.counts().toarray()
-    for rows in ([0], [2, 5, 3], [3], []): assert asvs_in(STORE, rows).tolist() == np.flatnonzero(counts[rows].sum(0)).tolist()
+    for rows in ([0], [2, 5, 3], [3], []):
+        assert asvs_in(STORE, rows).tolist() == np.flatnonzero(counts[rows].sum(0)).tolist()

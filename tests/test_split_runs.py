@@ -125,7 +125,7 @@ def test_what_a_list_misses_and_what_it_names_beyond_is_said(files, tmp_path):
 
 @pytest.mark.parametrize("work", [train_run, evaluate_run])
 @pytest.mark.parametrize("data,message", [
-    (dict(leave_out="site"), "groups stand in more than one value that is left out .first: 'P"),
+    (dict(leave_out="site"), "value that is left out: . of 12 .first: 'P"),
     (dict(split="site"), "The split says 'gut', 'mouth', 'skin'"),
     (dict(split="nowhere.tsv"), "neither a column of the metadata nor a file"),
     (dict(leave_out="clinics"), "no column 'clinics' .data.leave_out.*Did you mean 'clinic'"),
@@ -139,7 +139,7 @@ def test_listed_groups_that_straddle_and_fixed_folds_that_repeat(files, tmp_path
     m = metadata(files); part = m.part.where(m.index != m.index[m.part == "train"][0], "test"); part.to_csv(tmp_path/"p.tsv", sep="\t")
     torn = m.subject[m.index[m.part == "train"][0]]
     for work in (train_run, evaluate_run):
-        with pytest.raises(AamError, match=f"1 of 12 groups stand in more than one part of the split .first: '{torn}: test, train'"):
+        with pytest.raises(AamError, match=f"part of the split: 1 of 12 .first: '{torn}: test, train'"):
             work(config(files, tmp_path/"run", dict(split=str(tmp_path/"p.tsv"))), say=quiet)
     for data, who in ((dict(leave_out="clinic"), "data.leave_out"), (dict(split="fold"), "data.split")):
         with pytest.raises(AamError, match=f"run.repeats is 2, but {who}"): evaluate_run(config(files, tmp_path/"run", data, run=dict(repeats=2)), say=quiet)

@@ -386,10 +386,10 @@ def test_folds_lose_what_cannot_be_scored(study):
 
 def test_folds_that_leak_are_refused(study):
     y, g, ids = column(study, "age"), column(study, "subject"), study.ids
-    with pytest.raises(AamError, match="groups stand on both sides of fold 2"):
+    with pytest.raises(AamError, match="Groups on both sides of fold 2"):
         evaluate(study, y, groups=g, folds=[(ids[g == "P00"], ids[g == "P01"]), (ids[:41], ids[41:])])
-    with pytest.raises(AamError, match="1 samples stand on both sides of fold 1"): evaluate(study, y, folds=[(ids[:41], ids[40:])])
-    with pytest.raises(AamError, match="0 samples to train"): evaluate(study, y, folds=[([], ids)])
+    with pytest.raises(AamError, match="Samples on both sides of fold 1: 1"): evaluate(study, y, folds=[(ids[:41], ids[40:])])
+    with pytest.raises(AamError, match="samples to train: 0"): evaluate(study, y, folds=[([], ids)])
     with pytest.raises(AamError, match="no fold"): evaluate(study, y, folds=[])
 
 

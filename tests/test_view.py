@@ -17,13 +17,15 @@ def test_precomputed_distances_must_be_there_and_fit_the_store(tmp_path):
     np.savez(tmp_path/"far.npz", matrix=np.zeros((12, 12)), ids=ids)
     with pytest.raises(AamError, match="no distances are given"): View(metrics=("unweighted", "precomputed"))
     far = View(metrics=("precomputed",), distances=read_distances(tmp_path/"far.npz"))
-    for make in (lambda: PlainBatches(DATA, far, batch=8), lambda: SampleBatches(DATA, far, batch=8, steps=6)):
-        with pytest.raises(AamError, match="between 12 samples, but the store has 11"): make()
+    for make in (PlainBatches, lambda *o, **how: SampleBatches(*o, **how, steps=6)):
+        with pytest.raises(AamError, match="between 12 samples, but the store has 11"):
+            make(DATA, far, batch=8)
 
 
 def test_a_view_is_frozen_and_takes_samples_as_stored_unless_told():
     with pytest.raises(FrozenInstanceError): FULL.mask = .5
-    assert not any(getattr(AS_STORED, o.name) for o in fields(View) if o.name not in ("patch", "span", "alpha"))
+    kept = ("patch", "span", "alpha")
+    assert not any(getattr(AS_STORED, o.name) for o in fields(View) if o.name not in kept)
     assert replace(FULL, mask=0.).augment is FULL.augment
 
 

@@ -113,9 +113,10 @@ def _sorted_counts(counts, order:np.ndarray)->dict[str,np.ndarray]:
     counts = counts.tocsr()[:, order].tocsr()
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    kinds = dict(indptr=(counts.indptr, np.int64), asv=(counts.indices, np.int32), reads=(counts.data, np.int32))
-    return {k: values.astype(kind) for k, (values, kind) in kinds.items()}
+    return dict(indptr=counts.indptr.astype(np.int64), asv=counts.indices.astype(np.int32),
+                reads=counts.data.astype(np.int32))
 
+# %% ../../nbs/2_batches/05_arrays.ipynb #6bc2548d
 def study_arrays(
     study:Study, # Its metadata and its tree may be absent
 )->dict[str,np.ndarray]: # By name

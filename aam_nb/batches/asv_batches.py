@@ -33,9 +33,9 @@ def _paths(store:SampleSource, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
         if own.start < own.stop and o.has_tree: out[own, own] = path_lengths(o.branches, o.tips(rows[own]))
     return torch.from_numpy(out)
 
-# %% ../../nbs/2_batches/80_asv_batches.ipynb #f666265d
+# %% ../../nbs/2_batches/80_asv_batches.ipynb #91b2bdcc
 def _asv_batch(store:SampleSource, view:View, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
-    "A part of some ASVs against all of them: bases, a second view of them, and what the tree says of each pair."
+    "A part of some ASVs against all of them: bases, a second view of them, and path lengths."
     distance, rows = _paths(store, rows), rows[part]
     tokens, keys = store.tokens[rows], store.keys[rows]
     if view.augment is not None: tokens = augment_tokens(tokens, keys, view.augment, view.seed, *key)
@@ -51,7 +51,7 @@ def _by_study(store:SampleSource, rows)->list[np.ndarray]: # For each study, row
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #108f502a
 class AsvBatches:
-    "Random sets of distinct ASVs by step. Raises `AamError` without ASVs, and for processes that do not fit them."
+    "Random sets of distinct ASVs by step. Raises `AamError` without ASVs, and for processes that do not fit."
     def __init__(self,
         store:SampleSource, # Where the ASVs are
         rows=None,   # Rows of the ASVs to learn from; all of them if None
@@ -66,7 +66,8 @@ class AsvBatches:
         self.store, self.view, self.batch, self.steps = store, view, batch, steps
         self.rank, self.world, self.studies = rank, world, _by_study(store, rows)
         sizes = [len(o) for o in self.studies]
-        if not any(sizes): raise AamError("There are no ASVs to learn from. Check the split and the selection of samples.")
+        if not any(sizes):
+            raise AamError("There are no ASVs to learn from. Check the split and the selection of samples.")
         check_ranks(sizes, batch, rank, world)
         self._study = study_turns(sizes, steps, view.seed, temperature)[0] if len(sizes) > 1 else None
 
@@ -78,7 +79,8 @@ class AsvBatches:
         n, seed = min(self.batch, len(rows)), self.view.seed
         drawn = keyed_rng(seed, "asvs", step).choice(len(rows), n, replace=False)
         part = rank_part(n, self.rank, self.world)
-        return _asv_batch(self.store, self.view, rows[np.sort(drawn)], part, step, draw=draw_key(seed, "asv step", step))
+        key = draw_key(seed, "asv step", step)
+        return _asv_batch(self.store, self.view, rows[np.sort(drawn)], part, step, draw=key)
 
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #cab99542
 class PlainAsvBatches:
@@ -90,7 +92,8 @@ class PlainAsvBatches:
         *,
         batch:int=256, # ASVs a part, at most
     ):
-        dealt = [o[keyed_rng(view.seed, "parts").permutation(len(o))] for o in _by_study(store, rows) if len(o)]
+        own = [o for o in _by_study(store, rows) if len(o)]
+        dealt = [o[keyed_rng(view.seed, "parts").permutation(len(o))] for o in own]
         self.parts = []
         for o in dealt: self.parts += [np.sort(part) for part in np.array_split(o, -(-len(o)//batch))]
         self.store, self.view = store, replace(view, augment=None)

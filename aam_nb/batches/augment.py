@@ -22,61 +22,64 @@ from ..sections import AugmentConfig
 from ..types import Sample
 
 # %% auto #0
-__all__ = ['Augmentation', 'also_asked', 'augment_samples', 'augment_sample', 'augment_tokens', 'base_steps', 'false_for']
+__all__ = ['Augmentation', 'also_asked', 'augment_samples', 'augment_sample', 'base_steps', 'augment_tokens', 'false_for']
 
-# %% ../../nbs/2_batches/55_augment.ipynb #da742980
+# %% ../../nbs/2_batches/55_augment.ipynb #e50a9f94
 _CHANGES = ("reads", "sample", "bases")
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    "One way in which samples or bases vary from one look to the next. Raises `AamError` for another kind of change."
+    "One way in which samples or bases vary from one look to the next."
     name:str       # How a recipe names it
     on:str         # What it changes: "reads", "sample" or "bases"
     apply:Callable # (what it changes, generator, AugmentConfig) -> the same, changed
-    asked:Callable[[AugmentConfig],bool]|None=None # Whether a setting of its own asks for it; None: a recipe names it
+    asked:Callable[[AugmentConfig],bool]|None=None # Whether a setting of its own asks for it; None: by name
     keeps_distances:bool=False # Whether distances between samples, or along the tree, stay true
 
     def __post_init__(self):
         if self.on not in _CHANGES:
-            raise AamError(f"The augmentation '{self.name}' changes '{self.on}'; wanted one of {', '.join(_CHANGES)}.")
+            kinds = ", ".join(_CHANGES)
+            raise AamError(f"The augmentation '{self.name}' changes '{self.on}'; wanted one of {kinds}.")
 
-# %% ../../nbs/2_batches/55_augment.ipynb #f5e7335e
+# %% ../../nbs/2_batches/55_augment.ipynb #4bd9cb12
 for o in (
-    Augmentation(name="window", on="bases", asked=lambda config: config.window > 1,
-                 apply=lambda tokens, rng, config: shuffle_windows(tokens, config.window, rng)),
-    Augmentation(name="reverse", on="bases", asked=lambda config: config.reverse > 0, keeps_distances=True,
-                 apply=lambda tokens, rng, config: reverse_some(tokens, config.reverse, rng)),
-    Augmentation(name="substitution", on="bases", asked=lambda config: config.substitution > 0, keeps_distances=True,
-                 apply=lambda tokens, rng, config: substitute(tokens, config.substitution, rng)),
-    Augmentation(name="indel", on="bases", asked=lambda config: config.indel > 0, keeps_distances=True,
-                 apply=lambda tokens, rng, config: insert_and_delete(tokens, config.indel, rng)),
-    Augmentation(name="multinomial", on="reads", apply=lambda counts, rng, config: draw_multinomial(counts, rng)),
-    Augmentation(name="dirichlet", on="reads", apply=lambda counts, rng, config: draw_dirichlet(counts, rng)),
+    Augmentation(name="window", on="bases", asked=lambda c: c.window > 1,
+                 apply=lambda tokens, rng, c: shuffle_windows(tokens, c.window, rng)),
+    Augmentation(name="reverse", on="bases", asked=lambda c: c.reverse > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, c: reverse_some(tokens, c.reverse, rng)),
+    Augmentation(name="substitution", on="bases", asked=lambda c: c.substitution > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, c: substitute(tokens, c.substitution, rng)),
+    Augmentation(name="indel", on="bases", asked=lambda c: c.indel > 0, keeps_distances=True,
+                 apply=lambda tokens, rng, c: insert_and_delete(tokens, c.indel, rng)),
+    Augmentation(name="multinomial", on="reads", apply=lambda counts, rng, c: draw_multinomial(counts, rng)),
+    Augmentation(name="dirichlet", on="reads", apply=lambda counts, rng, c: draw_dirichlet(counts, rng)),
 ): augmentations.add(o)
 
-# %% ../../nbs/2_batches/55_augment.ipynb #99063d8e
+# %% ../../nbs/2_batches/55_augment.ipynb #02e31399
 def also_asked(
     config:AugmentConfig, # also
     *on:str,              # "reads", "sample", "bases": which kinds; all if none is given
 )->list[Augmentation]:    # In the order of their names
-    "The augmentations that `augment.also` names. Raises `AamError` for one that is not known or has a setting of its own."
+    "The augmentations that `augment.also` names. Raises `AamError` for one that has a setting of its own."
     found = [augmentations[o] for o in config.also]
     if own := [o.name for o in found if o.asked is not None]:
-        raise AamError(f"augment.also names '{own[0]}', which has a setting of its own. Set augment.{own[0]} instead.")
+        raise AamError(f"augment.also names '{own[0]}', which has a setting of its own. "
+                       f"Set augment.{own[0]} instead.")
     return [o for o in found if o.on in (on or _CHANGES)]
 
 # %% ../../nbs/2_batches/55_augment.ipynb #e32a8481
-def _drawn_reads(counts:np.ndarray, share:float, config:AugmentConfig, words:np.ndarray)->np.ndarray: # int [n]
+def _drawn_reads(counts:np.ndarray, share:float, config:AugmentConfig, words)->np.ndarray: # int [n]
     "The reads of one view, before any ASV is left out."
     if share == 1 and config.jitter == "none" or not len(counts): return counts
     rng = generator_from(words)
     if share < 1: counts = redraw(counts, share, rng)
     return counts if config.jitter == "none" else augmentations[config.jitter].apply(counts, rng, config)
 
-def _hidden_covariates(samples:list[Sample], config, seed:int, epochs, chains)->list[dict]: # Fields of each view
-    "The covariates of each view."
+def _hidden_covariates(samples:list[Sample], config, seed:int, epochs, chains)->list[dict]:
+    "The covariates of each view, as fields of a `Sample`."
     if not config.covariate_dropout or samples[0].category is None: return [{}]*len(samples)
-    keys = np.concatenate([sample_keys([o.id], seed, "covariates", e) for e, o in zip(epochs, samples, strict=True)])
+    each = zip(epochs, samples, strict=True)
+    keys = np.concatenate([sample_keys([o.id], seed, "covariates", e) for e, o in each])
     category, number = (np.stack([getattr(o, k) for o in samples]) for k in ("category", "number"))
     draw = keyed_draws(keys[:, None], np.arange(category.shape[1] + number.shape[1]))
     category, number = hide_covariates(category, number, config.covariate_dropout, draw, chains)
@@ -96,7 +99,7 @@ def _thinned(samples:list[Sample], config, words:np.ndarray, of:np.ndarray)->np.
     each = zip(samples, share, words[:, :4], strict=True)
     return np.concatenate([_drawn_reads(o.counts, p, config, w) for o, p, w in each])
 
-# %% ../../nbs/2_batches/55_augment.ipynb #0302fe40
+# %% ../../nbs/2_batches/55_augment.ipynb #0bf66701
 def _built_in(samples:list[Sample], config:AugmentConfig, seed:int, epochs:list[int])->list[Sample]:
     "The views of samples that the settings ask for."
     words = view_words([o.id for o in samples], epochs, seed, "augment")
@@ -109,7 +112,8 @@ def _built_in(samples:list[Sample], config:AugmentConfig, seed:int, epochs:list[
     asv = np.concatenate([o.asv for o in samples])[kept]
     counts = counts[kept].astype(np.int32, copy=False)
     cut = np.searchsorted(of[kept], np.arange(len(samples) + 1)).tolist()
-    return [replace(o, asv=asv[i:j], counts=counts[i:j]) for o, i, j in zip(samples, cut, cut[1:], strict=False)]
+    own = map(slice, cut[:-1], cut[1:])
+    return [replace(o, asv=asv[at], counts=counts[at]) for o, at in zip(samples, own, strict=True)]
 
 # %% ../../nbs/2_batches/55_augment.ipynb #553607af
 def _also(sample:Sample, step:Augmentation, config:AugmentConfig, rng)->Sample:
@@ -128,8 +132,9 @@ def augment_samples(
     chains=(),            # Which covariates are nested, as in `Covariates`
 )->list[Sample]:          # Without the ASVs that a view has no reads of
     "The views of some samples, each in its epoch."
+    views = _built_in(samples, config, seed, epochs)
     covariates = _hidden_covariates(samples, config, seed, epochs, chains)
-    views = [replace(o, **c) if c else o for o, c in zip(_built_in(samples, config, seed, epochs), covariates, strict=True)]
+    views = [replace(o, **hidden) if hidden else o for o, hidden in zip(views, covariates, strict=True)]
     for step in also_asked(config, "reads", "sample"):
         rngs = [keyed_rng(seed, "augment", step.name, e, o.id) for e, o in zip(epochs, views, strict=True)]
         views = [_also(o, step, config, rng) for o, rng in zip(views, rngs, strict=True)]
@@ -146,6 +151,14 @@ def augment_sample(
     "The view of one sample in one epoch."
     return augment_samples([sample], config, seed, [epoch], chains)[0]
 
+# %% ../../nbs/2_batches/55_augment.ipynb #d7a92883
+def base_steps(
+    config:AugmentConfig, # window, reverse, substitution, indel and also
+)->list[Augmentation]:
+    "The augmentations of bases that a configuration asks for, in order."
+    own = [o for o in augmentations.values() if o.on == "bases" and o.asked is not None and o.asked(config)]
+    return own + also_asked(config, "bases")
+
 # %% ../../nbs/2_batches/55_augment.ipynb #d57c53cd
 def augment_tokens(
     tokens:np.ndarray,    # u8 [u, l]
@@ -157,27 +170,26 @@ def augment_tokens(
     for step in base_steps(config): tokens = step.apply(tokens, AsvDraws(keys, *key, step.name), config)
     return tokens
 
-def base_steps(
-    config:AugmentConfig, # window, reverse, substitution, indel and also
-)->list[Augmentation]:
-    "The augmentations of bases that a configuration asks for, in order."
-    own = [o for o in augmentations.values() if o.on == "bases" and o.asked is not None and o.asked(config)]
-    return own + also_asked(config, "bases")
+# %% ../../nbs/2_batches/55_augment.ipynb #0f3ee97c
+_WHY = dict(
+    bases="changes the bases by which an ASV has its place in the tree, and the run learns distances from it",
+    reads="changes the reads of a sample, and precomputed distances are of the reads as they were")
 
-# %% ../../nbs/2_batches/55_augment.ipynb #8267c65f
 _OFF = dict(window="0", rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")
 
 def _asked_by(name:str, config:AugmentConfig)->tuple[str,str]:
     "What asks for a step, and how it is switched off."
-    if name in config.also: return f"augment.also names '{name}', which", f"Leave '{name}' out of augment.also."
+    if name in config.also:
+        return f"augment.also names '{name}', which", f"Leave '{name}' out of augment.also."
     return f"augment.{name} = {getattr(config, name)!r}", f"Set augment.{name} = {_OFF.get(name, '0')}."
 
 def _change_reads(config:AugmentConfig)->list[str]: # Names
     "The steps by which the reads of a view differ from those of the sample."
-    settings = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, mix=config.mixup > 0 and config.mix != "pooled",
-                    jitter=config.jitter != "none" and not augmentations[config.jitter].keeps_distances)
+    jitters = config.jitter != "none" and not augmentations[config.jitter].keeps_distances
+    mixes = config.mixup > 0 and config.mix != "pooled"
+    settings = dict(rarefy=config.rarefy > 0, asv_dropout=config.asv_dropout > 0, jitter=jitters, mix=mixes)
     also = [o.name for o in also_asked(config, "reads", "sample") if not o.keeps_distances]
-    return [k for k in ("rarefy", "asv_dropout", "jitter", "mix") if settings[k]] + also
+    return [k for k, on in settings.items() if on] + also
 
 # %% ../../nbs/2_batches/55_augment.ipynb #6cbb3ad4
 def false_for(
@@ -187,10 +199,8 @@ def false_for(
 )->list[str]:             # One sentence for each step; empty where all is well
     "What would make the distances false that a run learns, and what to set instead."
     bases = [o.name for o in base_steps(config) if not o.keeps_distances] if tree or metrics else []
-    made_elsewhere = any(distance_records[o].between is None for o in metrics) # Not computed anew for each view
-    reads = _change_reads(config) if made_elsewhere else []
-    why = [(o, "changes the bases by which an ASV has its place in the tree, and the run learns distances from the tree")
-           for o in bases]
-    why += [(o, "changes the reads of a sample, and precomputed distances are of the reads as they were") for o in reads]
-    said = [(*_asked_by(name, config), text) for name, text in why]
+    fixed = any(distance_records[o].between is None for o in metrics) # Not computed anew for each view
+    reads = _change_reads(config) if fixed else []
+    why = dict.fromkeys(bases, _WHY["bases"]) | dict.fromkeys(reads, _WHY["reads"])
+    said = [(*_asked_by(name, config), text) for name, text in why.items()]
     return [f"{asked} {text}. {instead}" for asked, instead, text in said]

@@ -25,7 +25,8 @@ def substitute(
     draw = rng.random(tokens.shape)
     hit = (draw < share) & (tokens >= A) & (tokens <= T)
     out = tokens.copy()
-    out[hit] = (tokens[hit] - A + 1 + draw[hit]*3//share % 3) % 4 + A # Given that it is hit, draw/share is uniform
+    which = draw[hit]*3//share % 3 # Given that it is hit, draw/share is uniform
+    out[hit] = (tokens[hit] - A + 1 + which) % 4 + A
     return out
 
 # %% ../../nbs/2_batches/45_bases.ipynb #54971ba3
@@ -40,7 +41,8 @@ def insert_and_delete(
     there = tokens != PAD
     kept = there & (loss >= share)
     kept = np.where(kept.any(axis=1, keepdims=True), kept, there)
-    fresh = np.where(there & (gain < share), gain*4//share + A, PAD) # Given that one is added, gain/share is uniform
+    # Given that one is added, gain/share is uniform
+    fresh = np.where(there & (gain < share), gain*4//share + A, PAD)
     both = np.stack([fresh, np.where(kept, tokens, PAD)], axis=2).reshape(u, 2*l)
     place = np.cumsum(both != PAD, axis=1) - 1
     row, column = np.nonzero((both != PAD) & (place < l))

@@ -11,7 +11,8 @@ import os, shutil
 from pathlib import Path
 
 from .arrays import study_arrays
-from .manifest import array_file, describe_arrays, make_manifest, SAMPLE_ARRAYS, STORE_KIND, TREE_ARRAYS
+from .manifest import (
+    array_file, describe_arrays, make_manifest, SAMPLE_ARRAYS, STORE_KIND, TREE_ARRAYS)
 from .store import open_store, Store
 from .write import write_arrays, write_manifest, writing_alone
 from ..core import AamError, few
@@ -65,7 +66,7 @@ def build_store(
     study:Study,               # Its metadata and its tree may be absent
     folder:str|Path|None=None, # Where the store shall stand; None keeps it in memory
 )->Store:
-    "Turn a study into a store, or use the one that stands there. Raises `AamError` where something else stands."
+    "Turn a study into a store, or use the one that is there. Raises `AamError` where something else is."
     arrays = study_arrays(study)
     manifest = make_manifest(describe_arrays(arrays), study.notes)
     if folder is None: return Store(arrays, manifest)

@@ -24,7 +24,7 @@ from .write import write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.distances import unifrac_blocks
 from ..data.tree import branch_abundance, read_tree
-from ..disk import _file_digest, read_json, whole_folder
+from ..disk import file_digest, read_json, whole_folder
 from ..types import Tree
 
 # %% auto #0
@@ -42,8 +42,10 @@ class Entry(NamedTuple):
     used:float   # When it was last asked for, seconds since 1970
     folder:Path
 
+# %% ../../nbs/2_batches/25_cache.ipynb #35460288
 def _bytes_in(folder:Path)->int: return sum(o.stat().st_size for o in folder.rglob("*") if o.is_file())
 
+# %% ../../nbs/2_batches/25_cache.ipynb #ceacee27
 def _entry_at(folder:Path)->Entry|None:
     "The entry that a folder holds; None for any other folder."
     try:
@@ -53,6 +55,18 @@ def _entry_at(folder:Path)->Entry|None:
     if not _ENTRY.fullmatch(folder.name): return None
     return Entry(what["name"], what["key"], _bytes_in(folder), used, folder)
 
+# %% ../../nbs/2_batches/25_cache.ipynb #9c42bbbb
+def _kept(folder:Path, what:dict)->dict[str,np.ndarray]|None:
+    "The arrays of an entry that is there and whole."
+    try:
+        found = read_json(folder/"manifest.json")
+        if found != sealed(found) or found["what"] != what: return None
+        out = open_arrays(folder, found, None)
+    except (AamError, TypeError, KeyError, AttributeError): return None
+    with suppress(OSError): os.utime(folder/"manifest.json") # Was used now; others' caches cannot be touched
+    for o in out.values(): o.flags.writeable = False
+    return out
+
 # %% ../../nbs/2_batches/25_cache.ipynb #bf1bffa9
 class Cache:
     "Arrays that are costly to compute, each under a digest of all that it depends on."
@@ -60,64 +74,58 @@ class Cache:
         folder:str|Path, # Where they are kept; made when the first one is
     ): self.folder = Path(folder)
 
-    def arrays(self,
-        name:str,  # Which kind of result: small letters and _
-        key:dict,  # All that the result depends on, as plain values: digests, numbers, words
-        make:Callable[[],dict|Iterator[dict]], # Gives arrays by name, or blocks of them that are joined along the first axis
-    )->dict[str,np.ndarray]: # Mapped, read-only
-        "The arrays that are kept under this key, or else what `make` gives, which is kept from then on."
-        what = json.loads(json.dumps(dict(name=name, key=key)))
-        entry = f"{name}-{digest(what, size=8)}"
-        folder = self.folder/entry
-        if not _ENTRY.fullmatch(entry):
-            raise AamError(f"'{name}' cannot name results in a cache; wanted small letters and _.")
-        if (out := self._kept(folder, what)) is not None: return out
-        with writing_alone(folder):
-            if (out := self._kept(folder, what)) is not None: return out # Another process was faster
-            made = make()
-            with whole_folder(folder) as part:
-                parts = write_arrays(part, [made] if isinstance(made, dict) else made)
-                write_manifest(part, dict(kind="aam_nb cache", what=what, arrays=parts))
-            return self._kept(folder, what)
-
-    def array(self,
-        name:str, # As for `arrays`
-        key:dict, # As for `arrays`
-        make:Callable[[],np.ndarray], # Computes the array
-    )->np.ndarray: # Mapped, read-only
-        "The same for a single array."
-        return self.arrays(name, key, lambda: dict(array=make()))["array"]
-
-# %% ../../nbs/2_batches/25_cache.ipynb #ee248b29
+# %% ../../nbs/2_batches/25_cache.ipynb #e958097e
 @patch
-def _kept(self:Cache, folder:Path, what:dict)->dict[str,np.ndarray]|None:
-    "The arrays of an entry that is there and whole."
-    try:
-        found = read_json(folder/"manifest.json")
-        if found != sealed(found) or found["what"] != what: return None
-        out = open_arrays(folder, found, None)
-    except (AamError, TypeError, KeyError, AttributeError): return None
-    with suppress(OSError): os.utime(folder/"manifest.json") # Was used now; a cache of somebody else cannot be touched
-    for o in out.values(): o.flags.writeable = False
-    return out
+def arrays(self:Cache,
+    name:str,  # Which kind of result: small letters and _
+    key:dict,  # All that the result depends on, as plain values: digests, numbers, words
+    make:Callable[[],dict|Iterator[dict]], # Gives arrays by name, or blocks to join along the first axis
+)->dict[str,np.ndarray]: # Mapped, read-only
+    "The arrays that are kept under this key, or else what `make` gives, which is kept from then on."
+    what = json.loads(json.dumps(dict(name=name, key=key)))
+    entry = f"{name}-{digest(what, size=8)}"
+    folder = self.folder/entry
+    if not _ENTRY.fullmatch(entry):
+        raise AamError(f"'{name}' cannot name results in a cache; wanted small letters and _.")
+    if (out := _kept(folder, what)) is not None: return out
+    with writing_alone(folder):
+        if (out := _kept(folder, what)) is not None: return out # Another process was faster
+        made = make()
+        with whole_folder(folder) as part:
+            parts = write_arrays(part, [made] if isinstance(made, dict) else made)
+            write_manifest(part, dict(kind="aam_nb cache", what=what, arrays=parts))
+        return _kept(folder, what)
 
-# %% ../../nbs/2_batches/25_cache.ipynb #37967c09
+# %% ../../nbs/2_batches/25_cache.ipynb #86de37c3
+@patch
+def array(self:Cache,
+    name:str, # As for `arrays`
+    key:dict, # As for `arrays`
+    make:Callable[[],np.ndarray], # Computes the array
+)->np.ndarray: # Mapped, read-only
+    "The same for a single array."
+    return self.arrays(name, key, lambda: dict(array=make()))["array"]
+
+# %% ../../nbs/2_batches/25_cache.ipynb #2cfacc4b
 @patch
 def entries(self:Cache)->list[Entry]:
     "What is kept, by name."
     found = [_entry_at(o) for o in sorted(self.folder.glob("*-*"))]
     return [o for o in found if o is not None]
 
+# %% ../../nbs/2_batches/25_cache.ipynb #9cdee867
 @patch(as_prop=True)
 def size(self:Cache)->int: # Bytes
     "How much room all entries take."
     return sum(o.size for o in self.entries())
 
+# %% ../../nbs/2_batches/25_cache.ipynb #092e04b6
 @patch
 def __repr__(self:Cache):
     kept = self.entries()
     megabytes = sum(o.size for o in kept)/1e6
-    return f"Cache({len(kept)} {'entry' if len(kept) == 1 else 'entries'}, {megabytes:,.1f} MB, {self.folder})"
+    entries = "1 entry" if len(kept) == 1 else f"{len(kept)} entries"
+    return f"Cache({entries}, {megabytes:,.1f} MB, {self.folder})"
 
 # %% ../../nbs/2_batches/25_cache.ipynb #5fd75d1f
 @patch
@@ -138,20 +146,22 @@ def cached_tree(
     path:str|Path,                # As for `read_tree`
     sequences:str|Path|None=None, # As for `read_tree`
 )->Tree:                          # Its arrays are mapped
-    "Read a tree, or take the arrays that an earlier reading of the same file left. Warnings come with the first reading."
+    "Read a tree, or take the arrays that an earlier reading of the same file left."
     def make():
         tree = read_tree(path, sequences)
         return dict(tips=as_bytes(tree.tips), start=tree.start, stop=tree.stop, length=tree.length)
-    key = dict(tree=_file_digest(path), sequences=_file_digest(sequences))
+    key = dict(tree=file_digest(path), sequences=file_digest(sequences))
     out = cache.arrays("tree", key, make)
     return Tree(tips=as_text(out["tips"]), **{k: out[k] for k in ("start", "stop", "length")})
 
 # %% ../../nbs/2_batches/25_cache.ipynb #77067f43
-_BRANCH_READS = ("indptr", "asv", "reads", "tip", "tree_start", "tree_stop") # What reads on branches depend on
+# What reads on branches depend on
+_BRANCH_READS = ("indptr", "asv", "reads", "tip", "tree_start", "tree_stop")
 
 def _need_tree(store:Store):
     if store.tree is None: raise AamError(f"{store} has no tree. Build the store with a tree.")
 
+# %% ../../nbs/2_batches/25_cache.ipynb #1abe8700
 def cached_unifrac(
     cache:Cache,             # Where it is kept
     store:Store,             # With a tree
@@ -175,11 +185,12 @@ def _branch_read_blocks(store:Store)->Iterator[dict]:
         yield dict(lengths=np.diff(part.indptr).astype(np.int64), branch=part.indices.astype(np.int32),
                    reads=part.data.astype(np.int64))
 
+# %% ../../nbs/2_batches/25_cache.ipynb #a96393d7
 def cached_branch_reads(
     cache:Cache, # Where they are kept
     store:Store, # With a tree
 )->sparse.csr_matrix: # int64 [samples, branches], mapped
-    "Reads of each sample below each branch of the tree, undrawn. Raises `AamError` for a store without a tree."
+    "Reads of each sample below each branch, undrawn. Raises `AamError` for a store without a tree."
     _need_tree(store)
     key = dict(store=store.digests(*_BRANCH_READS))
     out = cache.arrays("branch_reads", key, lambda: _branch_read_blocks(store))

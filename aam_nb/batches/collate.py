@@ -23,7 +23,7 @@ __all__ = ['Signs', 'known_places', 'collate']
 
 # %% ../../nbs/2_batches/65_collate.ipynb #0e926044
 class Signs:
-    "The vectors of signs that name a store's ASVs, made when they are first asked for. Raises `AamError` for other widths."
+    "The signs that name ASVs, made when they are first asked for. Raises `AamError` for other widths."
     def __init__(self,
         store:SampleSource,
         width:int, # Signs of each ASV: 0 to 512, a multiple of 8
@@ -71,9 +71,9 @@ def _within(study:StudyPart, counts, at:np.ndarray, metric:str, alpha:float)->np
     if not registry.metrics[metric].needs_tree: return sample_distances(counts, metric, asvs=asvs)
     return sample_distances(counts, metric, asvs=asvs, tree=study.branches, tip=study.tips(at), alpha=alpha)
 
-# %% ../../nbs/2_batches/65_collate.ipynb #c5066c68
-def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metric:str, alpha:float)->np.ndarray|None: # float32 [b, b]
-    "Distances between samples `index` with reads `drawn` [b, u] of the ASVs `rows`; None where no study has the tree."
+# %% ../../nbs/2_batches/65_collate.ipynb #8a082220
+def _between(store:SampleSource, index, rows, drawn, metric, alpha)->np.ndarray|None: # float32 [b, b]
+    "Distances between samples with reads `drawn` of the ASVs `rows`; None where no study has the tree."
     studies, edges = store.studies, store.asv_edges
     lacks = [registry.metrics[metric].needs_tree and not o.has_tree for o in studies]
     if all(lacks): return None
@@ -87,8 +87,8 @@ def _between(store:SampleSource, index:np.ndarray, rows:np.ndarray, drawn, metri
     return out
 
 # %% ../../nbs/2_batches/65_collate.ipynb #25550215
-def _distances(index:np.ndarray, lists:tuple, store:SampleSource, view:View)->np.ndarray|None: # float32 [m, b, b]
-    "Distances between samples `index` of these lists by each metric of a view; None where none of them is known."
+def _distances(index, lists:tuple, store:SampleSource, view:View)->np.ndarray|None: # float32 [m, b, b]
+    "Distances between samples by each metric of a view; None where none of them is known."
     rows, asv, counts, offsets = lists
     drawn = sparse.csr_matrix((counts, asv, offsets), shape=(len(index), len(rows)))
     made = [registry.metrics[o].between is not None for o in view.metrics]
@@ -121,7 +121,8 @@ def collate(
     if part is not None: samples, index, lists = samples[part], index[part], _lists(samples[part])
     if signs is None and view.identity: signs = Signs(store, view.identity)
     rows, asv, counts, offsets = lists
-    arrays = dict(tokens=store.tokens[rows], rows=rows, asv=asv, counts=counts.astype(np.float32), offsets=offsets,
+    counts = counts.astype(np.float32)
+    arrays = dict(tokens=store.tokens[rows], rows=rows, asv=asv, counts=counts, offsets=offsets,
                   index=index,
                   place=None if view.known is None else view.known[rows],
                   distance=None if distance is None else distance[:, part or slice(None)],

@@ -33,14 +33,6 @@ class Joined:
 
     def __array__(self, dtype=None, copy=None): return np.asarray(self[np.arange(len(self))], dtype=dtype)
 
-    def __getitem__(self,
-        at, # A number, a slice without step, numbers or a mask
-    )->np.ndarray: # Rows of fewer columns are padded with 0 on the right
-        if isinstance(at, slice): return self._stretch(*at.indices(len(self))[:2])
-        at = np.asarray(at)
-        if at.dtype == bool: at = np.flatnonzero(at)
-        return self._gather(at) if at.ndim else self._gather(at[None])[0]
-
 # %% ../../nbs/2_batches/30_corpus.ipynb #138cc624
 @patch
 def _of(self:Joined, k:int, at)->np.ndarray:
@@ -66,27 +58,46 @@ def _gather(self:Joined, at:np.ndarray)->np.ndarray:
         out[(here, *map(slice, got.shape[1:]))] = got
     return out
 
+# %% ../../nbs/2_batches/30_corpus.ipynb #f1d016cf
+@patch
+def __getitem__(self:Joined,
+    at, # A number, a slice without step, numbers or a mask
+)->np.ndarray: # Rows of fewer columns are padded with 0 on the right
+    if isinstance(at, slice): return self._stretch(*at.indices(len(self))[:2])
+    at = np.asarray(at)
+    if at.dtype == bool: at = np.flatnonzero(at)
+    return self._gather(at) if at.ndim else self._gather(at[None])[0]
+
 # %% ../../nbs/2_batches/30_corpus.ipynb #d427a223
+def _begins(parts)->list[int]:
+    "Where each of some parts begins, when they stand one after the other."
+    return np.cumsum([0, *map(len, parts)])[:-1].tolist()
+
 class Corpus(SampleSource):
     "Stores side by side. Rows of samples and of ASVs go on from one store to the next."
     def __init__(self,
         stores, # One or more; none of them twice
     ):
         self.stores = stores = tuple(stores)
-        if not stores: raise AamError("A corpus needs at least one store, and there is none. Name the folders of stores.")
+        if not stores:
+            raise AamError("A corpus needs at least one store, and there is none. Name folders of stores.")
         if len({o.digest for o in stores}) < len(stores):
-            raise AamError(f"Two of the {len(stores)} stores of the corpus have the same content. Name each study once.")
-        samples, asvs, pairs = (np.cumsum([0, *map(len, o)]) for o in (
-            stores, [o.tokens for o in stores], [o.asv for o in stores]))
-        self.studies = tuple(StudyPart(*o) for o in zip(stores, samples.tolist(), asvs.tolist(), strict=False))
+            raise AamError(f"Two of the {len(stores)} stores of the corpus have the same content. "
+                           "Name each study once.")
+        samples, asvs = _begins(stores), _begins([o.tokens for o in stores])
+        self.studies = tuple(map(StudyPart, stores, samples, asvs))
         for k in ("tokens", "keys", "reads", "id_bytes", "sequence_bytes"):
             setattr(self, k, Joined([getattr(o, k) for o in stores]))
         self.asv = Joined([o.asv for o in stores], asvs)
-        self.indptr = np.concatenate([[0], *(o.indptr[1:] + n for o, n in zip(stores, pairs, strict=False))])
+        pairs = zip(stores, _begins([o.asv for o in stores]), strict=True)
+        self.indptr = np.concatenate([[0], *(o.indptr[1:] + first for o, first in pairs)])
         self.digest = digest([o.digest for o in stores])
 
-    def __repr__(self):
-        studies = "1 study" if len(self.stores) == 1 else f"{len(self.stores)} studies"
-        return f"Corpus({studies}, {len(self):,} samples, {len(self.tokens):,} ASVs, {self.digest[:8]})"
+# %% ../../nbs/2_batches/30_corpus.ipynb #89b48b05
+@patch
+def __repr__(self:Corpus):
+    studies = "1 study" if len(self.stores) == 1 else f"{len(self.stores)} studies"
+    return f"Corpus({studies}, {len(self):,} samples, {len(self.tokens):,} ASVs, {self.digest[:8]})"
 
-    def __reduce__(self): return Corpus, (self.stores,)
+@patch
+def __reduce__(self:Corpus): return Corpus, (self.stores,) # Stores in folders travel as names

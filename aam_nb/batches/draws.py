@@ -82,12 +82,14 @@ def view_words(
     keys = ("\x1f".join(map(str, (*key, e, o))).encode() for o, e in zip(ids, epochs, strict=True))
     return np.frombuffer(b"".join(hashlib.blake2b(o).digest() for o in keys), dtype="<u8").reshape(-1, 8)
 
+# %% ../../nbs/2_batches/40_draws.ipynb #bdbbd073
 class _Words(ISeedSequence):
     "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
     def __init__(self, words): self.words = words
 
     def generate_state(self, n_words, dtype=np.uint32): return self.words
 
+# %% ../../nbs/2_batches/40_draws.ipynb #c326dbe2
 def generator_from(
     words:np.ndarray, # uint64 [4], random bits
 )->np.random.Generator:

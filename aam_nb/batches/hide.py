@@ -17,7 +17,7 @@ __all__ = ['mask_patches', 'hide_reads', 'hide_covariates']
 
 # %% ../../nbs/2_batches/47_hide.ipynb #45ecf41e
 def _pieces(draw:np.ndarray, share:float, span:int)->np.ndarray: # bool [u, patches]
-    "Hidden patches in pieces: a patch whose draw decides nothing is like the last one before it that decided."
+    "Hidden patches in pieces: where a draw decides nothing, the last one before it that decided holds."
     decides = (draw < share/span) | (draw >= 1 - (1 - share)/span)
     decides[:, 0] = True
     last = np.maximum.accumulate(np.where(decides, np.arange(draw.shape[1]), 0), axis=1)

@@ -25,6 +25,8 @@ def loader(
     steps = range(start, len(source))
     if not workers or not len(steps): return (source[i] for i in steps)
     from torch.utils.data import DataLoader
-    # A generator of its own, or the loader would draw its seed from torch's global one and so change a model's dropout
-    return iter(DataLoader(source, batch_size=None, sampler=steps, num_workers=workers, multiprocessing_context=context,
+    # A generator of its own, or the loader would draw its seed from torch's global one, which a model's
+    # dropout draws from too
+    return iter(DataLoader(source, batch_size=None, sampler=steps, num_workers=workers,
+                           multiprocessing_context=context,
                            generator=torch.Generator()))

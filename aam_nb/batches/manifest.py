@@ -20,7 +20,7 @@ from ..disk import read_json
 __all__ = ['STORE_KIND', 'LAYOUT', 'SAMPLE_ARRAYS', 'TREE_ARRAYS', 'hash_blocks', 'describe_array', 'describe_arrays', 'sealed',
            'make_manifest', 'array_file', 'read_manifest', 'map_array', 'written_at', 'open_arrays']
 
-# %% ../../nbs/2_batches/07_manifest.ipynb #f2dedcc6
+# %% ../../nbs/2_batches/07_manifest.ipynb #18883350
 def hash_blocks(
     blocks:Iterable, # Bytes, one block after the other
 ): # A blake2b, whose `hexdigest` names the bytes
@@ -29,6 +29,7 @@ def hash_blocks(
     for o in blocks: hashed.update(o)
     return hashed
 
+# %% ../../nbs/2_batches/07_manifest.ipynb #fabc04ef
 def describe_array(
     dtype:np.dtype, # Type of its numbers
     shape:tuple,    # Its shape
@@ -85,16 +86,18 @@ def _array_names(manifest:dict)->set[str]:
     arrays = manifest.get("arrays")
     return set(arrays) - {"metadata"} if isinstance(arrays, dict) else set()
 
+# %% ../../nbs/2_batches/07_manifest.ipynb #020e5201
 def read_manifest(
     folder:Path, # Of a store
 )->dict:         # The manifest
-    "Read the manifest of a store. Raises `AamError` where there is none, where it was altered, or for another layout."
+    "Read the manifest of a store. Raises `AamError` where it is absent or altered, and for another layout."
     path = folder/"manifest.json"
     if not path.is_file():
         raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with build_store.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != STORE_KIND:
-        raise AamError(f"{folder} is not a store: its manifest.json is of another kind. Choose the folder of a store.")
+        raise AamError(f"{folder} is not a store: its manifest.json is of another kind. "
+                       "Choose the folder of a store.")
     if found.get("version") != LAYOUT:
         raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {LAYOUT}. "
                        "Build it again with build_store.")
@@ -110,8 +113,10 @@ def map_array(
     part:dict, # Its type and shape, as `describe_array` gives them
 )->np.ndarray: # Read-only
     "Map one array. Raises `AamError` when it is absent, cut short or not the one that the manifest names."
-    try: out = np.memmap(path, np.uint8, "r") if path.suffix == ".tsv" else np.lib.format.open_memmap(path, mode="r")
-    except Exception as e: # A damaged header fails in many ways (ValueError, SyntaxError, OSError, tokenize errors...)
+    try:
+        if path.suffix == ".tsv": out = np.memmap(path, np.uint8, "r")
+        else: out = np.lib.format.open_memmap(path, mode="r")
+    except Exception as e: # A damaged header fails in many ways (ValueError, SyntaxError, OSError, and more)
         raise AamError(f"The store {path.parent} is damaged: {path.name} cannot be mapped ({e}). "
                        "Build it again with build_store.") from e
     if [out.dtype.str, list(out.shape)] != [part["type"], part["shape"]]:
@@ -122,7 +127,7 @@ def map_array(
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #f1bd3b42
 def _read_by_blocks(path:Path, array:np.ndarray)->Iterator[bytes]:
-    "The content of a mapped array, read from its file, because pages of a mapping count as this process's memory."
+    "The content of a mapped array, read from its file: pages of a mapping count as this process's memory."
     with open(path, "rb", buffering=0) as f:
         f.seek(array.base.offset)
         while block := f.read(2**20): yield block
@@ -141,10 +146,11 @@ def _worth_reading(arrays, paths, manifest)->bool:
     if sum(o.nbytes for o in arrays.values()) <= _ALWAYS_READ: return True
     return {k: written_at(o) for k, o in paths.items()} != manifest.get("written")
 
+# %% ../../nbs/2_batches/07_manifest.ipynb #6b57b6dc
 def open_arrays(
     folder:Path,     # Where the arrays are
     manifest:dict,   # What describes them
-    check:bool|None=None, # Read everything and compare digests; None: where it is small or was written to since the build
+    check:bool|None=None, # Compare digests; None: where it is small, or was written to since the build
 )->dict[str,np.ndarray]: # By name, read-only
     "Map the arrays of a manifest. Raises `AamError` for what is not whole."
     parts = manifest["arrays"]
@@ -156,5 +162,6 @@ def open_arrays(
     wrong = [array_file(k) for k, o in found.items() if o != parts[k]]
     if wrong:
         verb = "was" if len(wrong) == 1 else "were"
-        raise AamError(f"The store {folder} is damaged: {few(wrong)} {verb} altered. Build it again with build_store.")
+        raise AamError(f"The store {folder} is damaged: {few(wrong)} {verb} altered. "
+                       "Build it again with build_store.")
     return arrays

@@ -33,12 +33,13 @@ def _cutmix(pair:np.ndarray, rng, skbio)->tuple[np.ndarray,float]:
     own = abs(mixed - pair[0]) <= abs(mixed - pair[1])
     return mixed/total, float(mixed[own].sum()/total)
 
-# %% ../../nbs/2_batches/50_mix.ipynb #00afaa3d
+# %% ../../nbs/2_batches/50_mix.ipynb #246af41c
 def _skbio_tree(tree:Tree):
     "A tree of scikit-bio whose tips are named by their numbers."
     TreeNode = need("skbio.tree", "mix").TreeNode
     tops = [] # First tip and node of what has no branch above it yet
-    for start in tree.start[np.lexsort((-tree.start, tree.stop))].tolist(): # A branch after all branches below it
+    order = np.lexsort((-tree.start, tree.stop)) # A branch after all branches below it
+    for start in tree.start[order].tolist():
         below = []
         while tops and tops[-1][0] >= start: below.append(tops.pop()[1])
         tops.append((start, TreeNode(children=below[::-1]) if below else TreeNode(name=str(start))))
@@ -75,7 +76,7 @@ def whole_reads(
     running[-1] = depth
     return np.diff(np.floor(running + rng.random()), prepend=0).astype(np.int32)
 
-# %% ../../nbs/2_batches/50_mix.ipynb #561e8d11
+# %% ../../nbs/2_batches/50_mix.ipynb #6851e8c5
 class _Along(NamedTuple):
     "The tree of a batch."
     rows:np.ndarray # int64 [asvs of the batch], ascending
@@ -88,6 +89,7 @@ def _cut(tree:Tree, tips:np.ndarray)->tuple[Tree,np.ndarray]: # int [tips], wher
     keep[tips] = True
     return keep_tips(tree, keep)
 
+# %% ../../nbs/2_batches/50_mix.ipynb #8175336f
 def _along(samples:list[Sample], study:StudyPart|None)->_Along:
     "The ASVs of some samples and the tree cut to them."
     if study is None or not study.has_tree:
@@ -123,7 +125,8 @@ def _mixed(own:Sample, other:Sample, mix:Callable, rng)->tuple[Sample,float]:
 
 def _mixer(samples:list[Sample], config:AugmentConfig, study:StudyPart|None)->Callable:
     "How two samples of a batch are mixed."
-    if config.mix != "phylomix": return lambda counts, asv, rng: mix_pair(counts, config.mix, config.mixup, rng)
+    if config.mix != "phylomix":
+        return lambda counts, asv, rng: mix_pair(counts, config.mix, config.mixup, rng)
     along = _along(samples, study)
     return lambda counts, asv, rng: _phylomix(counts, asv, config.mixup, rng, along)
 

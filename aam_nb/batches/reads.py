@@ -29,17 +29,19 @@ def rarefy_counts(
     if not 0 <= depth <= total:
         raise AamError(f"Cannot draw {depth:,} of {total:,} reads. Choose a depth from 0 to {total:,}.")
     if total >= 10**9:
-        raise AamError(f"The sample has {total:,} reads; wanted fewer than 1,000,000,000 to draw from. Leave it out.")
+        raise AamError(f"The sample has {total:,} reads; wanted fewer than 1,000,000,000 to draw from. "
+                       "Leave it out.")
     return rng.multivariate_hypergeometric(counts, depth, method="marginals").astype(counts.dtype)
 
-# %% ../../nbs/2_batches/35_reads.ipynb #51641f3a
+# %% ../../nbs/2_batches/35_reads.ipynb #5b145db6
 def _deep_enough(depths:np.ndarray, depth:int)->np.ndarray: # bool [samples]
     "Which samples have so many reads."
     if depth < 1: raise AamError(f"The rarefaction depth is {depth}; wanted 1 read or more.")
     keep = depths >= depth
     if keep.any(): return keep
     low, high = (depths.min(), depths.max()) if len(depths) else (0, 0)
-    have = f"the only sample has {low:,}" if len(depths) == 1 else f"the {len(depths):,} samples have {low:,} to {high:,}"
+    have = f"the {len(depths):,} samples have {low:,} to {high:,}"
+    if len(depths) == 1: have = f"the only sample has {low:,}"
     raise AamError(f"No sample has {depth:,} reads: {have}. Choose a smaller depth.")
 
 def _rank(sequences:np.ndarray)->np.ndarray: # int64 [asvs]
@@ -66,8 +68,8 @@ def rarefy(
     lost = table.sample_ids[~keep]
     if not len(lost): return replace(out, counts=counts, notes=table.notes)
     verb = ("has", "was") if len(lost) == 1 else ("have", "were")
-    note = (f"{len(lost):,} of {len(keep):,} samples {verb[0]} fewer than {depth:,} reads and {verb[1]} left out "
-            f"({few(lost)})")
+    note = (f"{len(lost):,} of {len(keep):,} samples {verb[0]} fewer than {depth:,} reads "
+            f"and {verb[1]} left out ({few(lost)})")
     return replace(out, counts=counts, notes=(*table.notes, note))
 
 # %% ../../nbs/2_batches/35_reads.ipynb #ae8638ee

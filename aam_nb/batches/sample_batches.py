@@ -64,7 +64,7 @@ def _by_study(store:SampleSource, rows:np.ndarray)->list[np.ndarray]: # For each
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #e323cd61
 class SampleBatches:
-    "Training batches by step. Raises `AamError` without samples, and for distances or processes that do not fit them."
+    "Training batches by step. Raises `AamError` for no samples, unfit distances or unfit processes."
     def __init__(self,
         dataset:SampleDataset, # Samples to train on
         view:View=AS_STORED,   # How they are looked at, and the seed of the run
@@ -133,7 +133,7 @@ def _mixed(source:SampleBatches, samples:list[Sample], step:int)->tuple[list[Sam
     samples, partner, share = mix_samples(samples, view.augment, view.seed, step, study)
     return samples, dict(partner=partner, share=share)
 
-# %% ../../nbs/2_batches/75_sample_batches.ipynb #8b0789d2
+# %% ../../nbs/2_batches/75_sample_batches.ipynb #4bcb0679
 @patch
 def __getitem__(self:SampleBatches, step:int)->Batch:
     if not 0 <= step < self.steps: raise IndexError(step)
@@ -141,7 +141,8 @@ def __getitem__(self:SampleBatches, step:int)->Batch:
     part = rank_part(len(places), self.rank, self.world)
     all_samples = self.world > 1 and (bool(view.metrics) or mixes_reads(view))
     samples, mixed = _mixed(self, self.views(places if all_samples else places[part]), step)
-    batch = collate(samples, store, view, signs=self.signs, key=draw_key(view.seed, "step", step), part=part if all_samples else None)
+    key = draw_key(view.seed, "step", step)
+    batch = collate(samples, store, view, signs=self.signs, key=key, part=part if all_samples else None)
     if self.world > 1: batch = replace(batch, start=part.start, total=len(places))
     batch = replace(batch, **{k: torch.from_numpy(v[part]) for k, v in mixed.items()})
     keys = store.keys[batch.rows.numpy()]

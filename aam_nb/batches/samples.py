@@ -36,12 +36,13 @@ def _numbered(store:SampleSource, rows)->np.ndarray: # int64 [n]
     rows = np.arange(len(store)) if rows is None else np.asarray(rows)
     rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(store):
-        raise AamError(f"Samples {rows.min()} to {rows.max()} were asked for, but the store has {len(store):,} samples, "
+        raise AamError(f"Samples {rows.min()} to {rows.max()} were asked for, but the store has "
+                       f"{len(store):,} samples, "
                        f"counted from 0. Give rows below {len(store):,}.")
     return rows
 
-# %% ../../nbs/2_batches/60_samples.ipynb #86619118
-def _both(store:SampleSource, covariates)->tuple[np.ndarray|None,np.ndarray|None]: # int64 [samples, c]; float32 [samples, v]
+# %% ../../nbs/2_batches/60_samples.ipynb #126d52fd
+def _both(store:SampleSource, covariates)->tuple: # int64 [samples, c]; float32 [samples, v]
     "Categories and numbers of all samples of a store; None twice where there are no covariates."
     if covariates is None: return None, None
     category, number = (np.zeros((len(store), 0)) if o is None else o for o in covariates)
@@ -49,14 +50,14 @@ def _both(store:SampleSource, covariates)->tuple[np.ndarray|None,np.ndarray|None
 
 # %% ../../nbs/2_batches/60_samples.ipynb #5457cc0b
 class SampleDataset:
-    "Samples of a store, by number. Raises `AamError` for arrays of another length and rows that are not there."
+    "Samples of a store, by number. Raises `AamError` for arrays or rows that do not fit the store."
     def __init__(self,
         store:SampleSource,            # Where they are
-        rows=None,              # Which: sample rows of the store or a mask, in this order; all of them if None
+        rows=None,              # Sample rows of the store or a mask, in this order; all of them if None
         target:np.ndarray|None=None, # float32 [samples of the store(, t)], encoded; NaN where missing
         *,
         weight:np.ndarray|None=None, # float32 [samples of the store, t], what each target weighs; None for 1
-        covariates:tuple|None=None, # As `CovariateCodec.encode` gives them, for all samples of the store; either may be None
+        covariates:tuple|None=None, # Two arrays, by `CovariateCodec.encode`; either may be None
         limit:int=0,            # Most ASVs of a sample; 0 for all
         select:str="abundance", # Which ASVs above the limit: "abundance" or "random"
         seed:int=0,             # Of the random selection
@@ -66,7 +67,8 @@ class SampleDataset:
         self.target = _one_each(store, "targets", target, np.float32) # [samples of the store, t]
         self.weight = _one_each(store, "weights", weight, np.float32)
         if self.weight is not None and self.weight.shape != self.target.shape:
-            raise AamError(f"The weights have {self.weight.shape[1]} columns, but the targets have {self.target.shape[1]}. "
+            found, wanted = self.weight.shape[1], self.target.shape[1]
+            raise AamError(f"The weights have {found} columns, but the targets have {wanted}. "
                            "Give one column of weights for each target.")
         self.category, self.number = _both(store, covariates)
         self.limit, self.select, self.seed, self.turn = limit, select, seed, 0

@@ -24,9 +24,9 @@ if TYPE_CHECKING: from aam_nb.batches.store import Store
 # %% auto #0
 __all__ = ['SampleSource', 'StudyPart']
 
-# %% ../../nbs/2_batches/08_source.ipynb #0c35755f
+# %% ../../nbs/2_batches/08_source.ipynb #2ddb421f
 class SampleSource:
-    "Samples and their ASVs by row number, of one study or of several. A subclass sets the attributes listed here."
+    "Samples and their ASVs by row number. A subclass sets the attributes that are listed here."
     tokens:np.ndarray         # u8 [asvs, bases], padded on the right
     keys:np.ndarray           # int64 [asvs], one for each sequence
     indptr:np.ndarray         # int64 [samples+1]: sample i owns the pairs indptr[i]:indptr[i+1]
@@ -42,24 +42,27 @@ class SampleSource:
     @cached_property
     def sample_ids(self)->np.ndarray: # Object array of str [samples]
         "All sample ids, in order."
-        return self.ids_of(slice(None))
+        return as_text(self.id_bytes[:])
 
     @cached_property
     def sequences(self)->np.ndarray: # Object array of str [asvs]
         "All ASVs, sorted within each study."
-        return self.sequences_of(slice(None))
+        return as_text(self.sequence_bytes[:])
 
-    def ids_of(self,
-        rows, # Sample rows
-    )->np.ndarray: # Object array of str [rows]
-        "The ids of some samples. No other id is read."
-        return as_text(self.id_bytes[rows])
+# %% ../../nbs/2_batches/08_source.ipynb #3f75d76c
+@patch
+def ids_of(self:SampleSource,
+    rows, # Sample rows
+)->np.ndarray: # Object array of str [rows]
+    "The ids of some samples. No other id is read."
+    return as_text(self.id_bytes[rows])
 
-    def sequences_of(self,
-        rows, # ASV rows
-    )->np.ndarray: # Object array of str [rows]
-        "The sequences of some ASVs. No other sequence is read."
-        return as_text(self.sequence_bytes[rows])
+@patch
+def sequences_of(self:SampleSource,
+    rows, # ASV rows
+)->np.ndarray: # Object array of str [rows]
+    "The sequences of some ASVs. No other sequence is read."
+    return as_text(self.sequence_bytes[rows])
 
 # %% ../../nbs/2_batches/08_source.ipynb #ac95baee
 @patch
@@ -68,7 +71,8 @@ def counts(self:SampleSource,
 )->sparse.csr_matrix: # int32 [rows, asvs]
     "The reads of samples."
     at, offsets = ragged(self.indptr, np.arange(len(self)) if rows is None else rows)
-    return sparse.csr_matrix((self.reads[at], self.asv[at], offsets), shape=(len(offsets) - 1, len(self.tokens)))
+    shape = (len(offsets) - 1, len(self.tokens))
+    return sparse.csr_matrix((self.reads[at], self.asv[at], offsets), shape=shape)
 
 # %% ../../nbs/2_batches/08_source.ipynb #982dc39a
 @patch(as_prop=True)

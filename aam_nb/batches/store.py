@@ -1,4 +1,4 @@
-"""A study of any size as memory-mapped arrays: read-only, whole or refused, the same for any order of the table's columns
+"""A study of any size as memory-mapped arrays, read-only, whole or refused
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/store.html.md"""
 
@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/store.html.md"""
 # %% ../../nbs/2_batches/10_store.ipynb #b71b6a8a
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ __all__ = ['Store', 'open_store']
 
 # %% ../../nbs/2_batches/10_store.ipynb #3e2b7df0
 class Store(SampleSource):
-    "Tokens, reads, tree and metadata of a study. ASVs are sorted by sequence; samples are in the study's order."
+    "Tokens, reads, tree and metadata of a study. ASVs are sorted; samples are in the study's order."
     def __init__(self,
         arrays:dict[str,np.ndarray], # By name, as `study_arrays` makes them
         manifest:dict,               # What they are
@@ -41,30 +42,28 @@ class Store(SampleSource):
         self.id_bytes, self.sequence_bytes = arrays["sample_ids"], arrays["sequences"]
         self.tip = arrays.get("tip") # int32 [asvs], the tip in `tree` or -1; None without a tree
 
-    @property
-    def studies(self)->tuple[StudyPart,...]:
-        "This study, as the only one."
-        return (StudyPart(self),)
-
-    def _tree_with(self, tips)->Tree|None:
-        if self.tip is None: return None
-        return Tree(tips=tips(self._arrays["tree_tips"]),
-                    **{k: self._arrays[f"tree_{k}"] for k in ("start", "stop", "length")})
-
     @cached_property
     def tree(self)->Tree|None:
         "The tree of the ASVs, or None."
-        return self._tree_with(as_text)
-
-    @property
-    def branches(self)->Tree|None: # Its tips are bytes, as they are mapped
-        "The tree without its names as text, or None."
-        return self._tree_with(lambda tips: tips)
+        return None if self.tip is None else replace(self.branches, tips=as_text(self._arrays["tree_tips"]))
 
     @cached_property
     def metadata(self)->pd.DataFrame|None: # One row a sample, in order; float64 or text, NaN where missing
         "What is known about the samples, or None."
         return metadata_from(self._arrays["metadata"]) if "metadata" in self._arrays else None
+
+# %% ../../nbs/2_batches/10_store.ipynb #1d9005ac
+@patch(as_prop=True)
+def studies(self:Store)->tuple[StudyPart,...]:
+    "This study, as the only one."
+    return (StudyPart(self),)
+
+@patch(as_prop=True)
+def branches(self:Store)->Tree|None: # Its tips are bytes, as they are mapped
+    "The tree without its names as text, or None."
+    if self.tip is None: return None
+    parts = {k: self._arrays[f"tree_{k}"] for k in ("tips", "start", "stop", "length")}
+    return Tree(**parts)
 
 # %% ../../nbs/2_batches/10_store.ipynb #d30ad8b4
 @patch
@@ -94,19 +93,20 @@ def study(self:Store)->Study: # ASVs sorted by sequence
 # %% ../../nbs/2_batches/10_store.ipynb #76973111
 def open_store(
     folder:str|Path, # Where `build_store` put it
-    check:bool|None=None, # Read and compare everything; None: up to 1 GiB, or where it was written to since the build
+    check:bool|None=None, # Read and compare everything; None: up to 1 GiB, or if written to since the build
 )->Store:
     "Map a store, read-only. Raises `AamError` when it is no store, has another layout, or is not whole."
     folder = Path(folder)
     manifest = read_manifest(folder)
     return Store(open_arrays(folder, manifest, check), manifest, folder)
 
-# %% ../../nbs/2_batches/10_store.ipynb #f23c8235
+# %% ../../nbs/2_batches/10_store.ipynb #680eedf5
 def _open_again(folder:str, wanted:str)->Store: # In a worker process; the parent has checked the content
     "The store that another process has open."
     store = open_store(folder, check=False)
     if store.digest != wanted:
-        raise AamError(f"The store {folder} was built anew, from other data, while it was in use. Start again.")
+        raise AamError(f"The store {folder} was built anew, from other data, while it was in use. "
+                       "Start again.")
     return store
 
 @patch

@@ -26,7 +26,7 @@ from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, by_slices, open_table, read_table, TableSlices
-from ..disk import _file_digest, read_json, whole_folder, write_json
+from ..disk import file_digest, read_json, whole_folder, write_json
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -47,7 +47,7 @@ class _Job(NamedTuple):
     keep:np.ndarray  # bool [samples of the table], those that stay
     order:np.ndarray # int [asvs of the table], that sorts the sequences
 
-# %% ../../nbs/2_batches/20_stream.ipynb #1f33f87f
+# %% ../../nbs/2_batches/20_stream.ipynb #a89ae8fd
 def _bytes_of(name:str, numbers:int)->int: return numbers*_COPIED[name]().nbytes
 
 def _sound(work:Path, key:str)->dict[str,int]|None: # How many numbers of each file are sound
@@ -60,6 +60,7 @@ def _sound(work:Path, key:str)->dict[str,int]|None: # How many numbers of each f
         return done if whole else None
     except (AamError, OSError, TypeError, KeyError): return None
 
+# %% ../../nbs/2_batches/20_stream.ipynb #6dd292fb
 def _progress(work:Path, key:str)->dict[str,int]: # How many numbers of each file are sound
     "How far an earlier build of the same inputs came; the remains of any other are removed."
     done = _sound(work, key)
@@ -79,8 +80,9 @@ def _append(files:dict, job:_Job, done:dict[str,int], slices:dict[str,np.ndarray
     write_json(job.work/"done.json", sealed(dict(key=job.key, done=done)))
     return done
 
+# %% ../../nbs/2_batches/20_stream.ipynb #e5a1a0b8
 def _slice(source:TableSlices, a:int, b:int, keep:np.ndarray, rank:np.ndarray)->dict[str,np.ndarray]:
-    "Samples `a` up to `b` of a table: the pairs of each, and those of the chosen ones with ASVs in sorted order."
+    "Samples `a` up to `b` of a table: the pairs of each, and the counts of the chosen ones, ASVs sorted."
     counts = source.counts(a, b)
     chosen = counts[np.flatnonzero(keep[a:b])]
     chosen = sparse.csr_matrix((chosen.data, rank[chosen.indices], chosen.indptr), shape=chosen.shape)
@@ -94,6 +96,7 @@ def _ranks(order:np.ndarray)->np.ndarray: # int32 [asvs]
     rank[order] = np.arange(len(order))
     return rank
 
+# %% ../../nbs/2_batches/20_stream.ipynb #c895f33d
 def _copy(job:_Job, source:TableSlices, progress:Callable|None):
     "Copy the counts of a table, from where an earlier build of the same inputs came to."
     done, n, rank = _progress(job.work, job.key), len(source), _ranks(job.order)
@@ -132,7 +135,7 @@ def _totals(pairs:_Pairs, asvs:int)->tuple[np.ndarray,np.ndarray]: # int64 [asvs
     return total, depths
 
 def _numbered_anew(pairs:_Pairs, kept:np.ndarray, tip:np.ndarray|None, on_tree:np.ndarray)->Iterator[dict]:
-    "The counts with ASVs numbered among those that are kept. Fills `on_tree`, each sample's ASVs that have a tip."
+    "The counts with ASVs numbered among the kept ones. Fills `on_tree`: ASVs of each sample with a tip."
     number = (np.cumsum(kept) - 1).astype(np.int32)
     for at, asv, reads in pairs:
         if tip is not None: on_tree[at] = pairs.per_sample(at, tip[number[asv]] >= 0)
@@ -142,7 +145,8 @@ def _numbered_anew(pairs:_Pairs, kept:np.ndarray, tip:np.ndarray|None, on_tree:n
 def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:Path):
     "Write the store of what `_copy` left into a folder."
     lengths, ids = np.fromfile(job.work/"lengths", np.int64), source.sample_ids[job.keep]
-    if not lengths.any(): raise AamError(f"{source.path} is an empty table: no sample has reads. Give one with reads.")
+    if not lengths.any():
+        raise AamError(f"{source.path} is an empty table: no sample has reads. Give one with reads.")
     pairs = _Pairs(job.work, np.concatenate([[0], np.cumsum(lengths[job.keep])]))
     reads, depths = _totals(pairs, len(job.order))
     kept, lost = asvs_with_reads(reads, ids, depths)
@@ -160,17 +164,60 @@ def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:
     write_manifest(part, make_manifest(parts, notes, made_from=job.key))
 
 # %% ../../nbs/2_batches/20_stream.ipynb #2baf52b6
-def _inputs(table, sequences, metadata, tree, missing, where)->str:
-    "The digest of all that a store is made from."
-    return digest(LAYOUT, _file_digest(table), _file_digest(sequences), missing, where,
-                  None if metadata is None else metadata_text(metadata),
-                  None if tree is None else [as_bytes(tree.tips), tree.start, tree.stop, tree.length])
+class _Inputs(NamedTuple):
+    "All that a store is made from: the arguments of `cache_biom` by the same names."
+    table:str|Path
+    sequences:str|Path|None
+    metadata:pd.DataFrame|None
+    tree:Tree|None
+    missing:str
+    where:str
 
+    def key(self)->str:
+        "The digest of all inputs."
+        about = None if self.metadata is None else metadata_text(self.metadata)
+        files, o = (file_digest(self.table), file_digest(self.sequences)), self.tree
+        tree = None if o is None else [as_bytes(o.tips), o.start, o.stop, o.length]
+        return digest(LAYOUT, *files, self.missing, self.where, about, tree)
+
+# %% ../../nbs/2_batches/20_stream.ipynb #5346a6c9
 def _made_from(folder:Path, key:str)->Store|None:
     "The store that stands there, when it is whole and was made from the same inputs."
     try: store = open_store(folder)
     except AamError: return None
     return store if store.manifest.get("made_from") == key else None
+
+def _at_once(o:_Inputs, folder:Path)->Store:
+    "The store of a table that is read as a whole."
+    table = read_table(o.table, o.sequences)
+    return build_store(make_study(table, o.metadata, o.tree, o.missing, o.where), folder)
+
+# %% ../../nbs/2_batches/20_stream.ipynb #0c3bb1e0
+def _by_slices(o:_Inputs, key:str, folder:Path, work:Path, progress:Callable|None):
+    "Build the store of a BIOM file by slices of samples."
+    try:
+        with open_table(o.table, o.sequences) as source:
+            keep, notes = join_metadata(source.sample_ids, o.metadata, o.missing, o.where)
+            job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
+            _copy(job, source, progress)
+            with whole_folder(folder) as part: _finish(job, source, o.metadata, o.tree, notes, part)
+    except AamError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    except OSError as e:
+        raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
+                       "Make room or choose another place.") from e
+
+# %% ../../nbs/2_batches/20_stream.ipynb #7c984e23
+def _one_builder(o:_Inputs, key:str, folder:Path, progress:Callable|None)->Store:
+    "Wait for other builders of the same store, then use theirs or build it."
+    with writing_alone(folder) as held:
+        work = work_path(folder)
+        if not held: work = work.with_suffix(f".{os.getpid()}") # Others could write to the same files
+        store = _made_from(folder, key) # Another process was faster, or was killed when it had all but done
+        if store is None: _by_slices(o, key, folder, work, progress)
+        shutil.rmtree(work, ignore_errors=True)
+        return open_store(folder, check=False) if store is None else store
 
 # %% ../../nbs/2_batches/20_stream.ipynb #6b54b66b
 def cache_biom(
@@ -182,31 +229,12 @@ def cache_biom(
     missing:str="error",             # As for `make_study`
     where:str="",                    # As for `make_study`
     sequences:str|Path|None=None,    # As for `read_table`
-    progress:Callable[[int,int],None]|None=None, # Called after each slice with samples done and all; None: a bar
+    progress:Callable[[int,int],None]|None=None, # Called after each slice with samples done and all
 )->Store:                            # What `build_store` makes of `make_study(read_table(table), ...)`
-    "Turn a count table of any size into a store, or use the one that stands there. Goes on where an earlier call was killed."
-    folder = Path(folder)
+    "Turn a count table of any size into a store, going on where an earlier call was killed."
+    folder, inputs = Path(folder), _Inputs(table, sequences, metadata, tree, missing, where)
     refuse_foreign(folder)
-    if not by_slices(table):
-        return build_store(make_study(read_table(table, sequences), metadata, tree, missing, where), folder)
-    key, work = _inputs(table, sequences, metadata, tree, missing, where), work_path(folder)
-    undisturbed = not work.exists() and not lock_path(folder).exists()
-    if undisturbed and (store := _made_from(folder, key)): return store
-    with writing_alone(folder) as held:
-        if not held: work = work.with_suffix(f".{os.getpid()}") # Another builder could write to the same files
-        store = _made_from(folder, key) # Another process was faster, or was killed when it had all but done
-        if store is None:
-            try:
-                with open_table(table, sequences) as source:
-                    keep, notes = join_metadata(source.sample_ids, metadata, missing, where)
-                    job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
-                    _copy(job, source, progress)
-                    with whole_folder(folder) as part: _finish(job, source, metadata, tree, notes, part)
-            except AamError:
-                shutil.rmtree(work, ignore_errors=True)
-                raise
-            except OSError as e:
-                raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
-                               "Make room or choose another place.") from e
-        shutil.rmtree(work, ignore_errors=True)
-        return open_store(folder, check=False) if store is None else store
+    if not by_slices(table): return _at_once(inputs, folder)
+    key, disturbed = inputs.key(), work_path(folder).exists() or lock_path(folder).exists()
+    if not disturbed and (store := _made_from(folder, key)): return store
+    return _one_builder(inputs, key, folder, progress)

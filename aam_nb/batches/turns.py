@@ -30,7 +30,7 @@ def study_turns(
     steps:int,       # How many
     seed:int,        # Of the run
     temperature:float=1., # Studies are drawn in proportion to size^(1/temperature)
-)->tuple[np.ndarray,np.ndarray]: # int32 [steps], study of each step; how many steps before it drew from that study
+)->tuple[np.ndarray,np.ndarray]: # int32 [steps], study of each step; how many steps before drew from it
     "Which study each step draws from. The first steps do not depend on how many there are."
     sizes = np.asarray(sizes, dtype=float)
     edge = np.cumsum(np.where(sizes > 0, sizes**(1/temperature), 0))
@@ -60,7 +60,9 @@ def check_ranks(
 )->None:
     "Raise `AamError` for a process that is not one of them, or that would have nothing to do."
     if not 0 <= rank < world:
-        raise AamError(f"This is process {rank} of {world}, counted from 0. Give a number from 0 to {world - 1}.")
+        raise AamError(f"This is process {rank} of {world}, counted from 0. "
+                       f"Give a number from 0 to {world - 1}.")
     least = min(batch, min(o for o in sizes if o))
     if least < world:
-        raise AamError(f"A batch of {least} cannot be shared by {world} processes. Make the batches larger, or use fewer processes.")
+        raise AamError(f"A batch of {least} cannot be shared by {world} processes. "
+                       "Make the batches larger, or use fewer processes.")

@@ -21,7 +21,7 @@ from ..sections import AugmentConfig
 # %% auto #0
 __all__ = ['AS_STORED', 'View', 'mixes_reads', 'check_distances', 'masked_tokens']
 
-# %% ../../nbs/2_batches/58_view.ipynb #da393d60
+# %% ../../nbs/2_batches/58_view.ipynb #f0ccefdd
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
     "How samples and ASVs are looked at. Raises `AamError` for precomputed distances that are not there."
@@ -29,8 +29,8 @@ class View:
     augment:AugmentConfig|None = None # What varies in training; None takes samples as they are
     chains:tuple = ()      # Which covariates are nested, as in `Covariates`; they are hidden together
     identity:int = 0       # Width of the vectors of signs that name ASVs; 0 for no names
-    known:np.ndarray|None = None # int64 [asvs], by `known_places`, place among the model's ASVs or -1; None if not asked
-    metrics:tuple[str,...] = ()  # Distances between the samples of a batch, by name; "precomputed" for those below
+    known:np.ndarray|None = None # int64 [asvs], by `known_places`: place among the model's ASVs or -1
+    metrics:tuple[str,...] = ()  # Distances between the samples of a batch, by name
     alpha:float = .5       # Of the generalized UniFrac, 0 to 1
     distances:Distances|None = None # The precomputed ones, aligned with the store's samples
     patch:int = 1          # Bases that are hidden together
@@ -40,7 +40,8 @@ class View:
 
     def __post_init__(self):
         if self.distances is None and any(metrics[o].between is None for o in self.metrics):
-            raise AamError("The metric is 'precomputed', but no distances are given. Name their file in data.distances, "
+            raise AamError("The metric is 'precomputed', but no distances are given. Name their file in "
+                           "data.distances, "
                            "or choose a metric that is computed from the reads.")
 
 # %% ../../nbs/2_batches/58_view.ipynb #eb1020ca
@@ -54,7 +55,7 @@ def mixes_reads(
     augment = view.augment
     return augment is not None and augment.mixup > 0 and augment.mix != "pooled"
 
-# %% ../../nbs/2_batches/58_view.ipynb #dbb923e7
+# %% ../../nbs/2_batches/58_view.ipynb #c0422292
 def check_distances(
     view:View,
     samples:int, # How many the store has
@@ -62,7 +63,8 @@ def check_distances(
     "Raise `AamError` if the view's precomputed distances are of another number of samples."
     given = any(metrics[o].between is None for o in view.metrics)
     if given and len(view.distances) != samples:
-        raise AamError(f"There are distances between {len(view.distances):,} samples, but the store has {samples:,} samples. "
+        raise AamError(f"There are distances between {len(view.distances):,} samples, but the store has "
+                       f"{samples:,} samples. "
                        "Align the distances with the store's sample ids (`Distances.align`).")
 
 # %% ../../nbs/2_batches/58_view.ipynb #f9c6d213

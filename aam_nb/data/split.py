@@ -1,4 +1,4 @@
-"""Which samples train, which pick the epoch, which are reported, and who may not stand on both sides
+"""Which samples train, which pick the epoch, which are reported, and who may not be on both sides
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/split.html.md"""
 
@@ -16,30 +16,40 @@ from ..core import AamError, draw_key, few, keyed_rng
 from ..types import Split, strings
 
 # %% auto #0
-__all__ = ['strata', 'labels', 'split_groups', 'split_independent', 'kfold', 'repeated', 'fold_numbers', 'leave_one_out',
-           'nested']
+__all__ = ['strata', 'labels', 'sort_by_id', 'group_labels', 'split_groups', 'split_independent', 'kfold', 'repeated',
+           'fold_numbers', 'check_whole', 'leave_one_out', 'nested']
+
+# %% ../../nbs/1_data/70_split.ipynb #afd44699
+def _all_numbers(values)->bool:
+    "Whether there is a value, and all of them are numbers."
+    numbers = [isinstance(o, (int, float, np.number)) and not isinstance(o, bool) for o in values]
+    return len(numbers) > 0 and all(numbers)
+
+def _bin_of(values, bins:int)->np.ndarray: # int64 [values]
+    "The bin of each number. Raises `AamError` for a value that is not a number."
+    import pandas as pd
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
+    odd = ~np.isfinite(numbers)
+    if odd.any():
+        first = few(values[odd])
+        raise AamError(f"Values that are not numbers: {odd.sum()} of {len(numbers)} (first: {first}). "
+                       "Split by classes with task 'classification', or correct the column.")
+    edges = np.unique(np.quantile(numbers, np.arange(1, bins)/bins)) if len(numbers) else []
+    return np.searchsorted(edges, numbers, side="left")
 
 # %% ../../nbs/1_data/70_split.ipynb #f086b336
 def strata(
     values,          # One value a sample, a number or a label; NaN or None where missing
-    task:str="auto", # "regression" bins numbers, "classification" takes labels, "auto" bins where all are numbers
+    task:str="auto", # "regression" bins numbers, "classification" takes labels, "auto" decides
     bins:int=5,      # Bins of numbers
-)->np.ndarray:       # int64 [samples], 0, 1, ...; missing ones stand in the last stratum
-    "The stratum of each sample. Raises `AamError` for a number that is not one."
+)->np.ndarray:       # int64 [samples], 0, 1, ...; samples without a value are in the last stratum
+    "The stratum of each sample. Raises `AamError` for a value that is not a number, in a regression."
     import pandas as pd
-    values = pd.Series(np.asarray(values, dtype=object)); here = values.notna().to_numpy()
-    if task == "auto":
-        numeric = all(isinstance(o, (int, float, np.number)) and not isinstance(o, bool) for o in values[here])
-        task = "regression" if numeric and here.any() else "classification"
+    values = pd.Series(np.asarray(values, dtype=object))
+    here = values.notna().to_numpy()
+    if task == "auto": task = "regression" if _all_numbers(values[here]) else "classification"
     out = np.full(len(values), -1, dtype=np.int64)
-    if task == "regression":
-        numbers = pd.to_numeric(values[here], errors="coerce").to_numpy(float)
-        odd = ~np.isfinite(numbers)
-        if odd.any():
-            raise AamError(f"{odd.sum()} of {len(numbers)} values are no numbers (first: {few(values[here][odd])}). "
-                           "Split by classes with task 'classification', or mend the column.")
-        edges = np.unique(np.quantile(numbers, np.arange(1, bins)/bins)) if len(numbers) else []
-        out[here] = np.searchsorted(edges, numbers, side="left")
+    if task == "regression": out[here] = _bin_of(values[here], bins)
     else: out[here] = np.unique([str(o) for o in values[here]], return_inverse=True)[1]
     out[~here] = out.max(initial=-1) + 1
     return np.unique(out, return_inverse=True)[1]
@@ -55,96 +65,111 @@ def labels(
     return cut if all(o.lstrip("-").isdigit() for o in cut if o) else names
 
 # %% ../../nbs/1_data/70_split.ipynb #9e85fbf2
-def _in_order(ids, *columns):
-    "Ids sorted, and each column (or None) in the same order. Refuses repeated ids and columns of another length."
-    ids = strings(list(ids)); order = np.argsort(ids.astype(str), kind="stable"); ids = ids[order]
+def sort_by_id(
+    ids,      # Sample ids, distinct
+    *columns, # Values of the samples; None stays None
+)->tuple:     # The ids, sorted, and each column in the same order; object arrays
+    "Put all into the order of the ids. Raises `AamError` for repeated ids and columns of another length."
+    ids = strings(list(ids))
+    order = np.argsort(ids.astype(str), kind="stable")
+    ids = ids[order]
     twice = ids[1:][ids[1:] == ids[:-1]]
-    if len(twice): raise AamError(f"{len(twice)} sample ids are repeated (first: {few(twice)}). Give each sample once.")
-    if not len(ids): raise AamError("There is no sample to split.")
-    out = []
+    if len(twice): raise AamError(f"Some sample ids are repeated: {few(twice)}. Give each sample once.")
+    if not len(ids): raise AamError("There is no sample to split. Give one or more.")
     for o in columns:
-        if o is not None and len(o) != len(ids):
-            raise AamError(f"There are {len(ids)} sample ids but {len(o)} values beside them. Give one a sample.")
-        out.append(None if o is None else np.asarray(o, dtype=object)[order])
-    return ids, *out
+        if o is None or len(o) == len(ids): continue
+        raise AamError(f"Sample ids: {len(ids)}, values for them: {len(o)}. Give one value for each sample.")
+    return ids, *(None if o is None else np.asarray(o, dtype=object)[order] for o in columns)
 
 # %% ../../nbs/1_data/70_split.ipynb #d5dd58ca
-def _known_groups(ids, groups, what="group"):
-    "The label of each sample's group. Refuses samples without one."
-    names = labels(groups); lost = ids[names == ""]
-    if len(lost):
-        raise AamError(f"{len(lost)} of {len(ids)} samples have no {what} (first: {few(lost)}). "
-                       "Fill the column in, leave these samples out (data.where), or name another column.")
-    return names
+def group_labels(
+    ids,              # Sample ids, for messages
+    groups,           # The group of each sample
+    what:str="group", # What a group is called, for messages
+)->np.ndarray:        # Object array of str [samples]
+    "The label of each sample's group. Raises `AamError` for samples without one."
+    names = labels(groups)
+    lost = ids[names == ""]
+    if not len(lost): return names
+    raise AamError(f"No {what} is given for {len(lost)} of {len(ids)} samples (first: {few(lost)}). "
+                   "Fill the column in, leave these samples out (data.where), or name another column.")
 
-def _group_numbers(ids, groups, what="group"):
-    "Groups as numbers, and their labels in order. Refuses missing ones and a single group."
-    names, number = np.unique(_known_groups(ids, groups, what).astype(str), return_inverse=True)
-    if len(names) == 1:
-        raise AamError(f"All {len(ids)} samples are of one {what} ('{names[0]}'), so nothing can be held out. "
-                       f"Name a column with more {what}s" + (", or say that the samples are independent." if what == "group" else "."))
-    return number, names
+# %% ../../nbs/1_data/70_split.ipynb #757713ba
+def _group_numbers(ids, groups, what="group")->tuple[np.ndarray,np.ndarray]:
+    "Groups as numbers, and their labels in order. Refuses missing groups, and a single one."
+    names, number = np.unique(group_labels(ids, groups, what).astype(str), return_inverse=True)
+    if len(names) > 1: return number, names
+    or_say = ", or say that the samples are independent" if what == "group" else ""
+    raise AamError(f"All samples are of one {what} ('{names[0]}'), so nothing can be held out. "
+                   f"Name a column with more {what}s{or_say}.")
 
 # %% ../../nbs/1_data/70_split.ipynb #56965236
-def _folds(stratum, group, k, seed):
+def _folds(stratum, group, k, seed)->list[np.ndarray]:
     "Rows of each of `k` folds by scikit-learn, of whole groups, or of samples where `group` is None."
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
     kind = StratifiedKFold if group is None else StratifiedGroupKFold
-    if np.bincount(stratum).max() < k: stratum = np.zeros_like(stratum) # all strata are too small to be spread
+    if np.bincount(stratum).max() < k: stratum = np.zeros_like(stratum) # all are too small to be spread
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class") # a rare stratum cannot be in each fold
+        warnings.filterwarnings("ignore", message="The least populated class") # of a rare stratum
         splits = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(stratum)), stratum, groups=group)
         return [test for _, test in splits]
 
-def _ways(share, groups):
+# %% ../../nbs/1_data/70_split.ipynb #d547c2cd
+def _ways(share, groups)->list[tuple[int,int]]:
     "Up to three (folds, how many of them) that come near `share`: few folds, and the finest."
     ways = [(k, min(max(1, round(share*k)), k - 1)) for k in range(2, min(groups, 20) + 1)]
     off = [abs(m/k - share) for k, m in ways]
     near = [o for o, far in zip(ways, off, strict=True) if far <= min(off) + .01]
-    return near if len(near) < 4 else [*near[:2], near[-1]] if groups <= 200 else near[:1] # many groups come out even
+    if len(near) < 4: return near
+    return [*near[:2], near[-1]] if groups <= 200 else near[:1] # many groups come out even
 
 # %% ../../nbs/1_data/70_split.ipynb #26fe5333
-def _off(rows, stratum, share):
+def _misfit(rows, stratum, share)->float:
     "How far these rows are from `share` of all samples and of each stratum, per sample."
-    want = share*np.bincount(stratum); got = np.bincount(stratum[rows], minlength=len(want))
+    want = share*np.bincount(stratum)
+    got = np.bincount(stratum[rows], minlength=len(want))
     return (abs(got - want).sum() + 2*abs(len(rows) - want.sum()))/len(stratum)
 
 # %% ../../nbs/1_data/70_split.ipynb #0991dced
-def _carve(stratum, group, share, leave, key):
-    "Rows of whole groups: nearly `share` of the samples and of each stratum. At least `leave` groups stay behind."
+def _candidates(ways, stratum, group, leave, key):
+    "Rows of runs of folds that leave at least `leave` groups behind."
+    for k, m in ways:
+        folds = _folds(stratum, group, k, draw_key(*key, k) % 2**32)
+        for i in range(k - m + 1):
+            rows = np.concatenate(folds[i:i+m]).astype(np.int64)
+            if 0 < len(np.unique(group[rows])) <= group.max() + 1 - leave: yield rows
+
+def _carve(stratum, group, share, leave, key)->np.ndarray:
+    "Rows of whole groups: nearly `share` of the samples and of each stratum."
     n = group.max() + 1
-    def search(ways, strata):
-        for k, m in ways:
-            folds = _folds(strata, group, k, draw_key(*key, k) % 2**32)
-            for i in range(k - m + 1):
-                rows = np.concatenate(folds[i:i+m]).astype(np.int64)
-                if 0 < len(np.unique(group[rows])) <= n - leave: yield _off(rows, stratum, share), rows
-    found = [*search(_ways(share, n), stratum)] or [*search([(n, 1)], np.zeros_like(stratum))]
-    return min(found, key=lambda o: round(o[0], 9))[1] # the first of equals
+    found = [*_candidates(_ways(share, n), stratum, group, leave, key)]
+    found = found or [*_candidates([(n, 1)], np.zeros_like(stratum), group, leave, key)]
+    return min(found, key=lambda rows: round(_misfit(rows, stratum, share), 9)) # the first of equals
 
 # %% ../../nbs/1_data/70_split.ipynb #d6e2ffef
-def _parts(ids, carve, valid, test):
+def _parts(ids, carve, valid, test)->Split:
     "The split by `carve(rows, share of them, name)`, which picks positions among `rows`."
     if not (0 <= valid and 0 <= test and valid + test < 1):
-        raise AamError(f"valid is {valid} and test is {test}; wanted shares of 0 or more whose sum is below 1.")
-    rest = np.arange(len(ids)); parts = dict(valid=ids[:0], test=ids[:0])
+        raise AamError(f"valid is {valid} and test is {test}; wanted 0 or more, and a sum below 1.")
+    rest, parts = np.arange(len(ids)), dict(valid=ids[:0], test=ids[:0])
     for name, share in (("test", test), ("valid", valid)):
         if not share: continue
         picked = carve(rest, share*len(ids)/len(rest), name)
-        parts[name] = ids[np.sort(rest[picked])]; rest = np.delete(rest, picked)
+        parts[name] = ids[np.sort(rest[picked])]
+        rest = np.delete(rest, picked)
     return Split(train=ids[rest], **parts)
 
 # %% ../../nbs/1_data/70_split.ipynb #4a4aca09
 def split_groups(
-    ids,                # Sample ids, distinct
-    groups,             # The group of each sample: subject, household, cage...
-    valid:float=.2,     # Share of all samples that picks the epoch; 0 for none
-    test:float=.2,      # Share of all samples that is reported; 0 for none
-    seed:int=42,        # Same seed, same split
-    strata=None,        # int [samples], the stratum of each, from `strata`; None balances size alone
-)->Split:               # Ids sorted within each part
-    "A split that no group straddles. Raises `AamError` for missing groups and for fewer groups than parts."
-    ids, groups, stratum = _in_order(ids, groups, np.zeros(len(ids)) if strata is None else strata)
+    ids,            # Sample ids, distinct
+    groups,         # The group of each sample: subject, household, cage...
+    valid:float=.2, # Share of all samples that picks the epoch; 0 for none
+    test:float=.2,  # Share of all samples that is reported; 0 for none
+    seed:int=42,    # Same seed, same split
+    strata=None,    # int [samples], the stratum of each, from `strata`; None balances size alone
+)->Split:           # Ids sorted within each part
+    "A split with each group in one part. Raises `AamError` for missing groups and fewer groups than parts."
+    ids, groups, stratum = sort_by_id(ids, groups, np.zeros(len(ids)) if strata is None else strata)
     group, names = _group_numbers(ids, groups)
     stratum = np.unique(stratum.astype(np.int64), return_inverse=True)[1]
     parts = 1 + (valid > 0) + (test > 0)
@@ -158,16 +183,17 @@ def split_groups(
 
 # %% ../../nbs/1_data/70_split.ipynb #f58521f4
 def split_independent(
-    ids,                # Sample ids, distinct
-    valid:float=.2,     # Share of the samples that picks the epoch; 0 for none
-    test:float=.2,      # Share of the samples that is reported; 0 for none
-    seed:int=42,        # Same seed, same split
-    strata=None,        # int [samples], the stratum of each, from `strata`; None for a plain random split
-)->Split:               # Ids sorted within each part
-    "A random split that is even over the strata. Only for samples that are independent of each other."
-    ids, stratum = _in_order(ids, np.zeros(len(ids)) if strata is None else strata)
+    ids,            # Sample ids, distinct
+    valid:float=.2, # Share of the samples that picks the epoch; 0 for none
+    test:float=.2,  # Share of the samples that is reported; 0 for none
+    seed:int=42,    # Same seed, same split
+    strata=None,    # int [samples], the stratum of each, from `strata`; None for a plain random split
+)->Split:           # Ids sorted within each part
+    "A random split of independent samples, even over the strata. Raises `AamError` for too few samples."
+    ids, stratum = sort_by_id(ids, np.zeros(len(ids)) if strata is None else strata)
     parts = 1 + (valid > 0) + (test > 0)
-    if len(ids) < parts: raise AamError(f"{parts} parts need {parts} samples, and there are {len(ids)}.")
+    if len(ids) < parts:
+        raise AamError(f"{parts} parts need {parts} samples; found {len(ids)}. Ask for fewer parts.")
     def carve(rows, share, name):
         rng = keyed_rng(seed, "split independent", name)
         line = np.lexsort((rng.random(len(rows)), stratum[rows].astype(np.int64)))
@@ -177,22 +203,23 @@ def split_independent(
 
 # %% ../../nbs/1_data/70_split.ipynb #e3f66bee
 def kfold(
-    ids,           # Sample ids, distinct
-    folds:int=5,   # How many; each sample is in the test part of one
-    groups=None,   # The group of each sample; None says that the samples are independent
-    strata=None,   # int [samples], the stratum of each, from `strata`
-    seed:int=42,   # Same seed, same folds
+    ids,         # Sample ids, distinct
+    folds:int=5, # How many; each sample is in the test part of one
+    groups=None, # The group of each sample; None says that the samples are independent
+    strata=None, # int [samples], the stratum of each, from `strata`
+    seed:int=42, # Same seed, same folds
 )->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids) of each fold, sorted
-    "Folds that no group straddles. Raises `AamError` for fewer groups (or samples) than folds."
-    ids, groups, stratum = _in_order(ids, groups, np.zeros(len(ids)) if strata is None else strata)
+    "Folds with each group on one side. Raises `AamError` for fewer groups (or samples) than folds."
+    ids, groups, stratum = sort_by_id(ids, groups, np.zeros(len(ids)) if strata is None else strata)
     group, names = (None, ids) if groups is None else _group_numbers(ids, groups)
     what = "samples" if groups is None else "groups"
     if not 2 <= folds <= len(names):
-        raise AamError(f"{folds} folds were asked for, and there are {len(names)} {what}. "
-                       f"Wanted 2 folds or more, and no more than {what}.")
+        raise AamError(f"Folds asked for: {folds}, {what}: {len(names)}. "
+                       f"Ask for 2 folds or more, and for no more folds than {what}.")
     stratum = np.unique(stratum.astype(np.int64), return_inverse=True)[1]
     tests = _folds(stratum, group, folds, seed)
-    if not all(map(len, tests)): tests = _folds(np.zeros_like(stratum), group, folds, seed) # balance left a fold empty
+    if not all(map(len, tests)): # the balance of strata left a fold empty
+        tests = _folds(np.zeros_like(stratum), group, folds, seed)
     return [(np.delete(ids, test), ids[np.sort(test)]) for test in tests]
 
 # %% ../../nbs/1_data/70_split.ipynb #1a211be0
@@ -204,7 +231,7 @@ def repeated(
     strata=None,   # int [samples], the stratum of each, from `strata`
     seed:int=42,   # Same seed, same folds; the first repeat is `kfold` with it
 )->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids), one repeat after the other
-    "k folds, several times. Each sample is in the test part of one fold in each repeat."
+    "Folds, drawn several times. Each sample is in the test part of one fold of each repeat."
     seeds = [seed, *(draw_key(seed, "repeat", r) % 2**32 for r in range(1, repeats))]
     return [o for s in seeds for o in kfold(ids, folds, groups, strata, s)]
 
@@ -212,22 +239,30 @@ def repeated(
 def fold_numbers(
     folds, # (train ids, test ids) of each fold
 )->list[tuple[int,int]]: # (repeat, fold within it), both from 1
-    "Which repeat a fold belongs to: a sample that was tested before begins a new one."
+    "The repeat that each fold belongs to, and its number there."
     times, size, out = Counter(), Counter(), []
     for _, test in folds:
-        times.update(test); repeat = max(times[o] for o in test)
-        size[repeat] += 1; out.append((repeat, size[repeat]))
+        times.update(test)
+        repeat = max(times[o] for o in test)
+        size[repeat] += 1
+        out.append((repeat, size[repeat]))
     return out
 
 # %% ../../nbs/1_data/70_split.ipynb #6f4d8684
-def _keep_whole(ids, groups, told, what):
-    "Refuses groups whose samples carry more than one of the labels `told`."
+def check_whole(
+    ids,      # Sample ids, for messages
+    groups,   # The group of each sample
+    parts,    # Object array of str [samples], the part of each
+    what:str, # What a part is called, for messages
+)->None:
+    "Raises `AamError` for groups with samples in more than one part."
     of = {}
-    for g, o in zip(_known_groups(ids, groups), told, strict=True): of.setdefault(g, set()).add(o)
+    for g, o in zip(group_labels(ids, groups), parts, strict=True): of.setdefault(g, set()).add(o)
     torn = [f"{g}: {', '.join(sorted(v))}" for g, v in of.items() if len(v) > 1]
-    if torn:
-        raise AamError(f"{len(torn)} of {len(of)} groups stand in more than one {what} (first: {few(torn)}). A group on both sides makes "
-                       f"every score too good. Leave its samples out of all but one of them, or name other groups.")
+    if not torn: return
+    raise AamError(f"Groups in more than one {what}: {len(torn)} of {len(of)} (first: {few(torn)}). "
+                   "A group on both sides makes every score too good. Leave its samples out of all but one, "
+                   "or name other groups.")
 
 # %% ../../nbs/1_data/70_split.ipynb #55186ee2
 def leave_one_out(
@@ -235,10 +270,10 @@ def leave_one_out(
     values,      # The study, site or run of each sample
     groups=None, # The group of each sample, which lies within one value
 )->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids), one fold a value, in the order of the labels
-    "Folds that hold out one value each. Raises `AamError` for missing values, a single one, and groups that straddle two."
-    ids, values, groups = _in_order(ids, values, groups)
+    "Folds that hold out one value each. Raises `AamError` for missing values, a single one, and torn groups."
+    ids, values, groups = sort_by_id(ids, values, groups)
     number, names = _group_numbers(ids, values, "value")
-    if groups is not None: _keep_whole(ids, groups, names[number], "value that is left out")
+    if groups is not None: check_whole(ids, groups, names[number], "value that is left out")
     return [(ids[number != k], ids[number == k]) for k in range(len(names))]
 
 # %% ../../nbs/1_data/70_split.ipynb #8b27fc3b
@@ -251,11 +286,16 @@ def nested(
     task:str="auto", # "regression", "classification" or "auto", for strata
     seed:int=42,     # Same seed, same folds
 )->list[list[tuple[np.ndarray,np.ndarray]]]: # For each outer fold, (train ids, test ids) of the inner ones
-    "Folds of each training part. Raises `AamError` that names the outer fold whose training part is too small."
-    at = {o: i for i, o in enumerate(ids)}; out = []
+    "Folds of each training part. Raises `AamError` that names an outer fold that is too small."
+    at, out = {o: i for i, o in enumerate(ids)}, []
     groups, values = (None if o is None else np.asarray(o, dtype=object) for o in (groups, values))
     for k, (train, _) in enumerate(folds, 1):
         rows = [at[o] for o in train]
-        try: out.append(kfold(train, inner, None if groups is None else groups[rows], None if values is None else strata(values[rows], task), seed))
-        except AamError as e: raise AamError(f"The training part of fold {k} cannot be cut into {inner} inner folds (run.inner). {e}") from e
+        mine = None if groups is None else groups[rows]
+        try:
+            stratum = None if values is None else strata(values[rows], task)
+            out.append(kfold(train, inner, mine, stratum, seed))
+        except AamError as e:
+            raise AamError(f"The training part of fold {k} cannot be cut into {inner} inner folds "
+                           f"(run.inner). {e}") from e
     return out

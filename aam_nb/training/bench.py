@@ -53,7 +53,7 @@ class Bench:
     folder:Path|None = None # Checkpoints go here; None keeps the best weights in memory only
     log:RunLog|None = None
     part:str = ""           # Named before the stage in log and bars, e.g. the fold
-    start:AamModel|None = None # A pretrained model that every fit starts from; None pretrains on each fit's own samples
+    start:AamModel|None = None # A pretrained model to start from; None pretrains on each fit's own samples
     sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results, by what they depend on; None computes them anew
@@ -65,7 +65,7 @@ def metrics(self:Bench)->tuple[str,...]:
     def name(o): return "precomputed_unbounded" if o == "precomputed" and not self.distances.bounded else o
     return tuple(map(name, self.config.distances))
 
-# %% ../../nbs/4_training/60_bench.ipynb #660846df
+# %% ../../nbs/4_training/60_bench.ipynb #c5ba4826
 @patch
 def seed(self:Bench,
     *key, # For example the stage and the fold
@@ -80,9 +80,10 @@ def samples(self:Bench,
 )->SampleDataset:
     "Samples of the store, with as many of their ASVs as are read."
     data = self.config.data
-    return SampleDataset(self.store, rows, limit=data.limit, select=data.select, seed=self.config.run.seed, **more)
+    how = dict(limit=data.limit, select=data.select, seed=self.config.run.seed)
+    return SampleDataset(self.store, rows, **how, **more)
 
-# %% ../../nbs/4_training/60_bench.ipynb #3a714b1b
+# %% ../../nbs/4_training/60_bench.ipynb #ea3bdd7a
 @patch
 def view(self:Bench,
     loss:LossConfig,  # What the stage learns
@@ -91,10 +92,11 @@ def view(self:Bench,
 )->View:
     "How a stage looks at samples."
     model = self.config.model
-    return View(identity=model.identity, known=place, patch=model.patch, span=loss.span, alpha=loss.alpha, distances=self.distances,
-                metrics=self.config.distances if loss.distance else (), hide=loss.hide if loss.counts else 0., **more)
+    return View(identity=model.identity, known=place, patch=model.patch, span=loss.span, alpha=loss.alpha,
+                distances=self.distances, metrics=self.config.distances if loss.distance else (),
+                hide=loss.hide if loss.counts else 0., **more)
 
-# %% ../../nbs/4_training/60_bench.ipynb #1388d482
+# %% ../../nbs/4_training/60_bench.ipynb #f8d5fd76
 @patch
 def fit(self:Bench,
     objective,         # `AsvObjective` or `SampleObjective`
@@ -113,7 +115,7 @@ def fit(self:Bench,
 def known_asvs(
     store:SampleSource,
     rows:np.ndarray, # int64, samples
-)->tuple[np.ndarray,np.ndarray]: # int64 sorted keys; int64 [asvs], the place of each ASV of the store among them, -1 where it has none
+)->tuple[np.ndarray,np.ndarray]: # int64 sorted keys; int64 [asvs], the place of each ASV of the store, or -1
     "The ASVs that have reads in some samples, by key."
     keys = store.keys[:]
     known = np.unique(keys[asvs_in(store, rows)])
@@ -128,7 +130,11 @@ def at_most(
     "At most so many rows, drawn by key."
     return rows if len(rows) <= most else np.sort(keyed_rng(*key).choice(rows, most, replace=False))
 
-# %% ../../nbs/4_training/60_bench.ipynb #64291cd1
+# %% ../../nbs/4_training/60_bench.ipynb #e7a208cd
+def _branches(bench:Bench)->int:
+    "Branches of the tree of a bench's only study."
+    return len(bench.store.studies[0].branches.length)
+
 def new_model(
     bench:Bench,
     bases:int, # Longest sequence it will read
@@ -144,7 +150,7 @@ def new_model(
         torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
         return AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
                         covariates=covariates and covariates.shape, known=known if linear != "none" else 0,
-                        branches=len(bench.store.studies[0].branches.length) if linear in ("branches", "both") else 0,
+                        branches=_branches(bench) if linear in ("branches", "both") else 0,
                         counts=bench.config.loss.counts > 0)
 
 # %% ../../nbs/4_training/60_bench.ipynb #7ea34a1c
@@ -156,7 +162,7 @@ def set_constants(
     embeddings=None,   # f32 [asvs, d], where the encoder is frozen
     most:int=512,      # Samples that are looked at, the first ones
 )->None:
-    "Fit the constants of the sample level (centre and spread of the pools, scale of the distance heads) on training samples."
+    "Fit centre and spread of the pools and the scale of the distance heads on training samples."
     view = replace(bench.view(bench.config.loss, place), metrics=bench.config.distances, hide=0.)
     plain = PlainBatches(bench.samples(rows[:most]), view, batch=64)
     fit_constants(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)

@@ -29,25 +29,28 @@ def asv_stage(
     bench:Bench,
     rows:np.ndarray, # int64, training samples, whose ASVs teach
     key=(),          # What distinguishes this fit from its siblings, e.g. the fold
-)->tuple[AamModel,AsvObjective,AsvBatches]: # A model, fresh or with the encoder to start from; its objective; its batches
+)->tuple[AamModel,AsvObjective,AsvBatches]: # The model, how it learns, and from what
     "Stage 1, ready to run: distances along the tree and hidden patches."
     config, store, optim = bench.config, bench.store, bench.config.pretrain_asv
     bases = bench.start.bases if bench.start else store.tokens.shape[1]
     model = new_model(bench, bases, key=key).to(bench.accelerator.device)
     if bench.start: take_over(model, bench.start)
     model.freeze_layers(optim.freeze_layers)
-    view = View(seed=bench.seed("asvs", *key), augment=config.augment, patch=config.model.patch, mask=config.loss.mask,
+    view = View(seed=bench.seed("asvs", *key), augment=config.augment, patch=config.model.patch,
+                mask=config.loss.mask,
                 span=config.loss.span)
-    source = AsvBatches(store, asvs_in(store, rows), view, batch=optim.batch, steps=optim.steps, temperature=config.data.temperature)
+    source = AsvBatches(store, asvs_in(store, rows), view, batch=optim.batch, steps=optim.steps,
+                        temperature=config.data.temperature)
     return model, AsvObjective(model, config.loss), source
 
-# %% ../../nbs/4_training/65_encoder_stage.ipynb #99dfc8af
+# %% ../../nbs/4_training/65_encoder_stage.ipynb #e7ab1490
 def _measure_on(bench:Bench, objective:AsvObjective, source:AsvBatches, fresh:np.ndarray):
     "A function that measures an objective on ASVs that do not teach; None where they are too few."
     if len(fresh) <= 3: return None
     seed = bench.config.run.seed
     view = replace(source.view, seed=seed)
-    plain = PlainAsvBatches(bench.store, at_most(fresh, 1024, seed, "watch"), view, batch=bench.config.pretrain_asv.batch)
+    fresh = at_most(fresh, 1024, seed, "watch")
+    plain = PlainAsvBatches(bench.store, fresh, view, batch=bench.config.pretrain_asv.batch)
     return lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
 
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #0904b30c
@@ -62,6 +65,7 @@ def pretrain_asvs(
     model, objective, source = asv_stage(bench, rows, key)
     teaching = asvs_in(store, rows)
     fresh = teaching[:0] if held_back is None else np.setdiff1d(asvs_in(store, held_back), teaching)
-    if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", _measure_on(bench, objective, source, fresh))
+    validate = _measure_on(bench, objective, source, fresh)
+    if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
     model.encoder.fit_constants(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
     return model

@@ -35,7 +35,8 @@ def embed_asvs(
     device, was = next(model.parameters()).device, model.training
     model.eval()
     rows = np.arange(len(tokens)) if rows is None else rows
-    out, quiet = torch.zeros(len(tokens), model.config.width, device=device), None if len(rows) > 4096 else True
+    out = torch.zeros(len(tokens), model.config.width, device=device)
+    quiet = None if len(rows) > 4096 else True
     for i in tqdm(range(0, len(rows), 4096), desc="ASV embeddings", leave=False, disable=quiet):
         part = rows[i:i+4096]
         at = torch.from_numpy(part).to(device)
@@ -49,7 +50,7 @@ def sample_outputs(
     model:AamModel,
     dataset:SampleDataset,
     embeddings:torch.Tensor, # f32 [asvs, d] of the store's ASVs, at least of those in these samples
-    known:np.ndarray|None=None, # int64 [asvs], place among the ASVs that the model knows, by `known_places`; all known if None
+    known:np.ndarray|None=None, # int64 [asvs], by `known_places`; None if the model knows them all
     batch:int=64,           # Samples at once
 )->Iterator[tuple[Batch,Outputs]]:
     "Batches of samples and what the model says of them, in evaluation mode, in the order of the dataset."
@@ -78,7 +79,7 @@ def predict_rows(
     store:SampleSource,
     rows:np.ndarray,        # int64 [n], samples of the store
     embeddings:torch.Tensor|None=None, # f32 [asvs, d] of every ASV of the store; encoded here if None
-    known:np.ndarray|None=None, # int64 [asvs], place among the ASVs that the model knows, by `known_places`; all known if None
+    known:np.ndarray|None=None, # int64 [asvs], by `known_places`; None if the model knows them all
     batch:int=64,           # Samples at once
     **how,                  # Of the `SampleDataset`: covariates, limit, select, seed
 )->np.ndarray:              # f32 [n, K], the outputs of all targets side by side

@@ -29,22 +29,25 @@ def sample_stage(
     key=(),          # What distinguishes this fit from its siblings, e.g. the fold
     embeddings=None, # f32 [asvs, d], where the encoder is frozen
 )->tuple[SampleObjective,SampleBatches]: # Its objective; its batches
-    "Stage 2, ready to run: distances between the samples of a batch, hidden reads, and hidden bases where the encoder trains."
+    "Stage 2, ready to run: distances, hidden reads, and hidden bases where the encoder trains."
     config, optim = bench.config, bench.config.pretrain_sample
     loss = replace(config.loss, distance=config.loss.distance or 1.) if config.distances else config.loss
     if not optim.freeze: model.freeze_layers(optim.freeze_layers)
     place = known_asvs(bench.store, rows)[1]
     set_constants(bench, model, rows, place, embeddings)
-    view = bench.view(loss, place, seed=bench.seed("pairs", *key), augment=config.augment, mask=0. if optim.freeze else loss.mask)
-    source = SampleBatches(bench.samples(rows), view, batch=optim.batch, steps=optim.steps, temperature=config.data.temperature)
+    view = bench.view(loss, place, seed=bench.seed("pairs", *key), augment=config.augment,
+                      mask=0. if optim.freeze else loss.mask)
+    source = SampleBatches(bench.samples(rows), view, batch=optim.batch, steps=optim.steps,
+                           temperature=config.data.temperature)
     return SampleObjective(model, loss, embeddings=embeddings), source
 
-# %% ../../nbs/4_training/70_sample_stage.ipynb #39b3ba00
+# %% ../../nbs/4_training/70_sample_stage.ipynb #d60fbf67
 def _measure_on(bench:Bench, objective:SampleObjective, source:SampleBatches, held_back:np.ndarray|None):
     "A function that measures an objective on samples that do not teach; None where they are too few."
     if held_back is None or len(held_back) < 3: return None
     seed = bench.config.run.seed
-    plain = PlainBatches(bench.samples(at_most(held_back, 256, seed, "watch")), replace(source.view, seed=seed), batch=64)
+    samples = bench.samples(at_most(held_back, 256, seed, "watch"))
+    plain = PlainBatches(samples, replace(source.view, seed=seed), batch=64)
     return lambda: measure_samples(objective, (plain[j] for j in range(len(plain))))
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #c72a0314

@@ -49,18 +49,19 @@ class Fitted:
     covariates:CovariateCodec|None
     known:np.ndarray          # int64 sorted keys of the ASVs that it was trained on
     place:np.ndarray          # int64 [asvs], the place of each ASV of the store among them, -1 for none
-    encoded:tuple|None        # Covariates of all samples of the store, as `CovariateCodec.encode` gives them; None without
+    encoded:tuple|None        # Covariates of the store, by `CovariateCodec.encode`; None without any
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
 
-# %% ../../nbs/4_training/75_target_stage.ipynb #5d3f21c9
+# %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
 def outputs(self:Fitted,
     rows:np.ndarray, # int64 [n], samples of the store
 )->np.ndarray:       # f32 [n, k]
     "Numbers, quantiles and logits of some samples, as the model gives them."
     config = self.bench.config
-    return predict_rows(self.model, self.bench.store, rows, embeddings=self.embeddings, known=self.place, covariates=self.encoded,
+    return predict_rows(self.model, self.bench.store, rows, embeddings=self.embeddings, known=self.place,
+                        covariates=self.encoded,
                         limit=config.data.limit, select=config.data.select, seed=config.run.seed)
 
 @patch
@@ -88,7 +89,7 @@ def set_linear(
     if alone and study.has_tree: tip[place[here]] = study.tips(here)
     model.linear.fit(counts, study.branches if alone else None, tip)
 
-# %% ../../nbs/4_training/75_target_stage.ipynb #6bd6b1d4
+# %% ../../nbs/4_training/75_target_stage.ipynb #380a4bbd
 def _model_for(bench:Bench, start:AamModel, learned, train, key, embeddings)->Fitted:
     "A model for the targets with what was pretrained, its constants set, not yet fitted."
     targets, covariates = learned
@@ -98,16 +99,18 @@ def _model_for(bench:Bench, start:AamModel, learned, train, key, embeddings)->Fi
     report = take_over(model, start, trained_parts(sample_level))
     if not bench.config.optim.freeze: model.freeze_layers(bench.config.optim.freeze_layers)
     if embeddings is None: embeddings = frozen_embeddings(bench, model, bench.config.optim)
-    if not report.loaded.get("sample") or report.left["sample"]: set_constants(bench, model, train, place, embeddings)
+    if not report.loaded.get("sample") or report.left["sample"]:
+        set_constants(bench, model, train, place, embeddings)
     set_linear(bench, model, train, known, place)
     encoded = None if covariates is None else covariates.encode(bench.metadata)
-    return Fitted(model=model, bench=bench, targets=targets, covariates=covariates, known=known, place=place, encoded=encoded,
+    return Fitted(model=model, bench=bench, targets=targets, covariates=covariates, known=known, place=place,
+                  encoded=encoded,
                   embeddings=embeddings)
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8cebe6f8
 def target_stage(
     bench:Bench,
-    start:AamModel,      # Pretrained: its encoder, and its sample level where that was pretrained, are taken over
+    start:AamModel,      # Pretrained; what it has learned is taken over
     targets:Targets,     # Fitted on training samples
     covariates:CovariateCodec|None, # Fitted on training samples
     train:np.ndarray,    # int64 rows that train
@@ -118,11 +121,14 @@ def target_stage(
     config, optim = bench.config, bench.config.optim
     made = _model_for(bench, start, (targets, covariates), train, key, embeddings)
     weight = target_weights(targets, bench.metadata, config, train)
-    samples = bench.samples(train, target=targets.encode(bench.metadata), weight=weight, covariates=made.encoded)
+    samples = bench.samples(train, target=targets.encode(bench.metadata), weight=weight,
+                            covariates=made.encoded)
     view = bench.view(config.loss, made.place, seed=bench.seed("target", *key), augment=config.augment,
                       chains=covariates.shape.chains if covariates else ())
-    source = SampleBatches(samples, view, batch=optim.batch, steps=optim.steps, temperature=config.data.temperature)
-    objective = SampleObjective(made.model, config.loss, embeddings=made.embeddings, mixup=config.augment.mixup,
+    source = SampleBatches(samples, view, batch=optim.batch, steps=optim.steps,
+                           temperature=config.data.temperature)
+    objective = SampleObjective(made.model, config.loss, embeddings=made.embeddings,
+                                mixup=config.augment.mixup,
                                 smoothing=config.target.smoothing)
     return made, objective, source
 
@@ -133,7 +139,7 @@ def validation_loss(
     columns:tuple[Column,...], # The targets, in order
     weight:torch.Tensor|None=None, # f32 [n, t]
 )->dict[str,torch.Tensor]: # By target
-    "The losses that pick the step. Beside other targets, classes are judged at a temperature of their own, as they are used later."
+    "The losses that pick the step. Beside other targets, a class is judged at the best temperature."
     def means(x): return {k: v.mean for k, v in target_loss(x, target, columns, weight).items()}
     each = means(outputs)
     if len(columns) == 1: return each

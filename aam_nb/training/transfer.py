@@ -37,26 +37,28 @@ class LoadReport:
         fresh = [k for k, n in self.loaded.items() if not n]
         text = f"Taken over: {'; '.join(lines)}."
         if fresh: text += f" Fresh: {', '.join(fresh)}."
-        return text + (f" Without a place: {len(self.unused)} tensors ({few(self.unused)})." if self.unused else "")
+        if self.unused: text += f" Without a place: {len(self.unused)} tensors ({few(self.unused)})."
+        return text
 
-# %% ../../nbs/4_training/55_transfer.ipynb #591e13a6
+# %% ../../nbs/4_training/55_transfer.ipynb #57fc118e
 def _of(name:str, parts:tuple[str,...])->str|None:
     "The part that a tensor belongs to; None for none of these."
     return next((o for o in parts if name.startswith(o + ".")), None)
 
 def _check_encoders(own:dict, theirs:dict, fits:set)->None:
     "Raise `AamError` when a tensor of either encoder has no counterpart."
-    names = [k for k in own if k.startswith("encoder.")] + [k for k in theirs if k.startswith("encoder.") and k not in own]
-    wrong = [k for k in names if k not in fits]
+    names = dict.fromkeys([*own, *theirs])
+    wrong = [k for k in names if k.startswith("encoder.") and k not in fits]
     if wrong:
-        raise AamError(f"The model to start from has another ASV encoder: {len(wrong)} tensors differ (first: '{wrong[0]}'). "
-                       "Give model.patch, width, layers, heads, feedforward and readout the values that it has.")
+        raise AamError(f"The model to start from has another ASV encoder: {len(wrong)} of its tensors differ "
+                       f"(first: '{wrong[0]}'). Give model.patch, width, layers, heads, feedforward and "
+                       "readout the values that it has.")
 
 # %% ../../nbs/4_training/55_transfer.ipynb #8b17780a
 def take_over(
     model:AamModel, # Is filled
     start:AamModel, # What it starts from
-    parts:tuple[str,...]=("encoder", "heads.tree", "heads.bases"), # Modules that may come over, as `trained_parts` names them
+    parts:tuple[str,...]=("encoder", "heads.tree", "heads.bases"), # What may come over, by `trained_parts`
 )->LoadReport:
     "Copy what fits from one model into another. Raises `AamError` when the ASV encoders differ."
     own, theirs = model.state_dict(), start.state_dict()
