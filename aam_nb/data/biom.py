@@ -51,8 +51,10 @@ def _dataset(f, name:str, kinds:str, data:bytes): # An HDF5 dataset
     import h5py
     out = f.get(name)
     if not isinstance(out, h5py.Dataset): raise AamError(f"it has no dataset '{name}'")
-    if out.file.filename != f.filename or out.external or out.is_virtual: raise AamError(f"'{name}' points outside the file")
-    if out.ndim != 1 or out.dtype.kind not in kinds: raise AamError(f"'{name}' has {out.ndim} dimensions of type {out.dtype}")
+    if out.file.filename != f.filename or out.external or out.is_virtual:
+        raise AamError(f"'{name}' points outside the file")
+    if out.ndim != 1 or out.dtype.kind not in kinds:
+        raise AamError(f"'{name}' has {out.ndim} dimensions of type {out.dtype}")
     stored, size = min(out.id.get_storage_size(), len(data)), len(out)*out.dtype.itemsize
     if size > (stored if out.chunks is None else 1032*stored + 2**20):
         raise AamError(f"'{name}' claims {size:,} bytes, more than {stored:,} bytes can hold")
@@ -73,11 +75,15 @@ def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     out = np.zeros(-(-len(ids)//size)*size, _REFERENCE)
     for i in range(ids.id.get_num_chunks()):
-        o = ids.id.get_chunk_info(i); first = o.chunk_offset[0]
-        if o.size > 16*size + 2**16: raise AamError("a chunk of its ids is longer than its ids") # Gzip adds little where it gains nothing
+        o = ids.id.get_chunk_info(i)
+        first = o.chunk_offset[0]
+        if o.size > 16*size + 2**16:
+            # Gzip adds little where it gains nothing
+            raise AamError("a chunk of its ids is longer than its ids")
         chunk = data[o.byte_offset:o.byte_offset + o.size]
         for k, code in enumerate(filters):
-            if o.filter_mask >> k & 1: continue # HDF5 passes over the filters that do not suit, as shuffling does not here
+            if o.filter_mask >> k & 1:
+                continue # HDF5 passes over the filters that do not suit, as shuffling does not here
             if code != 1: raise AamError(f"its ids are compressed by HDF5 filter {code}, and wanted is gzip")
             chunk = zlib.decompressobj().decompress(chunk, 16*size)
         out[first:first + size] = np.frombuffer(chunk, _REFERENCE)
@@ -86,13 +92,15 @@ def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
 # %% ../../nbs/1_data/10_biom.ipynb #5afb885e
 def _heap(data:bytes, at:int)->dict[int,tuple[int,int]]: # Where each numbered object begins and ends
     "The objects of the heap at an address. Raises `AamError` where there is no sound heap."
-    end = at + int.from_bytes(data[at+8:at+16], "little"); out = {}
+    end = at + int.from_bytes(data[at+8:at+16], "little")
+    out = {}
     if data[at:at+8] != b"GCOL\x01\0\0\0" or end > len(data): raise AamError("its ids point at nothing")
     at += 16
     while at + 16 <= end:
         number, size = int.from_bytes(data[at:at+2], "little"), int.from_bytes(data[at+8:at+16], "little")
         if number == 0: break
-        out[number] = (at + 16, at + 16 + size); at += 16 + (size + 7)//8*8
+        out[number] = (at + 16, at + 16 + size)
+        at += 16 + (size + 7)//8*8
     if at > end: raise AamError("its ids run over their place")
     return out
 
@@ -102,14 +110,17 @@ def hdf5_ids(
     name:str,   # Of a dataset of ids
     data:bytes, # The bytes of the file, mapped or read
 )->list:        # Text; whole numbers where the file has those
-    "The ids of one axis. Raises `AamError` for text that runs out of its place, before h5py follows it there."
+    """The ids of one axis. Raises `AamError` for text that runs out of its place, before h5py follows it
+    there."""
     import h5py
-    ids = _dataset(f, name, "OSUiu", data); text = h5py.check_string_dtype(ids.dtype)
+    ids = _dataset(f, name, "OSUiu", data)
+    text = h5py.check_string_dtype(ids.dtype)
     if text is None or text.length is not None: # Numbers, or strings of one length, which need no heap
         if ids.dtype.kind == "O": raise AamError(f"'{name}' holds no text")
         return [o.decode() if isinstance(o, bytes) else o for o in ids[:].tolist()]
     where = _references(ids, data)
-    if len(where) < len(ids) or where["length"].sum(dtype=np.int64) > len(data): raise AamError(f"'{name}' is longer than the file")
+    if len(where) < len(ids) or where["length"].sum(dtype=np.int64) > len(data):
+        raise AamError(f"'{name}' is longer than the file")
     heap_at, out = lru_cache(64)(lambda at: _heap(data, at)), [] # Neighbours share a heap
     for length, at, number in where.tolist():
         a, b = heap_at(at)[number]
@@ -122,19 +133,27 @@ class _Biom:
     "The sample-by-sample half of an open BIOM 2.1 file."
     def __init__(self, f, data:bytes):
         self.samples, self.features = hdf5_ids(f, "sample/ids", data), hdf5_ids(f, "observation/ids", data)
-        part = {o: _dataset(f, f"sample/matrix/{o}", kinds, data) for o, kinds in (("data", "fiu"), ("indices", "iu"), ("indptr", "iu"))}
+        part = {o: _dataset(f, f"sample/matrix/{o}", kinds, data) for o, kinds in (("data", "fiu"),
+                                                                                   ("indices", "iu"),
+                                                                                   ("indptr", "iu"))}
         self.data, self.indices, n = part["data"], part["indices"], len(self.samples)
-        self.indptr = np.asarray(part["indptr"][:n + 2], np.int64) # One more than wanted, to see that there is none
+        self.indptr = np.asarray(part["indptr"][:n + 2],
+                                 np.int64) # One more than wanted, to see that there is none
         whole = len(self.indptr) == n + 1 and self.indptr[0] == 0 and self.indptr[-1] == len(self.data) == len(self.indices)
-        if not whole or (np.diff(self.indptr) < 0).any(): raise AamError(f"its {len(self.data):,} counts do not divide into {n:,} samples")
-        if n and np.diff(self.indptr).max() > len(self.features): raise AamError("it counts a feature of a sample twice")
+        if not whole or (np.diff(self.indptr) < 0).any():
+            raise AamError(f"its {len(self.data):,} counts do not divide into {n:,} samples")
+        if n and np.diff(self.indptr).max() > len(self.features):
+            raise AamError("it counts a feature of a sample twice")
 
     def rows(self, start:int, stop:int)->sparse.csr_matrix: # float64 [stop-start, features]
         "The counts of some samples. Raises `AamError` where they are not sound."
-        a, b = self.indptr[start], self.indptr[stop]; columns = len(self.features)
+        a, b = self.indptr[start], self.indptr[stop]
+        columns = len(self.features)
         data, indices = np.asarray(self.data[a:b], np.float64), np.asarray(self.indices[a:b], np.int64)
-        if ((indices < 0) | (indices >= columns)).any(): raise AamError(f"it counts features that are not among its {columns:,}")
-        out = sparse.csr_matrix((data, indices, self.indptr[start:stop+1] - a), shape=(stop - start, columns)); out.sort_indices()
+        if ((indices < 0) | (indices >= columns)).any():
+            raise AamError(f"it counts features that are not among its {columns:,}")
+        out = sparse.csr_matrix((data, indices, self.indptr[start:stop+1] - a), shape=(stop - start, columns))
+        out.sort_indices()
         if not out.has_canonical_format: raise AamError("it counts a feature of a sample twice")
         return out
 
@@ -144,7 +163,8 @@ def _reading_biom(path)->Iterator[None]:
     "`reading`, with what `_Biom` says put into a sentence."
     with reading(path, "BIOM 2.1"):
         try: yield
-        except AamError as e: raise AamError(f"{path} is HDF5, but not a sound BIOM 2.1 table: {e}. Export the table again.") from e
+        except AamError as e:
+            raise AamError(f"{path} is HDF5, but not a sound BIOM 2.1 table: {e}. Export the table again.") from e
 
 def _read_hdf5(data:bytes, path)->_Raw:
     "BIOM 2.1."
@@ -159,15 +179,20 @@ def _read_json(data:bytes, path)->_Raw:
     with reading(path, "BIOM 1.0"):
         table = json.loads(decode(data, path))
         if lost := [o for o in ("rows", "columns", "data", "matrix_type") if o not in table]:
-            raise AamError(f"{path} is JSON, but not a BIOM 1.0 table: it has no {few(lost)}. Export the table again.")
+            raise AamError(f"{path} is JSON, but not a BIOM 1.0 table: it has no {few(lost)}. Export the "
+                           "table again.")
         features, samples = [o["id"] for o in table["rows"]], [o["id"] for o in table["columns"]]
         cells, shape = np.array(table["data"], dtype=np.float64), (len(features), len(samples))
-        if table["matrix_type"] == "dense": return _Raw(sparse.csr_matrix(cells.reshape(shape).T), samples, features)
-        cells = cells.reshape(-1, 3); at = cells[:, :2].astype(np.int64)
+        if table["matrix_type"] == "dense":
+            return _Raw(sparse.csr_matrix(cells.reshape(shape).T), samples, features)
+        cells = cells.reshape(-1, 3)
+        at = cells[:, :2].astype(np.int64)
         if not ((at == cells[:, :2]) & (at >= 0) & (at < shape)).all():
-            raise AamError(f"{path}: a count stands outside the {shape[0]:,} features and {shape[1]:,} samples. Export the table again.")
+            raise AamError(f"{path}: a count stands outside the {shape[0]:,} features and {shape[1]:,} "
+                           "samples. Export the table again.")
         counts = sparse.coo_matrix((cells[:, 2], (at[:, 1], at[:, 0])), shape=shape[::-1]).tocsr()
-        if counts.nnz < len(cells): raise AamError(f"{path} counts a feature of a sample twice. Export the table again.")
+        if counts.nnz < len(cells):
+            raise AamError(f"{path} counts a feature of a sample twice. Export the table again.")
         return _Raw(counts, samples, features)
 
 # %% ../../nbs/1_data/10_biom.ipynb #b3f8b7f7
@@ -177,23 +202,34 @@ def _short(name:str)->str:
 
 def _whole(raw:_Raw, path)->sparse.csr_matrix: # int64 [samples, features], no stored zeros
     "Counts as whole numbers. Raises `AamError` for the first that is not."
-    data = raw.counts.data; bad = ~((data >= 0) & (data < 2**31) & (data == np.rint(data)))
+    data = raw.counts.data
+    bad = ~((data >= 0) & (data < 2**31) & (data == np.rint(data)))
     if bad.any():
-        k = int(bad.argmax()); sample = raw.samples[int(np.searchsorted(raw.counts.indptr, k, side="right")) - 1]
-        why = ("Negative numbers come from log ratios" if data[k] < 0 else "Fractions come from relative abundances" if data[k] < 2**31 else
+        k = int(bad.argmax())
+        sample = raw.samples[int(np.searchsorted(raw.counts.indptr, k, side="right")) - 1]
+        why = ("Negative numbers come from log ratios" if data[k] < 0 else "Fractions come from relative "
+                                                                           "abundances" if data[k] < 2**31
+               else
                "Reads are at most 2,147,483,647")
-        raise AamError(f"{path}: {bad.sum():,} of {len(data):,} counts are no whole numbers of reads (first: sample '{sample}', feature "
-                       f"'{_short(raw.features[raw.counts.indices[k]])}' has {data[k]:g}). {why}: give the table of raw reads.")
-    out = raw.counts.astype(np.int64); out.eliminate_zeros()
+        raise AamError(f"{path}: {bad.sum():,} of {len(data):,} counts are no whole numbers of reads (first: "
+                       f"sample '{sample}', feature "
+                       f"'{_short(raw.features[raw.counts.indices[k]])}' has {data[k]:g}). {why}: give the "
+                       "table of raw reads.")
+    out = raw.counts.astype(np.int64)
+    out.eliminate_zeros()
     return out
 
 # %% ../../nbs/1_data/10_biom.ipynb #845b87cd
 def _names(names:list, what:str, path)->list[str]:
     "Ids as text, without blanks around them. Raises `AamError` for empty ones and for duplicates."
     odd = [o for o in names if not isinstance(o, (str, int)) or isinstance(o, bool)]
-    if odd: raise AamError(f"{path}: {len(odd):,} {what} ids are neither text nor whole numbers (first: {odd[0]!r}).")
+    if odd:
+        raise AamError(f"{path}: {len(odd):,} {what} ids are neither text nor whole numbers (first: "
+                       f"{odd[0]!r}).")
     out = [str(o).strip() for o in names]
     if "" in out: raise AamError(f"{path}: {what} number {out.index('') + 1:,} has no id. Give it one.")
     twice = [_short(o) for o, n in Counter(out).items() if n > 1]
-    if twice: raise AamError(f"{path}: {len(twice):,} {what} ids occur more than once ({few(twice)}). Rename or merge them.")
+    if twice:
+        raise AamError(f"{path}: {len(twice):,} {what} ids occur more than once ({few(twice)}). Rename or "
+                       "merge them.")
     return out

@@ -34,7 +34,8 @@ class TargetCodec:
     sd:float = 1.         # What it is divided by, above 0: the standard deviation, or the range for minmax
     low:float|None = None # Lowest possible value, in the target's unit; None where there is none
     high:float|None = None # Highest possible value
-    places:dict[str,tuple[float,float]] = field(default_factory=dict) # Category of `by` -> its own mean and sd; for zscore_by
+    places:dict[str,tuple[float,
+                          float]] = field(default_factory=dict) # Category of `by` -> its own mean and sd; for zscore_by
     by:str = ""           # The column of these categories
     classes:tuple[str,...] = () # Class names in the order of the outputs; empty for numbers
     loss:str = "mse"      # One of `REGRESSIONS`
@@ -42,12 +43,14 @@ class TargetCodec:
     under:float = 1.      # Asymmetric loss: cost of a unit too low
     over:float = 1.       # Asymmetric loss: cost of a unit too high
     temperature:float = 1. # Logits are divided by it, above 0; from calibration
-    margin:float|None = None # What widens an interval on either side, in encoded units; None before calibration
+    # What widens an interval on either side, in encoded units; None before calibration
+    margin:float|None = None
     level:float = .9      # Share of the true values that the interval shall hold
 
     def __post_init__(self):
         sound = {"regression": _sound_numbers, "classification": _sound_classes}.get(self.task)
-        if not (sound and sound(self)): raise AamError(f"The codec of the target '{self.name}' is not sound: {self}.")
+        if not (sound and sound(self)):
+            raise AamError(f"The codec of the target '{self.name}' is not sound: {self}.")
 
     @property
     def outputs(self)->int: # 1, the number of quantiles, or the number of classes
@@ -57,37 +60,50 @@ class TargetCodec:
     @property
     def column(self)->Column:
         "The target as model and loss see it."
-        return Column(name=self.name, task=self.task, outputs=self.outputs, loss=self.loss, levels=self.levels, under=self.under, over=self.over)
+        return Column(name=self.name, task=self.task, outputs=self.outputs, loss=self.loss,
+                      levels=self.levels, under=self.under, over=self.over)
 
 # %% ../../nbs/1_data/35_codec.ipynb #4dfc2aa7
 def _sound_numbers(c:TargetCodec)->bool:
     "Whether the codec of a number can be used. Raises `AamError` for quantile levels that cannot."
-    scales = np.array([(c.mean, c.sd), *c.places.values()]); own = c.transform == "zscore_by"
+    scales = np.array([(c.mean, c.sd), *c.places.values()])
+    own = c.transform == "zscore_by"
     bounds = np.array([o for o in (c.low, c.high) if o is not None])
     levels = check_quantiles(c.levels) if c.loss == "quantile" else ()
-    return bool(isinstance(c.name, str) and c.transform in TRANSFORMS and c.loss in REGRESSIONS and c.classes == () and c.temperature == 1
-                and np.isfinite(scales).all() and (scales[:, 1] > 0).all() and bool(c.places) <= own and (c.by != "") == own
+    return bool(isinstance(c.name, str) and c.transform in TRANSFORMS and c.loss in REGRESSIONS
+                and c.classes == () and c.temperature == 1
+                and np.isfinite(scales).all() and (scales[:,
+                                                          1] > 0).all() and bool(c.places) <= own
+                and (c.by != "") == own
                 and np.isfinite(bounds).all() and (np.diff(bounds) > 0).all() and c.levels == levels
-                and min(c.under, c.over) >= 0 < c.under + c.over < np.inf and (c.margin is None or np.isfinite(c.margin)) and 0 < c.level < 1)
+                and min(c.under, c.over) >= 0 < c.under + c.over < np.inf
+                and (c.margin is None or np.isfinite(c.margin)) and 0 < c.level < 1)
 
 def _sound_classes(c:TargetCodec)->bool:
     "Whether the codec of classes can be used."
-    named = isinstance(c.name, str) and all(isinstance(o, str) for o in c.classes) and len(set(c.classes)) == len(c.classes) > 1
+    named = isinstance(c.name,
+                       str) and all(isinstance(o,
+                                               str)
+                                    for o in c.classes) and len(set(c.classes)) == len(c.classes) > 1
     plain = TargetCodec(name="", task="regression") # Nothing that is of numbers alone may be set
-    return bool(named and 0 < c.temperature < np.inf and all(getattr(c, f.name) == getattr(plain, f.name) for f in fields(c)
+    return bool(named and 0 < c.temperature < np.inf and all(getattr(c, f.name) == getattr(plain,
+                                                                                           f.name)
+                                                             for f in fields(c)
                 if f.name not in ("name", "task", "classes", "temperature")))
 
 # %% ../../nbs/1_data/35_codec.ipynb #358ebb66
 def _all_fields(cls, saved:dict):
     "Raises `ValueError` where a record lacks a field or has another."
-    names = {f.name for f in fields(cls)}; odd = sorted(names ^ set(saved))
+    names = {f.name for f in fields(cls)}
+    odd = sorted(names ^ set(saved))
     if odd: raise ValueError(f"{few(odd)} {'is' if len(odd) == 1 else 'are'} missing or not known")
 
 # %% ../../nbs/1_data/35_codec.ipynb #3998123a
 @patch
 def to_dict(self:TargetCodec)->dict: # Plain values
     "The codec for JSON."
-    return asdict(self) | dict(classes=list(self.classes), levels=list(self.levels), places={k: list(v) for k, v in self.places.items()})
+    return asdict(self) | dict(classes=list(self.classes), levels=list(self.levels),
+                               places={k: list(v) for k, v in self.places.items()})
 
 # %% ../../nbs/1_data/35_codec.ipynb #4d51de3e
 @patch(cls_method=True)
@@ -97,8 +113,10 @@ def from_dict(
 )->TargetCodec:
     "A codec from what `to_dict` gave. Raises `AamError` for anything else."
     try:
-        _all_fields(cls, saved); places = {k: (mean, sd) for k, (mean, sd) in saved["places"].items()}
-        return cls(**saved | dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]), places=places))
+        _all_fields(cls, saved)
+        places = {k: (mean, sd) for k, (mean, sd) in saved["places"].items()}
+        return cls(**saved | dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]),
+                                  places=places))
     except (AttributeError, TypeError, ValueError) as e:
         raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
 
@@ -108,19 +126,24 @@ def _task(name:str, known:pd.Series)->str: # "regression" or "classification"
     if known.dtype.kind in "iuf": return "regression"
     words = [o for o in _texts(known) if not is_number(o)]
     if 0 < len(words) < len(known)/2:
-        raise AamError(f"The target '{name}' holds numbers, and {len(words):,} of {len(known):,} values that are none (first: {few(dict.fromkeys(words))}). "
+        raise AamError(f"The target '{name}' holds numbers, and {len(words):,} of {len(known):,} values that "
+                       f"are none (first: {few(dict.fromkeys(words))}). "
                        "Empty those cells, or set data.task=classification.")
     return "classification"
 
 _ADVICE = "Empty those cells, set data.task=classification, or choose another column."
 
 # %% ../../nbs/1_data/35_codec.ipynb #867f7ba4
-def _numbers(name:str, values:pd.Series, what:str="target", advice:str=_ADVICE)->np.ndarray: # float64 [n], NaN where missing
+def _numbers(name:str, values:pd.Series, what:str="target",
+             advice:str=_ADVICE)->np.ndarray: # float64 [n], NaN where missing
     "Values as numbers. Raises `AamError` for text."
     if values.dtype.kind in "iuf": return values.to_numpy(np.float64, na_value=np.nan)
-    texts, gone = _texts(values), values.isna().to_numpy(); odd = [o for o in texts[~gone] if not is_number(o)]
-    if odd: raise AamError(f"The {what} '{name}' shall be a number, but {len(odd):,} of {(~gone).sum():,} values are text "
-                           f"(first: {few(dict.fromkeys(odd))}). {advice}")
+    texts, gone = _texts(values), values.isna().to_numpy()
+    odd = [o for o in texts[~gone] if not is_number(o)]
+    if odd:
+        raise AamError(f"The {what} '{name}' shall be a number, but {len(odd):,} of {(~gone).sum():,} values "
+                       "are text "
+                       f"(first: {few(dict.fromkeys(odd))}). {advice}")
     return np.array([np.nan if g else float(o) for o, g in zip(texts, gone)])
 
 def _sorted_classes(texts)->tuple[str,...]:
@@ -132,16 +155,21 @@ def _sorted_classes(texts)->tuple[str,...]:
 def _classes(name:str, known:pd.Series)->tuple[str,...]:
     "The class names of a target. Raises `AamError` where there is one class, or almost one for each sample."
     classes, n = _sorted_classes(_texts(known)), len(known)
-    if len(classes) == 1: raise AamError(f"The target '{name}' has one class only, '{classes[0]}', in all {n:,} samples. Choose one with two or more.")
+    if len(classes) == 1:
+        raise AamError(f"The target '{name}' has one class only, '{classes[0]}', in all {n:,} samples. "
+                       "Choose one with two or more.")
     if n >= 10 and len(classes) > n/2:
-        raise AamError(f"The target '{name}' has {len(classes):,} classes in {n:,} samples (first: {few(classes)}), too many to learn. "
+        raise AamError(f"The target '{name}' has {len(classes):,} classes in {n:,} samples (first: "
+                       f"{few(classes)}), too many to learn. "
                        "Are they names, or numbers (data.task=regression)? Choose another column or task.")
     return classes
 
 # %% ../../nbs/1_data/35_codec.ipynb #5f2bbdb0
-def _forward(transform:str, y:np.ndarray)->np.ndarray: return np.log1p(y) if transform.startswith("log1p") else y
+def _forward(transform:str, y:np.ndarray)->np.ndarray:
+    return np.log1p(y) if transform.startswith("log1p") else y
 
-def _inverse(transform:str, f:np.ndarray)->np.ndarray: # Capped, so that an output of a model gone wild is a large number and not infinite
+def _inverse(transform:str,
+             f:np.ndarray)->np.ndarray: # Capped, so that an output of a model gone wild is a large number and not infinite
     return np.expm1(np.minimum(f, 700.)) if transform.startswith("log1p") else f
 
 def _centre(transform:str, f:np.ndarray)->tuple[float,float]: # m and s
@@ -157,13 +185,15 @@ def _check_range(name:str, y:np.ndarray, samples, transform:str, low:float|None,
         if not bad.any(): return
         raise AamError(f"{bad.sum():,} of the {(~np.isnan(y)).sum():,} values of the target '{name}' {why} "
                        f"(first: {y[bad][0]:g} of the sample '{np.asarray(samples)[bad][0]}').")
-    if transform.startswith("log1p"): refuse(y <= -1, f"are -1 or less and have no {transform}; choose another target.transform")
+    if transform.startswith("log1p"):
+        refuse(y <= -1, f"are -1 or less and have no {transform}; choose another target.transform")
     if low is not None: refuse(y < low, f"lie below the bound {low:g}; mend them, or target.bounds")
     if high is not None: refuse(y > high, f"lie above the bound {high:g}; mend them, or target.bounds")
 
 # %% ../../nbs/1_data/35_codec.ipynb #b38f12ae
 def _shares_kept(n:np.ndarray, mean:np.ndarray, within:float)->np.ndarray: # [categories], 0-1
-    "How much each category keeps of its own mean, from sizes, means and the variance within: a one-way random effects model by moments."
+    """How much each category keeps of its own mean, from sizes, means and the variance within: a one-way
+    random effects model by moments."""
     N, K = n.sum(), len(n)
     if not 1 < K < N: return np.zeros(K)
     between = (n*(mean - (n*mean).sum()/N)**2).sum()/(K - 1)
@@ -171,13 +201,18 @@ def _shares_kept(n:np.ndarray, mean:np.ndarray, within:float)->np.ndarray: # [ca
     return tau/(tau + within/n) if tau else np.zeros(K)
 
 # %% ../../nbs/1_data/35_codec.ipynb #f7ee7ba3
-def _shrunk(y:np.ndarray, texts:np.ndarray)->dict[str,tuple[float,float]]: # Category -> mean and sd; "" is none
+def _shrunk(y:np.ndarray,
+            texts:np.ndarray)->dict[str,tuple[float,float]]: # Category -> mean and sd; "" is none
     "The mean and the standard deviation of each category, drawn towards those of the whole."
     here = texts != ""
     if not here.any(): return {}
-    names, code = np.unique(texts[here].astype(str), return_inverse=True); own = y[here]
-    n = np.bincount(code); mean = np.bincount(code, own)/n; square = (own - mean[code])**2
-    within = square.sum()/max(1, len(own) - len(n)); w = _shares_kept(n, mean, within)
+    names, code = np.unique(texts[here].astype(str), return_inverse=True)
+    own = y[here]
+    n = np.bincount(code)
+    mean = np.bincount(code, own)/n
+    square = (own - mean[code])**2
+    within = square.sum()/max(1, len(own) - len(n))
+    w = _shares_kept(n, mean, within)
     variance = w*np.bincount(code, square)/n + (1 - w)*y.var()
     sd = np.sqrt(np.maximum(variance, .01*(within or y.var())))
     return {str(o): (float(m), float(s)) for o, m, s in zip(names, y.mean() + w*(mean - y.mean()), sd)}
@@ -192,42 +227,61 @@ def fit(
     *,
     transform:str="zscore", # One of `TRANSFORMS`; this and all below are of numbers
     by:pd.Series|None=None, # The category of each value, for zscore_by
-    bounds:tuple[float|None,float|None]=(None, None), # Lowest and highest possible value, in the target's unit
+    bounds:tuple[float|None,float|None]=(None,
+                                         None), # Lowest and highest possible value, in the target's unit
     loss:str="mse",     # One of `REGRESSIONS`
     levels:tuple[float,...]=(), # Quantile levels, rising, with .5 among them; of the quantile loss alone
     under:float=1.,     # Asymmetric loss: cost of a unit too low, 0 or more
     over:float=1.,      # Asymmetric loss: cost of a unit too high, 0 or more
 )->TargetCodec:
     "Learn a codec from training values. Raises `AamError` for a column that cannot be such a target."
-    name = str(name or values.name or "target"); here = values.notna().to_numpy(); known = values[here]
-    if not here.any(): raise AamError(f"The target '{name}' is missing for all {len(values):,} samples. Choose another column.")
+    name = str(name or values.name or "target")
+    here = values.notna().to_numpy()
+    known = values[here]
+    if not here.any():
+        raise AamError(f"The target '{name}' is missing for all {len(values):,} samples. Choose another "
+                       "column.")
     if task == "auto": task = _task(name, known)
     if task == "classification": return cls(name=name, task=task, classes=_classes(name, known))
-    if task != "regression": raise AamError(f"The task is '{task}'; wanted regression, classification or auto.")
-    if loss not in REGRESSIONS: raise AamError(f"The loss of the target '{name}' is '{loss}'; wanted one of {', '.join(REGRESSIONS)}.")
+    if task != "regression":
+        raise AamError(f"The task is '{task}'; wanted regression, classification or auto.")
+    if loss not in REGRESSIONS:
+        raise AamError(f"The loss of the target '{name}' is '{loss}'; wanted one of {', '.join(REGRESSIONS)}.")
     return cls(name=name, task=task, transform=transform, low=bounds[0], high=bounds[1], loss=loss,
                levels=tuple(levels) if loss == "quantile" else (), under=under, over=over,
                **_statistics(name, known, transform, None if by is None else by[here], bounds))
 
 # %% ../../nbs/1_data/35_codec.ipynb #46136111
-def _statistics(name:str, known:pd.Series, transform:str, by:pd.Series|None, bounds)->dict: # mean, sd, places, by
+def _statistics(name:str, known:pd.Series, transform:str, by:pd.Series|None,
+                bounds)->dict: # mean, sd, places, by
     "What a transform takes from the training values. Raises `AamError` for values that it cannot take."
     y = _numbers(name, known)
-    if y.min() == y.max(): raise AamError(f"The target '{name}' is {y[0]:g} for all {len(y):,} samples. Choose a column that varies.")
-    if transform not in TRANSFORMS: raise AamError(f"The transform of the target '{name}' is '{transform}'; wanted one of {', '.join(TRANSFORMS)}.")
+    if y.min() == y.max():
+        raise AamError(f"The target '{name}' is {y[0]:g} for all {len(y):,} samples. Choose a column that "
+                       "varies.")
+    if transform not in TRANSFORMS:
+        raise AamError(f"The transform of the target '{name}' is '{transform}'; wanted one of "
+                       f"{', '.join(TRANSFORMS)}.")
     _check_range(name, y, known.index, transform, *bounds)
     mean, sd = _centre(transform, _forward(transform, y))
     if transform != "zscore_by": return dict(mean=mean, sd=sd)
-    if by is None: raise AamError(f"The target '{name}' has the transform zscore_by; wanted the category of each sample (target.by).")
+    if by is None:
+        raise AamError(f"The target '{name}' has the transform zscore_by; wanted the category of each sample "
+                       "(target.by).")
     return dict(mean=mean, sd=sd, places=_shrunk(y, _texts(by)), by=str(by.name))
 
 # %% ../../nbs/1_data/35_codec.ipynb #c7e87eef
 @patch
-def _scale(self:TargetCodec, by:pd.Series|None, n:int)->tuple: # Mean and sd; [n, 1] each where categories have their own
+def _scale(self:TargetCodec, by:pd.Series|None,
+           n:int)->tuple: # Mean and sd; [n, 1] each where categories have their own
     "What encoding takes off and divides by. Raises `AamError` where categories are needed and are not there."
     if self.transform != "zscore_by": return self.mean, self.sd
-    if by is None: raise AamError(f"The target '{self.name}' is relative to the categories of '{self.by}'. Give that column of the metadata too.")
-    if len(by) != n: raise AamError(f"The target '{self.name}' has {n:,} samples and '{self.by}' {len(by):,}; wanted the same ones.")
+    if by is None:
+        raise AamError(f"The target '{self.name}' is relative to the categories of '{self.by}'. Give that "
+                       "column of the metadata too.")
+    if len(by) != n:
+        raise AamError(f"The target '{self.name}' has {n:,} samples and '{self.by}' {len(by):,}; wanted the "
+                       "same ones.")
     scales = np.array([self.places.get(o, (self.mean, self.sd)) for o in _texts(by)]).reshape(-1, 2)
     return scales[:, :1], scales[:, 1:]
 
@@ -238,12 +292,16 @@ def encode(
     values:pd.Series, # The column, for any samples
     by:pd.Series|None=None, # The category of each sample, for zscore_by
 )->np.ndarray:        # float32 [n, 1], standardised or the class number; NaN where missing or a class that is not known
-    "Values as the model learns them. Raises `AamError` for text where numbers are wanted, and for numbers that the codec does not allow."
+    """Values as the model learns them. Raises `AamError` for text where numbers are wanted, and for
+    numbers that the codec does not allow."""
     if self.task == "regression":
-        y = _numbers(self.name, values); _check_range(self.name, y, values.index, self.transform, self.low, self.high)
-        mean, sd = self._scale(by, len(y)); out = (_forward(self.transform, y)[:, None] - mean)/sd
+        y = _numbers(self.name, values)
+        _check_range(self.name, y, values.index, self.transform, self.low, self.high)
+        mean, sd = self._scale(by, len(y))
+        out = (_forward(self.transform, y)[:, None] - mean)/sd
     else:
-        number = {o: float(i) for i, o in enumerate(self.classes)}; gone = values.isna().to_numpy()
+        number = {o: float(i) for i, o in enumerate(self.classes)}
+        gone = values.isna().to_numpy()
         out = np.array([np.nan if g else number.get(o, np.nan) for o, g in zip(_texts(values), gone)])
     return out.astype(np.float32).reshape(-1, 1)
 
@@ -253,13 +311,15 @@ def _checked(self:TargetCodec, outputs)->np.ndarray: # float64 [n, outputs]
     "A model's outputs. Raises `AamError` where their shape is not this target's."
     x = np.asarray(outputs, dtype=np.float64)
     if x.ndim == 2 and x.shape[1] == self.outputs: return x
-    raise AamError(f"The target '{self.name}' has outputs of the shape {x.shape}; wanted [samples, {self.outputs}].")
+    raise AamError(f"The target '{self.name}' has outputs of the shape {x.shape}; wanted [samples, "
+                   f"{self.outputs}].")
 
 # %% ../../nbs/1_data/35_codec.ipynb #eaeeb200
 @patch
 def _units(self:TargetCodec, x:np.ndarray, by:pd.Series|None)->np.ndarray: # [n, any], as x
     "Encoded numbers in the target's unit, within its bounds."
-    mean, sd = self._scale(by, len(x)); y = _inverse(self.transform, x*sd + mean)
+    mean, sd = self._scale(by, len(x))
+    y = _inverse(self.transform, x*sd + mean)
     return np.clip(y, -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high)
 
 # %% ../../nbs/1_data/35_codec.ipynb #45b0b757
@@ -279,7 +339,8 @@ def decode(
     "Model outputs as a person reads them. Raises `AamError` for outputs of another shape."
     x = self._checked(outputs)
     if self.task == "regression": return self._units(self._point(x), by)[:, 0]
-    x = x/self.temperature; x = np.exp(x - x.max(axis=1, keepdims=True))
+    x = x/self.temperature
+    x = np.exp(x - x.max(axis=1, keepdims=True))
     return x/x.sum(axis=1, keepdims=True)
 
 # %% ../../nbs/1_data/35_codec.ipynb #c240d3e5
@@ -300,7 +361,8 @@ def quantiles(
     by:pd.Series|None=None, # The category of each sample, for zscore_by
 )->np.ndarray:          # float64 [n, levels], in the target's unit and within its bounds
     "The quantiles of each sample. Raises `AamError` for a target of another loss."
-    if not self.levels: raise AamError(f"The target '{self.name}' has no quantiles: its loss is not quantile (target.loss).")
+    if not self.levels:
+        raise AamError(f"The target '{self.name}' has no quantiles: its loss is not quantile (target.loss).")
     return self._units(self._checked(outputs), by)
 
 # %% ../../nbs/1_data/35_codec.ipynb #1b5f3e02
@@ -310,8 +372,12 @@ def interval(
     outputs:np.ndarray, # [n, outputs]
     by:pd.Series|None=None, # The category of each sample, for zscore_by
 )->np.ndarray:          # float64 [n, 2], lowest and highest, in the target's unit and within its bounds
-    "Where the true value of each sample lies with the chance `level`. Raises `AamError` before calibration, and for classes."
-    if self.margin is None: raise AamError(f"The target '{self.name}' has no interval: it is not calibrated. Calibrate it on samples that did not train.")
-    x = self._checked(outputs); point = self._point(x)
+    """Where the true value of each sample lies with the chance `level`. Raises `AamError` before
+    calibration, and for classes."""
+    if self.margin is None:
+        raise AamError(f"The target '{self.name}' has no interval: it is not calibrated. Calibrate it on "
+                       "samples that did not train.")
+    x = self._checked(outputs)
+    point = self._point(x)
     low, high = np.minimum(x[:, :1] - self.margin, point), np.maximum(x[:, -1:] + self.margin, point)
     return self._units(np.hstack([low, high]), by)

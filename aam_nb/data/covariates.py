@@ -25,7 +25,9 @@ if TYPE_CHECKING: import pandas as pd
 __all__ = ['CovariateCodec']
 
 # %% ../../nbs/1_data/50_covariates.ipynb #403b555e
-def _paths(metadata:pd.DataFrame, chain:tuple[str,...])->list[list[tuple[str,...]]]: # For each column of the chain, one path a sample
+def _paths(metadata:pd.DataFrame,
+           chain:tuple[str,
+                       ...])->list[list[tuple[str,...]]]: # For each column of the chain, one path a sample
     "From the whole down to each part, as text; a part is empty where it is missing."
     texts = [_texts(metadata[o]) for o in chain]
     return [list(zip(*texts[:i + 1])) for i in range(len(chain))]
@@ -35,16 +37,24 @@ def _paths(metadata:pd.DataFrame, chain:tuple[str,...])->list[list[tuple[str,...
 class CovariateCodec:
     "How metadata columns become what a model is told of a sample."
     chains:tuple[tuple[str,...],...] = () # Columns with categories: ("diet",), or from the whole to the part
-    known:tuple[tuple[tuple[str,...],...],...] = () # For each column of the chains, the paths that training saw
+    known:tuple[tuple[tuple[str,...],...],
+                ...] = () # For each column of the chains, the paths that training saw
     numbers:tuple[str,...] = ()           # Columns with numbers
     mean:tuple[float,...] = ()            # Of each, in training
     sd:tuple[float,...] = ()              # Of each, above 0
 
     def __post_init__(self):
-        depths = [i + 1 for chain in self.chains for i in range(len(chain))]; words = [*self.names, *(o for k in self.known for path in k for o in path)]
-        sound = (all(isinstance(o, str) and o for o in words) and all(self.chains) and len(set(self.names)) == len(self.names)
-                 and len(self.known) == len(depths) and all(k and len(set(k)) == len(k) and {*map(len, k)} == {d} for k, d in zip(self.known, depths))
-                 and len(self.mean) == len(self.sd) == len(self.numbers) and np.isfinite([*self.mean, *self.sd]).all() and all(o > 0 for o in self.sd))
+        depths = [i + 1 for chain in self.chains for i in range(len(chain))]
+        words = [*self.names, *(o for k in self.known for path in k for o in path)]
+        sound = (all(isinstance(o,
+                                str) and o for o in words) and all(self.chains)
+                 and len(set(self.names)) == len(self.names)
+                 and len(self.known) == len(depths) and all(k and len(set(k)) == len(k) and {*map(len,
+                                                                                                  k)} == {d}
+                                                            for k, d in zip(self.known, depths))
+                 and len(self.mean) == len(self.sd) == len(self.numbers) and np.isfinite([*self.mean,
+                                                                                          *self.sd]).all()
+                 and all(o > 0 for o in self.sd))
         if not sound: raise AamError(f"The codec of the covariates {few(self.names, 8)} is not sound.")
 
     @property
@@ -65,7 +75,8 @@ class CovariateCodec:
     def from_dict(cls, saved:dict)->CovariateCodec:
         "A codec from what `to_dict` gave. Raises `AamError` for anything else."
         try:
-            _all_fields(cls, saved); return cls(**{k: _as_tuples(v) for k, v in saved.items()})
+            _all_fields(cls, saved)
+            return cls(**{k: _as_tuples(v) for k, v in saved.items()})
         except (AttributeError, TypeError, ValueError) as e:
             raise AamError(f"The codec of the covariates cannot be read ({e}). Is the bundle damaged?") from e
 
@@ -79,25 +90,36 @@ def fit(
     metadata:pd.DataFrame, # Training samples only
     covariates:str|tuple,  # ("diet", ("country", "city"), "age"), as `data.covariates`
 )->CovariateCodec:
-    "Learn the categories, and the mean and spread of numbers. Raises `AamError` for columns that are not there or say nothing."
-    chains = covariate_chains(covariates); _have(metadata, [o for chain in chains for o in chain], "data.covariates")
-    numbers = tuple(o for o, *below in chains if not below and metadata[o].dtype.kind in "iuf"); chains = tuple(o for o in chains if o[0] not in numbers)
+    """Learn the categories, and the mean and spread of numbers. Raises `AamError` for columns that are not
+    there or say nothing."""
+    chains = covariate_chains(covariates)
+    _have(metadata, [o for chain in chains for o in chain], "data.covariates")
+    numbers = tuple(o for o, *below in chains if not below and metadata[o].dtype.kind in "iuf")
+    chains = tuple(o for o in chains if o[0] not in numbers)
     values = [_varies(o, metadata[o]) for o in numbers]
-    return cls(chains=chains, known=tuple(_known_paths(name, paths) for chain in chains for name, paths in zip(chain, _paths(metadata, chain))),
-               numbers=numbers, mean=tuple(float(v.mean()) for v in values), sd=tuple(float(v.std()) for v in values))
+    return cls(chains=chains, known=tuple(_known_paths(name,
+                                                       paths) for chain in chains
+                                          for name, paths in zip(chain, _paths(metadata, chain))),
+               numbers=numbers, mean=tuple(float(v.mean()) for v in values),
+               sd=tuple(float(v.std()) for v in values))
 
 # %% ../../nbs/1_data/50_covariates.ipynb #9e7a5cd0
 def _varies(name:str, values:pd.Series)->np.ndarray: # float64, the known ones
-    "The numbers of a covariate. Raises `AamError` where they are all missing or all the same: nothing could be learned of another value."
-    v = values.to_numpy(np.float64, na_value=np.nan); v = v[~np.isnan(v)]
+    """The numbers of a covariate. Raises `AamError` where they are all missing or all the same: nothing
+    could be learned of another value."""
+    v = values.to_numpy(np.float64, na_value=np.nan)
+    v = v[~np.isnan(v)]
     if len(v) and v.min() < v.max(): return v
-    raise AamError(f"The covariate '{name}' is {f'{v[0]:g}' if len(v) else 'missing'} for all {len(v) or len(values):,} training samples "
+    raise AamError(f"The covariate '{name}' is {f'{v[0]:g}' if len(v) else 'missing'} for all "
+                   f"{len(v) or len(values):,} training samples "
                    "and tells a model nothing. Leave it out of data.covariates.")
 
 def _known_paths(name:str, paths:list[tuple[str,...]])->tuple[tuple[str,...],...]:
     "The paths of a column that are whole, sorted. Raises `AamError` where there is none."
     found = tuple(sorted({o for o in paths if all(o)}))
-    if not found: raise AamError(f"The covariate '{name}' is missing for all {len(paths):,} training samples. Leave it out of data.covariates.")
+    if not found:
+        raise AamError(f"The covariate '{name}' is missing for all {len(paths):,} training samples. Leave it "
+                       "out of data.covariates.")
     return found
 
 # %% ../../nbs/1_data/50_covariates.ipynb #4aeac325
@@ -106,12 +128,17 @@ def encode(
     self:CovariateCodec,
     metadata:pd.DataFrame, # Any samples; with all columns of `names`
 )->tuple[np.ndarray,np.ndarray]: # i64 [n, c] codes (0 missing, 1 unknown, 2 and up known), and float32 [n, v] standardised, NaN where missing
-    "What a model is told of each sample. Raises `AamError` for columns that are not there, and for text where training had numbers."
-    _have(metadata, self.names, "This model"); n = len(metadata); columns = iter(self.known)
+    """What a model is told of each sample. Raises `AamError` for columns that are not there, and for text
+    where training had numbers."""
+    _have(metadata, self.names, "This model")
+    n = len(metadata)
+    columns = iter(self.known)
     codes = [_codes(paths, next(columns)) for chain in self.chains for paths in _paths(metadata, chain)]
-    numbers = [(_numbers(o, metadata[o], "covariate", "It was a number in training. Empty those cells.") - m)/s
+    numbers = [(_numbers(o, metadata[o], "covariate",
+                         "It was a number in training. Empty those cells.") - m)/s
                for o, m, s in zip(self.numbers, self.mean, self.sd)]
-    return np.array(codes, dtype=np.int64).reshape(len(codes), n).T, np.array(numbers, dtype=np.float32).reshape(len(numbers), n).T
+    return np.array(codes, dtype=np.int64).reshape(len(codes), n).T, np.array(numbers,
+                                                                              dtype=np.float32).reshape(len(numbers), n).T
 
 def _codes(paths:list[tuple[str,...]], known:tuple[tuple[str,...],...])->list[int]:
     "The code of each path: 0 where its last part is missing, 1 where it is not known."

@@ -18,7 +18,8 @@ __all__ = ['KINDS', 'sniff', 'reading', 'load', 'check_kind', 'decode', 'read_qz
 
 # %% ../../nbs/1_data/05_files.ipynb #167cd0c5
 KINDS = dict(hdf5="HDF5 (as BIOM 2.1 is)", json="JSON (as BIOM 1.0 is)",
-             zip="a zip archive (as a .qza or an Excel workbook is)", text="plain text", fasta="FASTA sequences",
+             zip="a zip archive (as a .qza or an Excel workbook is)", text="plain text",
+             fasta="FASTA sequences",
              fastq="FASTQ reads", newick="a Newick tree", html="a web page", utf16="UTF-16 text",
              gzip="gzip in gzip", binary="binary data of no kind known here", empty="nothing at all")
 
@@ -47,10 +48,12 @@ def reading(
     try: yield
     except AamError: raise
     except MemoryError as e:
-        raise AamError(f"{path} does not fit into memory as {what}. Use a machine with more memory, or a smaller file.") from e
+        raise AamError(f"{path} does not fit into memory as {what}. Use a machine with more memory, or a "
+                       "smaller file.") from e
     except Exception as e:
         why = " ".join(str(e).split())[:160] or type(e).__name__
-        raise AamError(f"{path} cannot be read as {what} ({why}). It is damaged or cut short: copy or export it again.") from e
+        raise AamError(f"{path} cannot be read as {what} ({why}). It is damaged or cut short: copy or export "
+                       "it again.") from e
 
 # %% ../../nbs/1_data/05_files.ipynb #069b0894
 _GROWTH, _ROOM = 200, 2**28 # Real files grow less than 200-fold; one that does is harmless up to 256 MiB
@@ -60,8 +63,11 @@ def _gunzip(data:bytes, path)->bytes:
     out, room = [], _GROWTH*len(data) + _ROOM
     while data:
         member = zlib.decompressobj(wbits=31)
-        out.append(member.decompress(data, room)); room -= len(out[-1])
-        if room <= 0: raise AamError(f"{path} grows more than {_GROWTH}-fold when unpacked. No table does that: it is refused.")
+        out.append(member.decompress(data, room))
+        room -= len(out[-1])
+        if room <= 0:
+            raise AamError(f"{path} grows more than {_GROWTH}-fold when unpacked. No table does that: it is "
+                           "refused.")
         if not member.eof: raise EOFError("the end of the gzip data is missing")
         data = member.unused_data.lstrip(b"\0")
     return b"".join(out)
@@ -81,8 +87,10 @@ def load(
     return data, sniff(data[:4096])
 
 # %% ../../nbs/1_data/05_files.ipynb #523797ae
-_NAMED = {".biom": ("hdf5", "json"), ".hdf5": ("hdf5",), ".h5": ("hdf5",), ".json": ("json",), ".qza": ("zip",), ".tsv": ("text",),
-          ".txt": ("text",), ".fasta": ("fasta",), ".fa": ("fasta",), ".fna": ("fasta",), ".nwk": ("newick",), ".tre": ("newick",)}
+_NAMED = {".biom": ("hdf5", "json"), ".hdf5": ("hdf5",), ".h5": ("hdf5",), ".json": ("json",),
+          ".qza": ("zip",), ".tsv": ("text",),
+          ".txt": ("text",), ".fasta": ("fasta",), ".fa": ("fasta",), ".fna": ("fasta",),
+          ".nwk": ("newick",), ".tre": ("newick",)}
 
 def check_kind(
     path:str|Path,         # The file
@@ -94,7 +102,8 @@ def check_kind(
     ending = Path(str(path).removesuffix(".gz")).suffix.lower()
     if kind not in wanted: raise AamError(f"{path} holds {KINDS[kind]}; wanted {what}.")
     if kind not in _NAMED.get(ending, (kind,)):
-        raise AamError(f"{path} is named '{ending}' but holds {KINDS[kind]}. Rename it if that is right, or give the right file.")
+        raise AamError(f"{path} is named '{ending}' but holds {KINDS[kind]}. Rename it if that is right, or "
+                       "give the right file.")
 
 # %% ../../nbs/1_data/05_files.ipynb #97555887
 def decode(
@@ -112,19 +121,28 @@ def _survey(archive:zipfile.ZipFile, path)->str: # The one folder, named by the 
     "Look an archive over before anything is read from it."
     for o in archive.infolist():
         up = o.filename.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", o.filename)
-        odd = ("its name leaves the archive" if up else "it is a link" if stat.S_ISLNK(o.external_attr >> 16) else
+        odd = ("its name leaves the archive" if up else "it is a link" if stat.S_ISLNK(o.external_attr >> 16)
+               else
                "it is encrypted" if o.flag_bits & 1 else
-               "its compression is unusual" if o.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else
-               f"it grows from {o.compress_size:,} to {o.file_size:,} bytes" if o.file_size > _GROWTH*o.compress_size + _ROOM else "")
-        if odd: raise AamError(f"{path}: the member '{o.filename[:80]}' is refused because {odd}. QIIME 2 writes no such file.")
-    names = Counter(archive.namelist()); roots = {o.split("/")[0] for o in names}
-    if "[Content_Types].xml" in names: raise AamError(f"{path} is an Excel workbook. Save it as tab-separated text.")
+               "its compression is unusual" if o.compress_type not in (zipfile.ZIP_STORED,
+                                                                       zipfile.ZIP_DEFLATED) else
+               f"it grows from {o.compress_size:,} to {o.file_size:,} bytes"
+               if o.file_size > _GROWTH*o.compress_size + _ROOM else "")
+        if odd:
+            raise AamError(f"{path}: the member '{o.filename[:80]}' is refused because {odd}. QIIME 2 writes "
+                           "no such file.")
+    names = Counter(archive.namelist())
+    roots = {o.split("/")[0] for o in names}
+    if "[Content_Types].xml" in names:
+        raise AamError(f"{path} is an Excel workbook. Save it as tab-separated text.")
     if len(roots) != 1 or max(names.values()) > 1 or f"{(root := roots.pop())}/metadata.yaml" not in names:
-        raise AamError(f"{path} is a zip archive, but no QIIME 2 artefact, which has one folder with a metadata.yaml in it.")
+        raise AamError(f"{path} is a zip archive, but no QIIME 2 artefact, which has one folder with a "
+                       "metadata.yaml in it.")
     return root
 
 # %% ../../nbs/1_data/05_files.ipynb #bd256c5d
-_TYPES = {"feature-table.biom": "FeatureTable[Frequency]", "dna-sequences.fasta": "FeatureData[Sequence]", "tree.nwk": "Phylogeny[Rooted]"}
+_TYPES = {"feature-table.biom": "FeatureTable[Frequency]", "dna-sequences.fasta": "FeatureData[Sequence]",
+          "tree.nwk": "Phylogeny[Rooted]"}
 
 def _artefact_type(text:str)->str:
     "The semantic type that `metadata.yaml` states, without its properties."
@@ -136,20 +154,27 @@ def _check_sum(sums:str, name:str, data:bytes, path):
     for line in sums.splitlines():
         told, _, which = line.partition("  ")
         if which == name and told != hashlib.md5(data, usedforsecurity=False).hexdigest():
-            raise AamError(f"{path}: {name} is not what QIIME 2 wrote, its checksum differs. Export the artefact again.")
+            raise AamError(f"{path}: {name} is not what QIIME 2 wrote, its checksum differs. Export the "
+                           "artefact again.")
 
 # %% ../../nbs/1_data/05_files.ipynb #05cc5451
 def read_qza(
     path:str|Path, # A QIIME 2 artefact
     member:str,    # File of its `data` folder: "feature-table.biom", "dna-sequences.fasta", "tree.nwk"
 )->bytes:          # That file's content
-    "One file of a QIIME 2 artefact. Raises `AamError` for another type of artefact, and for a damaged or dangerous archive."
-    data, kind = load(path); check_kind(path, kind, ("zip",), "a QIIME 2 artefact (.qza)")
+    """One file of a QIIME 2 artefact. Raises `AamError` for another type of artefact, and for a damaged or
+    dangerous archive."""
+    data, kind = load(path)
+    check_kind(path, kind, ("zip",), "a QIIME 2 artefact (.qza)")
     with reading(path, "a QIIME 2 artefact"), zipfile.ZipFile(io.BytesIO(data)) as archive:
-        root = _survey(archive, path); name = f"{root}/data/{member}"; sums = f"{root}/checksums.md5"
+        root = _survey(archive, path)
+        name = f"{root}/data/{member}"
+        sums = f"{root}/checksums.md5"
         is_a = _artefact_type(archive.read(f"{root}/metadata.yaml").decode())
-        if is_a != (wanted := _TYPES.get(member, is_a)): raise AamError(f"{path} holds {is_a}; wanted {wanted}.")
-        if name not in archive.namelist(): raise AamError(f"{path} holds {is_a}, but no file data/{member}. Export the artefact again.")
+        if is_a != (wanted := _TYPES.get(member, is_a)):
+            raise AamError(f"{path} holds {is_a}; wanted {wanted}.")
+        if name not in archive.namelist():
+            raise AamError(f"{path} holds {is_a}, but no file data/{member}. Export the artefact again.")
         out = archive.read(name)
         if sums in archive.namelist(): _check_sum(archive.read(sums).decode(), f"data/{member}", out, path)
     return out

@@ -24,8 +24,10 @@ if TYPE_CHECKING: import pandas as pd
 __all__ = ['ANY_CASE', 'AS_WRITTEN', 'is_id_header', 'is_missing', 'is_number', 'read_metadata']
 
 # %% ../../nbs/1_data/25_metadata.ipynb #fc554c18
-ANY_CASE = {"id", "sampleid", "sample id", "sample-id", "sample_id", "featureid", "feature id", "feature-id", "feature_id"}
-AS_WRITTEN = {"#SampleID", "#Sample ID", "#sample-id", "#sample_id", "sample_name", "#OTUID", "#OTU ID", "#FeatureID", "#Feature ID"}
+ANY_CASE = {"id", "sampleid", "sample id", "sample-id", "sample_id", "featureid", "feature id", "feature-id",
+            "feature_id"}
+AS_WRITTEN = {"#SampleID", "#Sample ID", "#sample-id", "#sample_id", "sample_name", "#OTUID", "#OTU ID",
+              "#FeatureID", "#Feature ID"}
 
 def is_id_header(
     name:str, # A cell of the header
@@ -34,7 +36,8 @@ def is_id_header(
     return name in AS_WRITTEN or name.lower() in ANY_CASE
 
 # %% ../../nbs/1_data/25_metadata.ipynb #e9e1d611
-_MISSING = {"", "missing", "not applicable", "not collected", "not provided", "restricted access", "unspecified", "na", "n/a", "nan", "null",
+_MISSING = {"", "missing", "not applicable", "not collected", "not provided", "restricted access",
+            "unspecified", "na", "n/a", "nan", "null",
             "no_data"}
 
 def is_missing(
@@ -42,28 +45,39 @@ def is_missing(
 )->bool:
     "Whether a cell says that nothing is known."
     word = cell.lower().strip("<>")
-    return word in _MISSING or word.split(":")[0] in ("missing", "not applicable", "not collected", "not provided", "restricted access")
+    return word in _MISSING or word.split(":")[0] in ("missing", "not applicable", "not collected",
+                                                      "not provided", "restricted access")
 
 # %% ../../nbs/1_data/25_metadata.ipynb #28b143d7
 def _rows(path)->list[tuple[int,list[str]]]: # Line number and cells of each row that says something
     "The rows of a tab-separated file. Raises `AamError` for what is no text."
-    data, kind = load(path); check_kind(path, kind, ("text",), "metadata as tab-separated text (.tsv)")
-    reader = csv.reader(io.StringIO(as_text(data, path)), dialect="excel-tab", strict=True); out = []
+    data, kind = load(path)
+    check_kind(path, kind, ("text",), "metadata as tab-separated text (.tsv)")
+    reader = csv.reader(io.StringIO(as_text(data, path)), dialect="excel-tab", strict=True)
+    out = []
     try:
         for row in reader: out.append((reader.line_num, [o.strip() for o in row]))
     except csv.Error as e:
-        raise AamError(f"{path}, line {reader.line_num}: {e}. Is there a quotation mark without its partner? Remove it.") from e
-    return [(i, o) for i, o in out if any(o) and (not o[0].startswith("#") or o[0].startswith("#q2:") or is_id_header(o[0]))]
+        raise AamError(f"{path}, line {reader.line_num}: {e}. Is there a quotation mark without its partner? "
+                       "Remove it.") from e
+    return [(i, o) for i, o in out if any(o) and (not o[0].startswith("#") or o[0].startswith("#q2:")
+                                                  or is_id_header(o[0]))]
 
 # %% ../../nbs/1_data/25_metadata.ipynb #307611a9
 def _header(rows:list[tuple[int,list[str]]], path)->list[str]:
-    "The column names, the first of which is that of the ids. Raises `AamError` where they are not those of metadata."
-    if not rows: raise AamError(f"{path} is empty. Give a tab-separated file with a header and a row for each sample.")
-    line, names = rows[0]; names = names[:max(i for i, o in enumerate(names) if o) + 1]; place = f"{path}, line {line}"
+    """The column names, the first of which is that of the ids. Raises `AamError` where they are not those
+    of metadata."""
+    if not rows:
+        raise AamError(f"{path} is empty. Give a tab-separated file with a header and a row for each sample.")
+    line, names = rows[0]
+    names = names[:max(i for i, o in enumerate(names) if o) + 1]
+    place = f"{path}, line {line}"
     if not is_id_header(names[0]):
         ids = [o for o in names if is_id_header(o)]
-        raise AamError(f"{place}: the first column is '{names[0][:40]}', which names no ids. " + (f"Move '{ids[0]}' to the front." if ids else
-                       "Call it sample-id (or #SampleID, sample_name, id)." if len(names) > 1 else "Separated by commas? Save it as tab-separated text."))
+        raise AamError(f"{place}: the first column is '{names[0][:40]}', which names no ids. "
+                       + (f"Move '{ids[0]}' to the front." if ids else
+                       "Call it sample-id (or #SampleID, sample_name, id)." if len(names) > 1
+                          else "Separated by commas? Save it as tab-separated text."))
     if "" in names: raise AamError(f"{place}: column {names.index('') + 1} has no name. Give it one.")
     twice = [o for o, n in Counter(names).items() if n > 1]
     if twice: raise AamError(f"{place}: the columns {few(twice)} occur more than once. Rename them.")
@@ -74,25 +88,39 @@ def _types(rows:list[tuple[int,list[str]]], names:list[str], path)->dict[str,str
     "The declared type of columns. Raises `AamError` for directives that are not known or stand elsewhere."
     out, top = {}, True
     for line, cells in rows[1:]:
-        if not cells[0].startswith("#q2:"): top = False; continue
+        if not cells[0].startswith("#q2:"):
+            top = False
+            continue
         if cells[0] not in ("#q2:types", "#q2:missing") or not top:
-            raise AamError(f"{path}, line {line}: '{cells[0]}' is not known here. #q2:types and #q2:missing may stand below the header.")
+            raise AamError(f"{path}, line {line}: '{cells[0]}' is not known here. #q2:types and #q2:missing "
+                           "may stand below the header.")
         if cells[0] == "#q2:types": out |= {n: t.lower() for n, t in zip(names[1:], cells[1:]) if t}
     odd = [n for n, t in out.items() if t not in ("numeric", "categorical")]
-    if odd: raise AamError(f"{path}: the column '{odd[0]}' is declared '{out[odd[0]]}' in #q2:types; wanted numeric or categorical.")
+    if odd:
+        raise AamError(f"{path}: the column '{odd[0]}' is declared '{out[odd[0]]}' in #q2:types; wanted "
+                       "numeric or categorical.")
     return out
 
 # %% ../../nbs/1_data/25_metadata.ipynb #991048d6
-def _samples(rows:list[tuple[int,list[str]]], names:list[str], path)->dict[str,list[str]]: # The cells of each id
-    "The rows of samples. Raises `AamError` for rows that are too long, without an id, or of an id that was there."
+def _samples(rows:list[tuple[int,list[str]]], names:list[str],
+             path)->dict[str,list[str]]: # The cells of each id
+    """The rows of samples. Raises `AamError` for rows that are too long, without an id, or of an id that
+    was there."""
     out, width = {}, len(names)
     for line, cells in rows[1:]:
         name, place = cells[0], f"{path}, line {line}"
         if name.startswith("#q2:"): continue
-        if any(cells[width:]): raise AamError(f"{place}: {len(cells)} cells for the {width} columns of the header. Is there a tab too many?")
-        if not name: raise AamError(f"{place}: the row has no id (it has {few(o for o in cells if o)}). Give it one, or remove it.")
-        if is_id_header(name): raise AamError(f"{place}: '{name}' is a header, not an id. Is this two files in one? Join their columns instead.")
-        if name in out: raise AamError(f"{place}: the id '{name}' has a row already. Keep one row for each sample.")
+        if any(cells[width:]):
+            raise AamError(f"{place}: {len(cells)} cells for the {width} columns of the header. Is there a "
+                           "tab too many?")
+        if not name:
+            raise AamError(f"{place}: the row has no id (it has {few(o for o in cells if o)}). Give it one, "
+                           "or remove it.")
+        if is_id_header(name):
+            raise AamError(f"{place}: '{name}' is a header, not an id. Is this two files in one? Join their "
+                           "columns instead.")
+        if name in out:
+            raise AamError(f"{place}: the id '{name}' has a row already. Keep one row for each sample.")
         out[name] = cells[1:width] + [""]*(width - len(cells))
     if not out: raise AamError(f"{path} has a header, but no samples. Give a row for each sample.")
     return out
@@ -106,11 +134,14 @@ def is_number(
     "Whether a cell is a plain, finite decimal number."
     return bool(_NUMBER.fullmatch(cell)) and np.isfinite(float(cell))
 
-def _typed(name:str, cells:list[str], declared:str|None, path)->np.ndarray: # float64, or object with text; NaN where missing
+def _typed(name:str, cells:list[str], declared:str|None,
+           path)->np.ndarray: # float64, or object with text; NaN where missing
     "A column in its type. Raises `AamError` where it is declared numeric and is not."
-    distinct = dict.fromkeys(cells); known = [o for o in distinct if not is_missing(o)]
+    distinct = dict.fromkeys(cells)
+    known = [o for o in distinct if not is_missing(o)]
     text = [o for o in known if not is_number(o)] if declared != "categorical" else known
-    if declared == "numeric" and text: raise AamError(f"{path}: the column '{name}' is declared numeric in #q2:types, but holds {few(text)}.")
+    if declared == "numeric" and text:
+        raise AamError(f"{path}: the column '{name}' is declared numeric in #q2:types, but holds {few(text)}.")
     if text or not known and declared != "numeric": value, kind = {o: o for o in known}, object
     else: value, kind = {o: float(o) for o in known}, np.float64
     return np.array([value.get(o, np.nan) for o in cells], dtype=kind)
@@ -121,7 +152,10 @@ def read_metadata(
 )->pd.DataFrame:   # One row a sample, indexed by its id (text); columns are float64 or text, NaN where missing
     "Read sample metadata. Raises `AamError`, which names the file and the line, for a file that is none."
     import pandas as pd
-    rows = _rows(path); names = _header(rows, path); declared = _types(rows, names, path); samples = _samples(rows, names, path)
+    rows = _rows(path)
+    names = _header(rows, path)
+    declared = _types(rows, names, path)
+    samples = _samples(rows, names, path)
     cells = dict(zip(names[1:], map(list, zip(*samples.values())))) if len(names) > 1 else {}
     columns = {n: _typed(n, o, declared.get(n), path) for n, o in cells.items()}
     return pd.DataFrame(columns, index=pd.Index(strings(list(samples)), dtype=object, name="sample_id"))

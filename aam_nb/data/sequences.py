@@ -39,15 +39,19 @@ def _fasta(text:str, path)->Iterator[tuple[str,str]]:
             if name is not None: yield name, fold("".join(parts))
             name, parts = (line[1:].split() or [""])[0], []
         elif line.strip():
-            if name is None: raise AamError(f"{path}, line {i}: letters before the first '>'. FASTA begins with '>' and an id.")
+            if name is None:
+                raise AamError(f"{path}, line {i}: letters before the first '>'. FASTA begins with '>' and "
+                               "an id.")
             parts.append(line.strip())
 
 # %% ../../nbs/1_data/12_sequences.ipynb #c7778c27
 def read_sequences(
     path:str|Path, # FASTA, or a QIIME 2 artefact FeatureData[Sequence]
 )->dict[str,str]:  # Sequence of each id, folded
-    "Representative sequences. Raises `AamError` for duplicate ids, empty sequences and letters that stand for no base."
-    data, kind = load(path); check_kind(path, kind, ("fasta", "zip"), "sequences: FASTA, or a .qza of FeatureData[Sequence]")
+    """Representative sequences. Raises `AamError` for duplicate ids, empty sequences and letters that
+    stand for no base."""
+    data, kind = load(path)
+    check_kind(path, kind, ("fasta", "zip"), "sequences: FASTA, or a .qza of FeatureData[Sequence]")
     if kind == "zip": data = read_qza(path, "dna-sequences.fasta")
     pairs = list(_fasta(decode(data, path), path))
     if not pairs: raise AamError(f"{path} holds no sequences.")
@@ -55,6 +59,8 @@ def read_sequences(
     odd = {o: odd_letters(s) for o, s in out.items() if not s or odd_letters(s)}
     if odd:
         first, letters = next(iter(odd.items()))
-        raise AamError(f"{path}: {len(odd):,} of {len(out):,} sequences cannot be read (first: '{_short(first)}' "
-                       f"{f'has {letters!r}' if letters else 'is empty'}). Wanted are A, C, G, T, U and IUPAC codes, without gaps.")
+        raise AamError(f"{path}: {len(odd):,} of {len(out):,} sequences cannot be read (first: "
+                       f"'{_short(first)}' "
+                       f"{f'has {letters!r}' if letters else 'is empty'}). Wanted are A, C, G, T, U and "
+                       "IUPAC codes, without gaps.")
     return out

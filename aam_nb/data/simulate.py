@@ -34,7 +34,10 @@ def _grow(
     while todo:
         a, b, up, above = todo.pop()
         me, height = len(start), (np.log(b - a)/np.log(tips))**2
-        start.append(a); stop.append(b); parent.append(up); length.append(above - height)
+        start.append(a)
+        stop.append(b)
+        parent.append(up)
+        length.append(above - height)
         if b - a > 1:
             cut = int(rng.integers(a + 1, b))
             todo += [(cut, b, me, height), (a, cut, me, height)] # the left one is taken next: preorder
@@ -49,10 +52,12 @@ def _evolve(
     rng,         # numpy Generator
 )->np.ndarray:   # uint8 [nodes, bases], 0-3
     "Sequences of all nodes by Jukes and Cantor's model, with a rate for each place."
-    rate = rng.exponential(size=bases); rate *= bases/rate.sum()
+    rate = rng.exponential(size=bases)
+    rate *= bases/rate.sum()
     changed = rng.random((len(parent), bases)) < .75*(1 - np.exp(-4/3*length[:, None]*rate))
     step = np.where(changed, rng.integers(1, 4, changed.shape, dtype=np.uint8), 0)
-    seq = np.empty(changed.shape, dtype=np.uint8); seq[0] = rng.integers(0, 4, bases)
+    seq = np.empty(changed.shape, dtype=np.uint8)
+    seq[0] = rng.integers(0, 4, bases)
     for i in range(1, len(parent)): seq[i] = (seq[parent[i]] + step[i]) % 4
     return seq
 
@@ -74,7 +79,8 @@ def _clades(start, stop, count, rng):
     taken, rows = np.zeros(n, dtype=bool), []
     for i in np.argsort(abs(np.log(size*12/n)) + .3*rng.random(len(size))):
         if len(rows) < count and 1 < size[i] < n and not taken[start[i]:stop[i]].any():
-            taken[start[i]:stop[i]] = True; rows.append(i)
+            taken[start[i]:stop[i]] = True
+            rows.append(i)
     return np.array(rows, dtype=np.int64)
 
 # %% ../../nbs/1_data/95_simulate.ipynb #17465f8e
@@ -85,7 +91,8 @@ def _log_abundance(start, stop, rows, who, age, site, noise, rng):
     n, groups, samples = stop[0], who.max() + 1, len(who)
     mature = (age + rng.normal(0, 1.5, groups)[who])/12 - 1
     out = rng.normal(0, .7, n) + rng.normal(0, .5, (groups, n))[who] + rng.normal(0, noise, (samples, n))
-    by_age = rows[:-(-len(rows)*2//3)]; middle = rng.permutation(np.linspace(-.8, .8, len(by_age)))
+    by_age = rows[:-(-len(rows)*2//3)]
+    middle = rng.permutation(np.linspace(-.8, .8, len(by_age)))
     for i, r in enumerate(by_age):
         out[:, start[r]:stop[r]] += (2 if i % 2 else -2)*np.tanh((mature - middle[i])/.6)[:, None]
     for i, r in enumerate(rows[len(by_age):]): out[:, start[r]:stop[r]] += 1.8*(site == i % 3)[:, None]
@@ -110,24 +117,33 @@ def simulate(
     seed:int=0,       # Same seed, same study
     noise:float=.5,   # Standard deviation of each log abundance in each sample; more is harder
 )->Study:             # Metadata columns: subject, age (months), site; `tree` is the true tree
-    "A study with a target `age` carried by clades, a class `site`, and subjects. Raises `AamError` for sizes that make none."
+    """A study with a target `age` carried by clades, a class `site`, and subjects. Raises `AamError` for
+    sizes that make none."""
     import pandas as pd
     found = [f"{k} is {v}; wanted {low} to {high:,}" for k, v, low, high in
-             (("samples", samples, 2, 10**6), ("asvs", asvs, 2, 10**6), ("groups", groups, 1, samples), ("length", length, 20, 10**4),
-              ("depth", depth, 1, 10**9), ("noise", noise, 0, 100), ("samples x asvs", samples*asvs, 4, 10**8))
+             (("samples", samples, 2, 10**6), ("asvs", asvs, 2, 10**6), ("groups", groups, 1, samples),
+              ("length", length, 20, 10**4),
+              ("depth", depth, 1, 10**9), ("noise", noise, 0, 100),
+              ("samples x asvs", samples*asvs, 4, 10**8))
              if not low <= v <= high]
     if found: raise AamError("No study can be simulated: " + "; ".join(found) + ".")
     def rng(part): return keyed_rng(seed, "simulate", part)
-    start, stop, parent, branch = _grow(asvs, rng("tree")); branch *= .35
+    start, stop, parent, branch = _grow(asvs, rng("tree"))
+    branch *= .35
     tips = _part_twins(_evolve(parent, branch, length, rng("bases"))[stop - start == 1], rng("twins"))
     sequences = strings([o.tobytes().decode() for o in np.frombuffer(b"ACGT", dtype=np.uint8)[tips]])
-    people = rng("people"); who = np.arange(samples)*groups//samples
-    age = people.uniform(0, 24, samples).round(1); site = people.integers(0, 3, samples)
-    abundance = _log_abundance(start, stop, _clades(start, stop, 9, rng("clades")), who, age, site, noise, rng("abundance"))
-    order = np.argsort(sequences.astype(str)); reads = _reads(abundance, depth, rng("reads"))[:, order]
+    people = rng("people")
+    who = np.arange(samples)*groups//samples
+    age = people.uniform(0, 24, samples).round(1)
+    site = people.integers(0, 3, samples)
+    abundance = _log_abundance(start, stop, _clades(start, stop, 9, rng("clades")), who, age, site, noise,
+                               rng("abundance"))
+    order = np.argsort(sequences.astype(str))
+    reads = _reads(abundance, depth, rng("reads"))[:, order]
     ids = strings([f"S{i:0{len(str(samples))}d}" for i in range(samples)])
     table = Table(counts=sparse.csr_matrix(reads), sample_ids=ids, sequences=sequences[order])
-    tree = Tree(tips=sequences, start=start[1:].astype(np.int32), stop=stop[1:].astype(np.int32), length=branch[1:])
+    tree = Tree(tips=sequences, start=start[1:].astype(np.int32), stop=stop[1:].astype(np.int32),
+                length=branch[1:])
     subject = [f"P{o:0{len(str(groups))}d}" for o in who]
     metadata = pd.DataFrame({"subject": subject, "age": age, "site": np.array(SITES)[site]}, index=ids)
     return replace(make_study(table, tree=tree), metadata=metadata)
@@ -136,12 +152,15 @@ def simulate(
 def _write_metadata(metadata, path):
     "A TSV with the ids as `sample-id`, and types where they would be guessed wrong."
     import pandas as pd
-    number = [pd.api.types.is_numeric_dtype(metadata[o]) and not pd.api.types.is_bool_dtype(metadata[o]) for o in metadata]
+    number = [pd.api.types.is_numeric_dtype(metadata[o]) and not pd.api.types.is_bool_dtype(metadata[o])
+              for o in metadata]
     text = metadata.loc[:, [not o for o in number]]
-    guessed = any(pd.to_numeric(text[o].dropna(), errors="coerce").notna().all() for o in text if text[o].notna().any())
+    guessed = any(pd.to_numeric(text[o].dropna(),
+                                errors="coerce").notna().all() for o in text if text[o].notna().any())
     head = "\t".join(["sample-id", *map(str, metadata.columns)])
     if guessed: head += "\n" + "\t".join(["#q2:types", *("numeric" if o else "categorical" for o in number)])
-    path.write_text(head + "\n" + metadata.to_csv(sep="\t", header=False, lineterminator="\n"), encoding="utf-8", newline="\n")
+    path.write_text(head + "\n" + metadata.to_csv(sep="\t", header=False, lineterminator="\n"),
+                    encoding="utf-8", newline="\n")
 
 # %% ../../nbs/1_data/95_simulate.ipynb #5e2d7eed
 def write_study(

@@ -45,11 +45,14 @@ def _not_samples(lines:list[str], names:list[str])->list[str]: # Names of column
 def _reads(cells:list[str], samples:list[str], line:int, path)->np.ndarray: # float64 [samples]
     "The counts of one line."
     n = len(samples)
-    if len(cells) < n: raise AamError(f"{path}, line {line}: {len(cells)} counts for {n} samples. Each line needs one for each sample.")
+    if len(cells) < n:
+        raise AamError(f"{path}, line {line}: {len(cells)} counts for {n} samples. Each line needs one for "
+                       "each sample.")
     try: return np.array(cells[:n], dtype=np.float64)
     except ValueError as e:
         k = next(i for i, o in enumerate(cells) if not _is_number(o))
-        raise AamError(f"{path}, line {line}: sample '{samples[k]}' has '{cells[k][:40]}'; wanted a number of reads.") from e
+        raise AamError(f"{path}, line {line}: sample '{samples[k]}' has '{cells[k][:40]}'; wanted a number "
+                       "of reads.") from e
 
 # %% ../../nbs/1_data/15_table.ipynb #123c796a
 def _header(lines:list[tuple[int,str]], path)->int: # Lines up to and including the header
@@ -57,71 +60,98 @@ def _header(lines:list[tuple[int,str]], path)->int: # Lines up to and including 
     n = next((i for i, (_, o) in enumerate(lines) if not o.startswith("#")), len(lines))
     if not n or "\t" not in lines[n-1][1]: n += 1
     if n > len(lines) or "\t" not in lines[n-1][1]:
-        raise AamError(f"{path} is text, but no table: it has no header with tabs. Separated by commas? Save it as tab-separated text.")
+        raise AamError(f"{path} is text, but no table: it has no header with tabs. Separated by commas? Save "
+                       "it as tab-separated text.")
     return n
 
 # %% ../../nbs/1_data/15_table.ipynb #84aea168
 def _read_tsv(data:bytes, path)->_Raw:
     "The classic text table."
     lines = [(i, o) for i, o in enumerate(decode(data, path).split("\n"), 1) if o.strip()]
-    n = _header(lines, path); rows = [(i, o) for i, o in lines[n:] if not o.startswith("#")]
+    n = _header(lines, path)
+    rows = [(i, o) for i, o in lines[n:] if not o.startswith("#")]
     names = [o.strip() for o in lines[n-1][1].split("\t")[1:]]
-    left = _not_samples([o for _, o in rows], names); samples = names[:len(names) - len(left)]
+    left = _not_samples([o for _, o in rows], names)
+    samples = names[:len(names) - len(left)]
     features, at, reads = [], [np.zeros(0, np.int64)], [np.zeros(0)]
     for i, line in rows:
         feature, *cells = line.split("\t")
-        if "".join(cells[len(names):]).strip(): raise AamError(f"{path}, line {i}: {len(cells)} cells for {len(names)} columns.")
-        values = _reads(cells, samples, i, path); k = np.flatnonzero(values)
-        features.append(feature); at.append(k); reads.append(values[k])
+        if "".join(cells[len(names):]).strip():
+            raise AamError(f"{path}, line {i}: {len(cells)} cells for {len(names)} columns.")
+        values = _reads(cells, samples, i, path)
+        k = np.flatnonzero(values)
+        features.append(feature)
+        at.append(k)
+        reads.append(values[k])
     ends = np.cumsum([len(o) for o in at])
-    counts = sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends), shape=(len(rows), len(samples))).T.tocsr()
-    return _Raw(counts, samples, features, (f"columns {few(left)} of {path} left out: they are no samples",) if left else ())
+    counts = sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends),
+                               shape=(len(rows), len(samples))).T.tocsr()
+    return _Raw(counts, samples, features,
+                (f"columns {few(left)} of {path} left out: they are no samples",) if left else ())
 
 # %% ../../nbs/1_data/15_table.ipynb #b9cd291b
 _HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}") # As long as MD5, SHA-1 or SHA-256
 
 def _no_sequences(features:list[str], samples:list[str], path)->str:
     "The message about features that are not sequences."
-    odd = [o for o in features if odd_letters(fold(o))]; n = f"{path}: {len(odd):,} of {len(features):,} feature ids"
+    odd = [o for o in features if odd_letters(fold(o))]
+    n = f"{path}: {len(odd):,} of {len(features):,} feature ids"
     way = "Pass sequences='rep-seqs.qza' (or FASTA), the representative sequences that were written beside the table"
-    if _HASH.fullmatch(odd[0]): return f"{n} look like hashes (first: '{odd[0]}'), so the table does not hold their sequences. {way}."
+    if _HASH.fullmatch(odd[0]):
+        return f"{n} look like hashes (first: '{odd[0]}'), so the table does not hold their sequences. {way}."
     if all(len(o) > 20 and not odd_letters(fold(o)) for o in samples):
         return f"{n} are not sequences (first: '{_short(odd[0])}'), but its samples are. Turn the table round: features are rows."
     near = [o for o in odd if len(o) > 20 and sum(map(fold(o).count, "ACGT")) > .8*len(o)]
-    if near: return (f"{n} have letters that stand for no base (first: '{_short(near[0])}' has {odd_letters(fold(near[0]))!r}). "
-                     "Mend them, or leave those features out.")
+    if near:
+        return (f"{n} have letters that stand for no base (first: '{_short(near[0])}' has "
+                f"{odd_letters(fold(near[0]))!r}). "
+                "Mend them, or leave those features out.")
     return f"{n} are not sequences (first: {few(map(_short, odd))}). {way}; or leave those features out."
 
 # %% ../../nbs/1_data/15_table.ipynb #a3625296
 def _by_name(features:list[str], known:dict[str,str], reads:Callable[[],np.ndarray], path, where)->list[str]:
     "The sequence of each feature, looked up. Raises `AamError` where some are not there."
     lost = [i for i, o in enumerate(features) if o not in known]
-    if lost and all(known.get(o, fold(o)) == fold(o) and not odd_letters(fold(o)) for o in features) and len(lost) < len(features):
+    if lost and all(known.get(o,
+                              fold(o)) == fold(o) and not odd_letters(fold(o))
+                    for o in features) and len(lost) < len(features):
         return [fold(o) for o in features] # The names are the sequences, as Deblur writes them
     if len(lost) == len(features):
-        raise AamError(f"None of the {len(features):,} features of {path} (first: '{_short(features[0])}') is in {where} "
-                       f"(first: '{_short(next(iter(known)))}'). Give the sequences of this table; none where its ids are sequences.")
-    if lost: raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, which have "
-                            f"{(n := reads())[lost].sum()/max(n.sum(), 1):.1%} of its reads (first: {few(_short(features[i]) for i in lost)}). "
-                            "Give the sequences of all, or leave those features out of the table.")
+        raise AamError(f"None of the {len(features):,} features of {path} (first: '{_short(features[0])}') "
+                       f"is in {where} "
+                       f"(first: '{_short(next(iter(known)))}'). Give the sequences of this table; none "
+                       "where its ids are sequences.")
+    if lost:
+        raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, which have "
+                       f"{(n := reads())[lost].sum()/max(n.sum(), 1):.1%} of its reads (first: "
+                       f"{few(_short(features[i]) for i in lost)}). "
+                       "Give the sequences of all, or leave those features out of the table.")
     return [known[o] for o in features]
 
 # %% ../../nbs/1_data/15_table.ipynb #80d4f301
 def _distinct(sequences:list[str], features:list[str], path)->tuple[np.ndarray,list[str],list[str]]:
     "The column of each feature, each distinct sequence once, and notes."
-    first = {}; column = np.array([first.setdefault(o, len(first)) for o in sequences], dtype=np.int64)
+    first = {}
+    column = np.array([first.setdefault(o, len(first)) for o in sequences], dtype=np.int64)
     if len(first) == len(sequences): return column, sequences, []
-    k = int(np.argmax(column != np.arange(len(column)))); j = int(np.argmax(column == column[k])) # The first repeat, and whose
-    return column, list(first), [f"{len(sequences) - len(first):,} of {len(sequences):,} features of {path} have the sequence of another "
-                                 f"(first: '{_short(features[k])}' that of '{_short(features[j])}'); their reads were summed"]
+    k = int(np.argmax(column != np.arange(len(column))))
+    j = int(np.argmax(column == column[k])) # The first repeat, and whose
+    return column, list(first), [f"{len(sequences) - len(first):,} of {len(sequences):,} features of {path} "
+                                 "have the sequence of another "
+                                 f"(first: '{_short(features[k])}' that of '{_short(features[j])}'); their "
+                                 "reads were summed"]
 
-def _summed(counts:sparse.csr_matrix, column:np.ndarray, path)->sparse.csr_matrix: # int32 [samples, distinct sequences]
+def _summed(counts:sparse.csr_matrix, column:np.ndarray,
+            path)->sparse.csr_matrix: # int32 [samples, distinct sequences]
     "Counts with each distinct sequence once."
     n = int(column.max(initial=-1)) + 1
     if n < len(column):
-        counts = sparse.csr_matrix((counts.data, column[counts.indices], counts.indptr), shape=(counts.shape[0], n)); counts.sum_duplicates()
+        counts = sparse.csr_matrix((counts.data, column[counts.indices], counts.indptr),
+                                   shape=(counts.shape[0], n))
+        counts.sum_duplicates()
     if counts.nnz and counts.data.max() >= 2**31:
-        raise AamError(f"{path}: features of one sequence sum to more than 2,147,483,647 reads in a sample. Give the table of raw reads.")
+        raise AamError(f"{path}: features of one sequence sum to more than 2,147,483,647 reads in a sample. "
+                       "Give the table of raw reads.")
     return counts.astype(np.int32)
 
 # %% ../../nbs/1_data/15_table.ipynb #af82598e
@@ -130,20 +160,26 @@ _READ = dict(hdf5=_read_hdf5, json=_read_json, text=_read_tsv)
 _TABLE = "a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), or tab-separated text (.tsv)"
 
 def _empty(path, samples, features)->AamError:
-    return AamError(f"{path} is an empty table: {len(samples):,} samples, {len(features):,} features, no reads. Give one with reads.")
+    return AamError(f"{path} is an empty table: {len(samples):,} samples, {len(features):,} features, no "
+                    "reads. Give one with reads.")
 
 def _read_raw(path)->_Raw:
     "A table as its file holds it, with sound ids and at least one count."
-    data, kind = load(path); check_kind(path, kind, ("zip", *_READ), _TABLE)
+    data, kind = load(path)
+    check_kind(path, kind, ("zip", *_READ), _TABLE)
     if kind == "zip":
-        data = read_qza(path, "feature-table.biom"); kind = sniff(data[:4096])
-        if kind not in ("hdf5", "json"): raise AamError(f"{path}: its feature-table.biom holds {KINDS[kind]}. Export the artefact again.")
+        data = read_qza(path, "feature-table.biom")
+        kind = sniff(data[:4096])
+        if kind not in ("hdf5", "json"):
+            raise AamError(f"{path}: its feature-table.biom holds {KINDS[kind]}. Export the artefact again.")
     raw = _READ[kind](data, path)
     if not raw.counts.data.any(): raise _empty(path, raw.samples, raw.features)
-    return raw._replace(samples=_names(raw.samples, "sample", path), features=_names(raw.features, "feature", path))
+    return raw._replace(samples=_names(raw.samples, "sample", path),
+                        features=_names(raw.features, "feature", path))
 
 # %% ../../nbs/1_data/15_table.ipynb #f5cc79d2
-def _named(raw:_Raw, reads:Callable[[],np.ndarray], path, sequences)->tuple[np.ndarray,list[str],list[str]]: # As `_distinct` gives them
+def _named(raw:_Raw, reads:Callable[[],np.ndarray], path,
+           sequences)->tuple[np.ndarray,list[str],list[str]]: # As `_distinct` gives them
     "The sequence of each feature. Raises `AamError` where it has none."
     notes = list(raw.notes)
     if sequences: named = _by_name(raw.features, read_sequences(sequences), reads, path, sequences)
@@ -170,29 +206,38 @@ def read_table(
     path:str|Path,                # .biom (2.1 or 1.0), .qza of FeatureTable[Frequency], or tab-separated text; gzip is taken off
     sequences:str|Path|None=None, # FASTA or .qza of FeatureData[Sequence], where feature ids are not sequences
 )->Table:                         # Reads of distinct sequences; what was changed on the way is in its notes
-    "Read a count table. Raises `AamError`, which names the file and the way out, for anything that is not one."
-    raw = _read_raw(path); counts = _whole(raw, path)
+    """Read a count table. Raises `AamError`, which names the file and the way out, for anything that is
+    not one."""
+    raw = _read_raw(path)
+    counts = _whole(raw, path)
     column, distinct, notes = _named(raw, lambda: np.asarray(counts.sum(0)).ravel(), path, sequences)
-    counts = _summed(counts, column, path); notes += blank_samples(raw.samples, np.diff(counts.indptr), path)
-    return Table(counts=counts, sample_ids=strings(raw.samples), sequences=strings(distinct), notes=tuple(notes))
+    counts = _summed(counts, column, path)
+    notes += blank_samples(raw.samples, np.diff(counts.indptr), path)
+    return Table(counts=counts, sample_ids=strings(raw.samples), sequences=strings(distinct),
+                 notes=tuple(notes))
 
 # %% ../../nbs/1_data/15_table.ipynb #e723a0ee
 class _Bytes:
     "The bytes of a file that is not read whole."
-    def __init__(self, f): self.fd, self.size, self.at, self.held = f.fileno(), os.fstat(f.fileno()).st_size, 0, b""
+    def __init__(self, f):
+        self.fd, self.size, self.at, self.held = f.fileno(), os.fstat(f.fileno()).st_size, 0, b""
     def __len__(self): return self.size
     def __getitem__(self, where:slice)->bytes:
         a, b, _ = where.indices(self.size)
-        if not self.at <= a <= b <= self.at + len(self.held): self.at, self.held = a, os.pread(self.fd, max(b - a, 2**16), a)
+        if not self.at <= a <= b <= self.at + len(self.held):
+            self.at, self.held = a, os.pread(self.fd, max(b - a, 2**16), a)
         return self.held[a - self.at:b - self.at]
 
 # %% ../../nbs/1_data/15_table.ipynb #fa037095
 class TableSlices:
     "A count table in a BIOM 2.1 file, read some samples at a time. Made by `open_table`."
     def __init__(self, file:_Biom, path, sequences):
-        self.path, self._file, self.indptr = path, file, file.indptr # int64 [samples+1]: where each sample's counts begin in the file
-        if not file.samples or not file.features or not len(file.data): raise _empty(path, file.samples, file.features)
-        self._raw = _Raw(sparse.csr_matrix((0, 0)), _names(file.samples, "sample", path), _names(file.features, "feature", path))
+        # int64 [samples+1]: where each sample's counts begin in the file
+        self.path, self._file, self.indptr = path, file, file.indptr
+        if not file.samples or not file.features or not len(file.data):
+            raise _empty(path, file.samples, file.features)
+        self._raw = _Raw(sparse.csr_matrix((0, 0)), _names(file.samples, "sample", path),
+                         _names(file.features, "feature", path))
         self._column, distinct, notes = _named(self._raw, self._reads, path, sequences)
         self.sample_ids, self.sequences, self.notes = strings(self._raw.samples), strings(distinct), tuple(notes)
 
@@ -201,7 +246,9 @@ class TableSlices:
         return _whole(self._raw._replace(counts=counts, samples=self._raw.samples[start:stop]), self.path)
 
     def _reads(self)->np.ndarray: # int64 [features]
-        return sum(np.asarray(self._whole(i, min(i + 64, len(self))).sum(0)).ravel() for i in range(0, len(self), 64))
+        return sum(np.asarray(self._whole(i, min(i + 64, len(self))).sum(0)).ravel() for i in range(0,
+                                                                                                    len(self),
+                                                                                                    64))
 
     def counts(self,
         start:int, # First sample

@@ -24,9 +24,13 @@ __all__ = ['Targets']
 # %% ../../nbs/1_data/40_targets.ipynb #83b6cac7
 def _have(metadata:pd.DataFrame, names, who:str):
     "Raises `AamError` where the metadata lack columns."
-    lost = [o for o in names if o not in metadata.columns]; one = len(lost) == 1
-    if lost: raise AamError(f"{who} needs the {'column' if one else 'columns'} {few(lost, 8)}, which the {len(metadata.columns)} columns of the metadata "
-                            f"lack.{nearest(lost[0], map(str, metadata.columns))} Add {'it' if one else 'them'}, empty where nothing is known.")
+    lost = [o for o in names if o not in metadata.columns]
+    one = len(lost) == 1
+    if lost:
+        raise AamError(f"{who} needs the {'column' if one else 'columns'} {few(lost, 8)}, which the "
+                       f"{len(metadata.columns)} columns of the metadata "
+                       f"lack.{nearest(lost[0], map(str, metadata.columns))} Add {'it' if one else 'them'}, "
+                       "empty where nothing is known.")
 
 # %% ../../nbs/1_data/40_targets.ipynb #2716c3d2
 @dataclass(frozen=True)
@@ -85,29 +89,39 @@ def fit(
     config:Config,         # Its `data.target` and `target` say what to learn and how
     train:np.ndarray|None=None, # Training rows, positions or a mask; all if None
 )->Targets:
-    "Learn the codec of each target. Raises `AamError` for columns that are not there or cannot be such a target."
-    by = config.target.by; _have(metadata, config.targets + ((by,) if by else ()), "Predicting")
-    if by in config.targets: raise AamError(f"target.by is '{by}', which is to be predicted. Choose a column that is known.")
-    return cls(tuple(_fit_target(metadata, config, o, _positions(len(metadata), train)) for o in config.targets))
+    """Learn the codec of each target. Raises `AamError` for columns that are not there or cannot be such a
+    target."""
+    by = config.target.by
+    _have(metadata, config.targets + ((by,) if by else ()), "Predicting")
+    if by in config.targets:
+        raise AamError(f"target.by is '{by}', which is to be predicted. Choose a column that is known.")
+    return cls(tuple(_fit_target(metadata, config, o,
+                                 _positions(len(metadata), train)) for o in config.targets))
 
-def _positions(n:int, rows)->np.ndarray: return np.arange(n) if rows is None else np.arange(n)[rows] # int64, of positions or a mask
+def _positions(n:int, rows)->np.ndarray:
+    return np.arange(n) if rows is None else np.arange(n)[rows] # int64, of positions or a mask
 
 # %% ../../nbs/1_data/40_targets.ipynb #c0629027
 def _fit_target(metadata:pd.DataFrame, config:Config, name:str, train:np.ndarray)->TargetCodec:
     "The codec of one target: its task and its classes from all rows, its numbers from training rows."
-    whole = TargetCodec.fit(metadata[name], config.of_target(name, "task"), name); t = config.target
+    whole = TargetCodec.fit(metadata[name], config.of_target(name, "task"), name)
+    t = config.target
     if whole.task == "classification":
-        _refuse_single(config, name); return whole
-    loss = config.of_target(name, "loss"); transform = config.of_target(name, "transform")
+        _refuse_single(config, name)
+        return whole
+    loss = config.of_target(name, "loss")
+    transform = config.of_target(name, "transform")
     by = metadata[t.by].iloc[train] if transform == "zscore_by" else None
-    return TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by, bounds=config.of_target(name, "bounds"),
+    return TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by,
+                           bounds=config.of_target(name, "bounds"),
                            loss=loss, levels=t.quantiles, under=t.under, over=t.over)
 
 def _refuse_single(config:Config, name:str):
     "Raises `AamError` where a setting of numbers names this column of classes."
     for setting in ("transform", "loss", "bounds"):
         if setting in config.target.columns.get(name, {}):
-            raise AamError(f"target.{setting} names '{name}', whose values are classes; it is of numbers alone. Leave '{name}' out of it.")
+            raise AamError(f"target.{setting} names '{name}', whose values are classes; it is of numbers "
+                           f"alone. Leave '{name}' out of it.")
 
 # %% ../../nbs/1_data/40_targets.ipynb #cb7df2c4
 @patch
@@ -126,11 +140,15 @@ def parts(
     outputs:np.ndarray,    # [n, K]
     metadata:pd.DataFrame|None=None, # The same samples; wanted where `needs` names columns
 )->list[tuple]:            # For each target its codec, its outputs [n, outputs] and its `by` column or None
-    "The outputs of each target, with what decoding them needs. Raises `AamError` where outputs or metadata are not those of these targets."
+    """The outputs of each target, with what decoding them needs. Raises `AamError` where outputs or
+    metadata are not those of these targets."""
     x = np.asarray(outputs)
     if x.ndim != 2 or x.shape[1] != self.outputs:
-        raise AamError(f"The targets {few(self.names, 8)} have outputs of the shape {x.shape}; wanted [samples, {self.outputs}].")
-    if self.needs and metadata is None: raise AamError(f"Decoding needs the metadata's {few(self.needs, 8)} (target.by). Give the metadata too.")
+        raise AamError(f"The targets {few(self.names, 8)} have outputs of the shape {x.shape}; wanted "
+                       f"[samples, {self.outputs}].")
+    if self.needs and metadata is None:
+        raise AamError(f"Decoding needs the metadata's {few(self.needs, 8)} (target.by). Give the metadata "
+                       "too.")
     if self.needs: _have(metadata, self.needs, "Decoding")
     return [(o, x[:, part], metadata[o.by] if o.by else None) for o, part in zip(self.codecs, self.slices)]
 

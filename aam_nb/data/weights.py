@@ -23,28 +23,37 @@ __all__ = ['target_weights']
 
 # %% ../../nbs/1_data/45_weights.ipynb #5e269080
 def _balanced(texts:np.ndarray, train:np.ndarray)->np.ndarray: # float64 [n]
-    "Weights with which the categories of training rows weigh alike; 1 for a category that is missing or not among them."
-    n = Counter(o for o in texts[train] if o); N = sum(n.values())
+    """Weights with which the categories of training rows weigh alike; 1 for a category that is missing or
+    not among them."""
+    n = Counter(o for o in texts[train] if o)
+    N = sum(n.values())
     return np.array([N/(len(n)*n[o]) if o in n else 1. for o in texts])
 
-def _weights_by_name(texts:np.ndarray, weights:dict[str,float])->np.ndarray: return np.array([weights.get(o, 1.) for o in texts])
+def _weights_by_name(texts:np.ndarray, weights:dict[str,float])->np.ndarray:
+    return np.array([weights.get(o, 1.) for o in texts])
 
 # %% ../../nbs/1_data/45_weights.ipynb #146fcb26
 def _check_names(weights:dict[str,float], known, setting:str):
     "Raises `AamError` for a weight of what is not there."
     strange = [o for o in weights if o not in known]
-    if strange: raise AamError(f"{setting} names '{strange[0]}', which is not among {few(sorted(known), 8) or 'none'}.{nearest(strange[0], known)}")
+    if strange:
+        raise AamError(f"{setting} names '{strange[0]}', which is not among "
+                       f"{few(sorted(known), 8) or 'none'}.{nearest(strange[0], known)}")
 
 # %% ../../nbs/1_data/45_weights.ipynb #82547f70
 def _sample_weights(metadata:pd.DataFrame, name:str)->np.ndarray: # float64 [n]
     "The column `target.weights`. Raises `AamError` where it is missing or below 0 for a sample."
-    _have(metadata, [name], "target.weights"); w = _numbers(name, metadata[name], "weight", "Give a number for each sample.")
+    _have(metadata, [name], "target.weights")
+    w = _numbers(name, metadata[name], "weight", "Give a number for each sample.")
     bad = ~(np.isfinite(w) & (w >= 0))
-    if bad.any(): raise AamError(f"target.weights: the column '{name}' has no weight of 0 or more for {bad.sum():,} of {len(w):,} samples "
-                                 f"(first: {few(metadata.index[bad])}). Give one for each sample.")
+    if bad.any():
+        raise AamError(f"target.weights: the column '{name}' has no weight of 0 or more for {bad.sum():,} of "
+                       f"{len(w):,} samples "
+                       f"(first: {few(metadata.index[bad])}). Give one for each sample.")
     return w
 
-def _balance_weights(metadata:pd.DataFrame, balance:dict[str,dict[str,float]], train:np.ndarray)->np.ndarray: # float64 [n]
+def _balance_weights(metadata:pd.DataFrame, balance:dict[str,dict[str,float]],
+                     train:np.ndarray)->np.ndarray: # float64 [n]
     "What `target.balance` says of each sample."
     (name, weights), = balance.items()
     _have(metadata, [name], "target.balance")
@@ -53,15 +62,18 @@ def _balance_weights(metadata:pd.DataFrame, balance:dict[str,dict[str,float]], t
     return _weights_by_name(texts, weights) if weights else _balanced(texts, train)
 
 # %% ../../nbs/1_data/45_weights.ipynb #e49089ad
-def _class_weights(targets:Targets, metadata:pd.DataFrame, given:str|dict[str,float], train:np.ndarray)->np.ndarray: # float64 [n, t]
+def _class_weights(targets:Targets, metadata:pd.DataFrame, given:str|dict[str,float],
+                   train:np.ndarray)->np.ndarray: # float64 [n, t]
     "What `target.class_weights` says of each sample; 1 for numbers."
     known = {c for o in targets for c in o.classes}
-    if not known: raise AamError(f"target.class_weights is '{given}', and no target has classes. Leave it at none.")
+    if not known:
+        raise AamError(f"target.class_weights is '{given}', and no target has classes. Leave it at none.")
     if given == "balanced": of = lambda texts: _balanced(texts, train)
     else:
         _check_names(given, known, "target.class_weights")
         of = lambda texts: _weights_by_name(texts, given)
-    return np.stack([of(_texts(metadata[o.name])) if o.classes else np.ones(len(metadata)) for o in targets], axis=1)
+    return np.stack([of(_texts(metadata[o.name])) if o.classes else np.ones(len(metadata)) for o in targets],
+                    axis=1)
 
 # %% ../../nbs/1_data/45_weights.ipynb #7c19c0e0
 def target_weights(
@@ -70,8 +82,10 @@ def target_weights(
     config:Config,         # Its section `target`
     train:np.ndarray|None=None, # Training rows, positions or a mask; all if None
 )->np.ndarray|None:        # float32 [n, t], 0 or more; None where each is 1
-    "What each sample weighs for each target. Raises `AamError` for weights that cannot be used, and where all training samples weigh nothing."
-    t = config.target; rows = _positions(len(metadata), train)
+    """What each sample weighs for each target. Raises `AamError` for weights that cannot be used, and
+    where all training samples weigh nothing."""
+    t = config.target
+    rows = _positions(len(metadata), train)
     out = np.ones((len(metadata), len(targets)))
     if t.weights: out *= _sample_weights(metadata, t.weights)[:, None]
     if t.balance: out *= _balance_weights(metadata, t.balance, rows)[:, None]
@@ -79,5 +93,6 @@ def target_weights(
     for o, w in zip(targets, out[rows].T):
         known = metadata[o.name].notna().to_numpy()[rows]
         if known.any() and not w[known].any():
-            raise AamError(f"All training samples weigh 0 for the target '{o.name}'. Change target.weights, target.balance or target.class_weights.")
+            raise AamError(f"All training samples weigh 0 for the target '{o.name}'. Change target.weights, "
+                           "target.balance or target.class_weights.")
     return None if (out == 1).all() else out.astype(np.float32)

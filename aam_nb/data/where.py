@@ -28,8 +28,11 @@ def _tokens(where:str)->list[tuple[str,str]]: # Kind ("word", "sign" or "end") a
     out, at, where = [], 0, where.rstrip()
     while at < len(where):
         m = _TOKEN.match(where, at)
-        if not m: raise AamError(f"The condition where '{where}' cannot be read from '{where[at:at+12].strip()}' on. {_EXAMPLE}")
-        kind = m.lastgroup; at = m.end()
+        if not m:
+            raise AamError(f"The condition where '{where}' cannot be read from '{where[at:at+12].strip()}' "
+                           f"on. {_EXAMPLE}")
+        kind = m.lastgroup
+        at = m.end()
         out.append(("sign" if kind == "sign" or kind == "bare" and m[kind] in _WORDS else "word", m[kind]))
     return [*out, ("end", "its end")]
 
@@ -43,20 +46,27 @@ class _Answer:
     def __or__(self, o): return _Answer(self.yes | o.yes, self.no & o.no)
     def __invert__(self): return _Answer(self.no, self.yes)
 
-_COMPARE = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+_COMPARE = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
+            ">=": np.greater_equal}
 
 # %% ../../nbs/1_data/30_where.ipynb #e33cf57d
 def _compare(column:pd.Series, sign:str, value:str)->_Answer:
     "One comparison of a column with a value. Raises `AamError` for a comparison that makes no sense."
     known = column.notna().to_numpy()
     if column.dtype.kind in "iuf":
-        if not is_number(value): raise AamError(f"where compares the column '{column.name}', which holds numbers, with '{value}'. Give a number.")
+        if not is_number(value):
+            raise AamError(f"where compares the column '{column.name}', which holds numbers, with '{value}'. "
+                           "Give a number.")
         yes = _COMPARE[sign](column.to_numpy(np.float64, na_value=np.nan), float(value))
     else:
-        if sign not in ("==", "!="): raise AamError(f"where orders the column '{column.name}' by {sign}, but it holds text. Use ==, != or in (...).")
-        texts = _texts(column); all_texts = sorted(set(texts[known]))
-        if value not in all_texts: raise AamError(f"where asks for '{value}' in the column '{column.name}', which no sample has."
-                                                  f"{nearest(value, all_texts)} It has {few(all_texts, 8) or 'no values'}.")
+        if sign not in ("==", "!="):
+            raise AamError(f"where orders the column '{column.name}' by {sign}, but it holds text. Use ==, "
+                           "!= or in (...).")
+        texts = _texts(column)
+        all_texts = sorted(set(texts[known]))
+        if value not in all_texts:
+            raise AamError(f"where asks for '{value}' in the column '{column.name}', which no sample has."
+                           f"{nearest(value, all_texts)} It has {few(all_texts, 8) or 'no values'}.")
         yes = _COMPARE[sign](texts, value).astype(bool)
     return _Answer(yes & known, ~yes & known)
 
@@ -76,7 +86,8 @@ class _Reader:
         "The next word, or the next of these signs."
         kind, text = self.left[0]
         if (text not in signs or kind != "sign") if signs else kind != "word":
-            raise AamError(f"The condition where '{self.where}' has {text if kind == 'end' else repr(text)}, and wanted is {wanted}. {_EXAMPLE}")
+            raise AamError(f"The condition where '{self.where}' has {text if kind == 'end' else repr(text)}, "
+                           f"and wanted is {wanted}. {_EXAMPLE}")
         return self.left.pop(0)[1]
 
     def skip(self, sign:str)->bool:
@@ -95,9 +106,12 @@ class _Reader:
 
     def single(self)->_Answer:
         self.depth += 1
-        if self.depth > 40: raise AamError("The condition where is nested more than 40 deep. Write it flatter.")
+        if self.depth > 40:
+            raise AamError("The condition where is nested more than 40 deep. Write it flatter.")
         if self.skip("not"): out = ~self.single()
-        elif self.skip("("): out = self.condition(); self.take("a ')'", ")")
+        elif self.skip("("):
+            out = self.condition()
+            self.take("a ')'", ")")
         else: out = self.comparison()
         self.depth -= 1
         return out
@@ -107,14 +121,16 @@ class _Reader:
         sign = self.take("a comparison", *_COMPARE, "in", "not")
         if sign in _COMPARE: return _compare(column, sign, self.take("a value"))
         if sign == "not": self.take("'in'", "in")
-        self.take("a '('", "("); out = _compare(column, "==", self.take("a value"))
+        self.take("a '('", "(")
+        out = _compare(column, "==", self.take("a value"))
         while self.skip(","): out = out | _compare(column, "==", self.take("a value"))
         self.take("a ')'", ")")
         return ~out if sign == "not" else out
 
     def column(self, name:str)->pd.Series:
         if name in self.metadata.columns: return self.metadata[name]
-        raise AamError(f"The condition where '{self.where}' names the column '{name}', which is not among the {len(self.metadata.columns)} of the metadata."
+        raise AamError(f"The condition where '{self.where}' names the column '{name}', which is not among "
+                       f"the {len(self.metadata.columns)} of the metadata."
                        f"{nearest(name, self.metadata.columns)}")
 
 # %% ../../nbs/1_data/30_where.ipynb #5b6d67df
@@ -122,8 +138,10 @@ def select(
     metadata:pd.DataFrame, # From `read_metadata`
     where:str,             # A condition; empty for all samples
 )->np.ndarray:             # bool [samples]
-    "Which samples satisfy a condition. Raises `AamError` where it cannot be read, and for columns, texts and comparisons that are not there."
+    """Which samples satisfy a condition. Raises `AamError` where it cannot be read, and for columns, texts
+    and comparisons that are not there."""
     if not where.strip(): return np.ones(len(metadata), dtype=bool)
-    reader = _Reader(metadata, where); out = reader.condition()
+    reader = _Reader(metadata, where)
+    out = reader.condition()
     if reader.left[0][0] != "end": reader.take("'and', 'or' or its end", "and", "or")
     return out.yes

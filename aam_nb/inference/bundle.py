@@ -33,10 +33,13 @@ class Bundle:
     "A trained model with everything that its use needs."
     model:AamModel           # In eval mode, on the CPU when loaded
     config:Config            # The choices of the run that made it
-    targets:Targets|None     # How outputs become numbers and classes; None for a pretrained model without a target
-    covariates:CovariateCodec|None = None # How metadata become what the model is told; None where it is told nothing
+    # How outputs become numbers and classes; None for a pretrained model without a target
+    targets:Targets|None
+    # How metadata become what the model is told; None where it is told nothing
+    covariates:CovariateCodec|None = None
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
-    samples:np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64)) # int64, sorted keys of the ids of the samples that taught it
+    samples:np.ndarray = field(default_factory=lambda: np.zeros(0,
+                                                                np.int64)) # int64, sorted keys of the ids of the samples that taught it
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
@@ -54,7 +57,8 @@ class Bundle:
         return np.isin(sequence_keys(ids), self.samples)
 
     def __repr__(self):
-        what = "no target" if self.targets is None else " and ".join(f"{o.task} of {o.name}" for o in self.targets)
+        what = "no target" if self.targets is None else " and ".join(f"{o.task} of {o.name}"
+                                                                     for o in self.targets)
         return f"Bundle({what}, {sum(p.numel() for p in self.model.parameters()):,} parameters, {len(self.known):,} ASVs)"
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #53fa2aaa
@@ -67,14 +71,20 @@ def model_card(bundle:Bundle)->str: # Markdown
     lines = ["# aam_nb bundle", "", f"{what}, made by aam_nb {about.pop('version', aam_nb.__version__)}.", "",
              f"- Depth: {depth}.", f"- Split: {guard}.", f"- ASVs seen in training: {len(bundle.known):,}."]
     told = () if bundle.covariates is None else bundle.covariates.names
-    if told: lines += [f"- Is told, beside the reads: {', '.join(told)}. Prediction needs these columns of the metadata."]
+    if told:
+        lines += [f"- Is told, beside the reads: {', '.join(told)}. Prediction needs these columns of the "
+                  "metadata."]
     chosen = "the most abundant" if data.select == "abundance" else "drawn at random"
-    if data.limit: lines += [f"- Reads {data.limit:,} ASVs of a sample at most ({chosen}); predict does the same."]
+    if data.limit:
+        lines += [f"- Reads {data.limit:,} ASVs of a sample at most ({chosen}); predict does the same."]
     lines += [f"- {k}: {v}" for k, v in about.items() if not isinstance(v, (dict, list, tuple))]
     for k, v in about.items():
-        if isinstance(v, (list, tuple)) and len(v): lines += ["", f"## {k.capitalize()}", ""] + [f"- {o}" for o in v]
-        if isinstance(v, dict) and v: lines += ["", f"## {k.capitalize()}", ""] + [f"- {a}: {b}" for a, b in v.items()]
-    lines += ["", "Use: `aam predict --bundle . --table new.biom --out predictions.tsv`. Loading it runs no code.", ""]
+        if isinstance(v, (list, tuple)) and len(v):
+            lines += ["", f"## {k.capitalize()}", ""] + [f"- {o}" for o in v]
+        if isinstance(v, dict) and v:
+            lines += ["", f"## {k.capitalize()}", ""] + [f"- {a}: {b}" for a, b in v.items()]
+    lines += ["",
+              "Use: `aam predict --bundle . --table new.biom --out predictions.tsv`. Loading it runs no code.", ""]
     return "\n".join(lines)
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #95cbd79e
@@ -93,7 +103,8 @@ def save_bundle(
     made = dict(bases=m.bases, metrics=list(m.metrics), known=m.known, branches=m.branches, counts=m.counts)
     with whole_folder(folder) as f:
         save_file(tensors, f/"model.safetensors")
-        write_json(f/"config.json", dict(format=FORMAT, version=aam_nb.__version__, model=made, config=asdict(bundle.config), about=bundle.about))
+        write_json(f/"config.json", dict(format=FORMAT, version=aam_nb.__version__, model=made,
+                                         config=asdict(bundle.config), about=bundle.about))
         parts = dict(targets=bundle.targets, covariates=bundle.covariates)
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in parts.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle))
@@ -104,29 +115,47 @@ def _check_folder(folder:Path):
     "Name what is missing before anything is read."
     if not folder.is_dir(): raise AamError(f"There is no bundle folder {folder}.")
     lost = [o for o in ("model.safetensors", "config.json", "codecs.json") if not (folder/o).is_file()]
-    if lost: raise AamError(f"{folder} is not a bundle: it lacks {', '.join(lost)}. Name the folder `bundle` of a run.")
+    if lost:
+        raise AamError(f"{folder} is not a bundle: it lacks {', '.join(lost)}. Name the folder `bundle` of a "
+                       "run.")
 
 def _load_weights(model, path:Path)->dict[str,np.ndarray]: # int64 keys: known ASVs, samples
     "Fill the model strictly from a file; returns what else it holds."
     try: tensors = load_file(path)
-    except (SafetensorError, OSError) as e: raise AamError(f"{path} is damaged ({e}). Copy the bundle again, or train again.") from e
-    keys = {k: tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy() for k, name in (("known", "known_asvs"), ("samples", "samples"))}
+    except (SafetensorError, OSError) as e:
+        raise AamError(f"{path} is damaged ({e}). Copy the bundle again, or train again.") from e
+    keys = {k: tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy() for k, name in (("known",
+                                                                                             "known_asvs"),
+                                                                                            ("samples",
+                                                                                             "samples"))}
     own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) + [k for k in set(own) & set(tensors) if own[k].shape != tensors[k].shape]
-    if wrong: raise AamError(f"{path} does not fit its config.json: {len(wrong)} tensors are missing or of another shape (first: '{wrong[0]}').")
+    wrong = sorted(set(own) ^ set(tensors)) + [k for k in set(own) & set(tensors)
+                                               if own[k].shape != tensors[k].shape]
+    if wrong:
+        raise AamError(f"{path} does not fit its config.json: {len(wrong)} tensors are missing or of another "
+                       f"shape (first: '{wrong[0]}').")
     model.load_state_dict(tensors)
     return keys
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765
 def load_bundle(folder:str|Path)->Bundle: # On the CPU, in eval mode
-    "Read a bundle. Raises `AamError` for a folder that is none, is damaged or was written by a later version."
-    folder = Path(folder); _check_folder(folder)
+    """Read a bundle. Raises `AamError` for a folder that is none, is damaged or was written by a later
+    version."""
+    folder = Path(folder)
+    _check_folder(folder)
     saved = read_json(folder/"config.json")
     if saved.get("format") != FORMAT:
-        raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format {FORMAT}. "
+        raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format "
+                       f"{FORMAT}. "
                        f"Install the aam_nb that wrote it ({saved.get('version')}).")
-    config = config_from(saved["config"], source=folder/"config.json"); codecs = read_json(folder/"codecs.json")
-    targets, covariates = (kind.from_dict(codecs[k]) if k in codecs else None for k, kind in (("targets", Targets), ("covariates", CovariateCodec)))
-    model = AamModel(config.model, columns=() if targets is None else targets.columns, covariates=covariates and covariates.shape, **saved["model"])
+    config = config_from(saved["config"], source=folder/"config.json")
+    codecs = read_json(folder/"codecs.json")
+    targets, covariates = (kind.from_dict(codecs[k]) if k in codecs else None for k, kind in (("targets",
+                                                                                               Targets),
+                                                                                              ("covariates",
+                                                                                               CovariateCodec)))
+    model = AamModel(config.model, columns=() if targets is None else targets.columns,
+                     covariates=covariates and covariates.shape, **saved["model"])
     keys = _load_weights(model, folder/"model.safetensors")
-    return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates, about=saved["about"], **keys)
+    return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
+                  about=saved["about"], **keys)

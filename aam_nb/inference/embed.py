@@ -31,13 +31,17 @@ class Embedding:
     note:np.ndarray    # Object array of str [n], why, or ""
 
     def write(self, path:str|Path)->None:
-        "Write a TSV, or an npz (arrays `names`, `vectors`, `note`) where the name ends so; whole or not at all."
+        """Write a TSV, or an npz (arrays `names`, `vectors`, `note`) where the name ends so; whole or not
+        at all."""
         import pandas as pd
         with whole_file(path) as p:
             if Path(path).suffix == ".npz":
-                with open(p, "wb") as f: np.savez(f, names=self.names.astype(str), vectors=self.vectors, note=self.note.astype(str))
+                with open(p, "wb") as f:
+                    np.savez(f, names=self.names.astype(str), vectors=self.vectors,
+                             note=self.note.astype(str))
             else:
-                frame = pd.DataFrame(self.vectors, index=self.names, columns=[f"e{i}" for i in range(self.vectors.shape[1])])
+                frame = pd.DataFrame(self.vectors, index=self.names,
+                                     columns=[f"e{i}" for i in range(self.vectors.shape[1])])
                 frame.assign(note=self.note).to_csv(p, sep="\t", index_label="name", float_format="%.9g")
 
 # %% ../../nbs/6_inference/30_embed.ipynb #d8dbb023
@@ -48,18 +52,24 @@ def embed_store(
     level:str="sample", # "sample" or "asv": the ASVs that those samples hold
     batch:int=64,     # Samples at once
 )->Embedding:
-    "Vectors of samples or of their ASVs. Raises `AamError` for ids that are not in the store, too long ASVs or an untrained sample level."
+    """Vectors of samples or of their ASVs. Raises `AamError` for ids that are not in the store, too long
+    ASVs or an untrained sample level."""
     if level == "asv":
         _check_lengths(bundle, store)
         rows = asvs_in(store, np.arange(len(store)) if ids is None else positions(store.sample_ids, ids))
-        return Embedding(names=store.sequences[rows], vectors=embed_asvs(bundle.model, store.tokens, rows)[rows].cpu().numpy(),
+        return Embedding(names=store.sequences[rows],
+                         vectors=embed_asvs(bundle.model, store.tokens, rows)[rows].cpu().numpy(),
                          note=np.full(len(rows), "", dtype=object))
     if level != "sample": raise AamError(f"The level is '{level}'; it can be 'sample' or 'asv'.")
     if bundle.targets is None and not bundle.config.pretrain_sample.steps:
-        raise AamError("This bundle's sample level has not been trained, so its vectors mean nothing. Embed ASVs (level 'asv'), pretrain with "
+        raise AamError("This bundle's sample level has not been trained, so its vectors mean nothing. Embed "
+                       "ASVs (level 'asv'), pretrain with "
                        "pretrain_sample.steps above 0, or use a bundle with a target.")
     import pandas as pd
-    untold = bundle.covariates and pd.DataFrame(np.nan, index=store.sample_ids, columns=list(bundle.covariates.names)) # No vector depends on them
-    reading = _reading(bundle, store, ids, untold, batch); found = reading.taken(lambda b, o: o.summary.float(), 0)
-    vectors = np.full((len(reading.names), found.shape[1]), np.nan, np.float32); vectors[reading.note == ""] = found
+    untold = bundle.covariates and pd.DataFrame(np.nan, index=store.sample_ids,
+                                                columns=list(bundle.covariates.names)) # No vector depends on them
+    reading = _reading(bundle, store, ids, untold, batch)
+    found = reading.taken(lambda b, o: o.summary.float(), 0)
+    vectors = np.full((len(reading.names), found.shape[1]), np.nan, np.float32)
+    vectors[reading.note == ""] = found
     return Embedding(names=reading.names, vectors=vectors, note=reading.note)

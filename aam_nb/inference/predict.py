@@ -43,14 +43,16 @@ class AtDepth(SampleDataset):
         seed:int,        # Of the bundle's run
         **how,           # Of the `SampleDataset`: covariates, limit, select
     ):
-        super().__init__(store, rows, seed=seed, **how); self.depth = depth
+        super().__init__(store, rows, seed=seed, **how)
+        self.depth = depth
 
     def read(self, i:int, turn:int)->Sample:
         "A sample with the reads that one pass draws; the first pass draws as `rarefy` does."
         sample = super().read(i, turn)
         if not self.depth: return sample
         key = (self.seed, "rarefy", sample.id, *([turn] if turn else []))
-        counts = rarefy_counts(sample.counts, self.depth, keyed_rng(*key)); seen = counts > 0
+        counts = rarefy_counts(sample.counts, self.depth, keyed_rng(*key))
+        seen = counts > 0
         return replace(sample, asv=sample.asv[seen], counts=counts[seen])
 
 # %% ../../nbs/6_inference/20_predict.ipynb #b832de0f
@@ -66,13 +68,15 @@ class Prediction:
 
     def write(self, path:str|Path)->None:
         "Write the rows as TSV, whole or not at all."
-        with whole_file(path) as p: self.rows.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
+        with whole_file(path) as p:
+            self.rows.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
 
 # %% ../../nbs/6_inference/20_predict.ipynb #f090a926
 def _headers(codec:TargetCodec)->list[str]:
     "The columns of numbers that a target has."
     if codec.task == "classification": return [f"probability_{o}" for o in codec.classes]
-    return ["prediction", *(["low", "high"] if codec.margin is not None else []), *(f"q{o:g}" for o in codec.levels)]
+    return ["prediction", *(["low", "high"] if codec.margin is not None else []),
+            *(f"q{o:g}" for o in codec.levels)]
 
 def _numbers(codec:TargetCodec, outputs:np.ndarray, by)->np.ndarray: # f64 [n, headers]
     "What stands in these columns."
@@ -85,13 +89,18 @@ def _all_numbers(targets:Targets, outputs:np.ndarray, metadata)->np.ndarray: # f
     return np.hstack([_numbers(*o) for o in targets.parts(outputs, metadata)])
 
 # %% ../../nbs/6_inference/20_predict.ipynb #23b36f35
-def _frame(targets:Targets, numbers:np.ndarray, ids, spread:np.ndarray|None=None)->pd.DataFrame: # Indexed by sample id
+def _frame(targets:Targets, numbers:np.ndarray, ids,
+           spread:np.ndarray|None=None)->pd.DataFrame: # Indexed by sample id
     "Numbers of all targets as columns with names; `spread` has the same shape."
     import pandas as pd
     out, at = {}, 0
     for codec in targets:
-        names, before = _headers(codec), f"{codec.name}:" if len(targets) > 1 else ""; here = slice(at, at := at + len(names)); best = np.zeros(len(ids), int)
-        if codec.task == "classification": out[f"{before}label"] = codec.labels(numbers[:, here]); best = numbers[:, here].argmax(axis=1)
+        names, before = _headers(codec), f"{codec.name}:" if len(targets) > 1 else ""
+        here = slice(at, at := at + len(names))
+        best = np.zeros(len(ids), int)
+        if codec.task == "classification":
+            out[f"{before}label"] = codec.labels(numbers[:, here])
+            best = numbers[:, here].argmax(axis=1)
         out |= {before + o: v for o, v in zip(names, numbers[:, here].T, strict=True)}
         if spread is not None: out[f"{before}spread"] = spread[:, here][np.arange(len(ids)), best]
     return pd.DataFrame(out, index=ids)
@@ -107,37 +116,49 @@ def decoded(
     return _frame(targets, _all_numbers(targets, outputs, _of_samples(metadata, ids, targets.needs)), ids)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #e84bc767
-def _of_samples(metadata:pd.DataFrame|None, ids, needs)->pd.DataFrame|None: # One row for each id, in this order; None where nothing is needed
+def _of_samples(metadata:pd.DataFrame|None, ids,
+                needs)->pd.DataFrame|None: # One row for each id, in this order; None where nothing is needed
     "Metadata of samples. Raises `AamError` where there are none, or none of a sample."
     if not needs: return None
-    if metadata is None: raise AamError(f"This model needs to know {few(needs, 8)} of each sample. Give the metadata that have it (--metadata).")
+    if metadata is None:
+        raise AamError(f"This model needs to know {few(needs, 8)} of each sample. Give the metadata that "
+                       "have it (--metadata).")
     twice = metadata.index[metadata.index.duplicated()]
-    if len(twice): raise AamError(f"The sample id '{twice[0]}' has more than one row in the metadata. Keep one.")
+    if len(twice):
+        raise AamError(f"The sample id '{twice[0]}' has more than one row in the metadata. Keep one.")
     lost = [o for o in ids if o not in metadata.index]
-    if lost: raise AamError(f"{len(lost):,} of the {len(ids):,} samples have no row in the metadata, and the model needs to know {few(needs, 8)} "
-                            f"(first: {few(lost)}). Add a row for each, with empty cells where nothing is known.")
+    if lost:
+        raise AamError(f"{len(lost):,} of the {len(ids):,} samples have no row in the metadata, and the "
+                       f"model needs to know {few(needs, 8)} "
+                       f"(first: {few(lost)}). Add a row for each, with empty cells where nothing is known.")
     return metadata.loc[list(ids)]
 
 # %% ../../nbs/6_inference/20_predict.ipynb #c87916fe
 def _reasons(depths:np.ndarray, depth:int)->list[str]: # One a sample, "" where it can be scored
     "Why each sample cannot be scored."
     wanted = max(depth, 1)
-    return ["" if d >= wanted else "no reads" if d == 0 else f"{d} reads; the bundle was trained at {depth}" for d in depths]
+    return ["" if d >= wanted else "no reads" if d == 0 else f"{d} reads; the bundle was trained at {depth}"
+            for d in depths]
 
 def _check_lengths(bundle, store):
     longest = store.tokens.shape[1]
     if longest > bundle.model.bases:
-        raise AamError(f"The table's ASVs have up to {longest} bases; the bundle was trained on up to {bundle.model.bases}. "
+        raise AamError(f"The table's ASVs have up to {longest} bases; the bundle was trained on up to "
+                       f"{bundle.model.bases}. "
                        f"Trim the reads to the same region and length, or train on this length.")
 
 def _unseen(b:Batch)->torch.Tensor: # f64 [b, 1]
     "Share of each sample's reads whose sequence the bundle does not know."
-    reads = b.counts.double(); zero = reads.new_zeros(b.size); gone = b.place[b.asv] < 0
+    reads = b.counts.double()
+    zero = reads.new_zeros(b.size)
+    gone = b.place[b.asv] < 0
     return (zero.index_add(0, b.sample, reads*gone)/zero.index_add(0, b.sample, reads))[:, None]
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8cfe0761
-def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids, metadata)->tuple[np.ndarray,np.ndarray]|None:
-    "Covariates of the samples `rows`, in arrays for all samples of the store. Raises `AamError` for metadata that lack them."
+def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids,
+          metadata)->tuple[np.ndarray,np.ndarray]|None:
+    """Covariates of the samples `rows`, in arrays for all samples of the store. Raises `AamError` for
+    metadata that lack them."""
     if bundle.covariates is None or not len(rows): return None
     found = bundle.covariates.encode(_of_samples(metadata, ids, bundle.covariates.names))
     out = tuple(np.zeros((len(store), v.shape[1]), v.dtype) for v in found)
@@ -158,16 +179,24 @@ class _Reading:
 
     def taken(self, take, width:int, turn:int=0)->np.ndarray: # [samples, width]
         "What `take(batch, outputs)` gives in one pass."
-        return stack_outputs(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding, self.known, self.batch), take, width)
+        return stack_outputs(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding,
+                                            self.known, self.batch), take, width)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #6950e983
 def _reading(bundle:Bundle, store:SampleSource, ids, metadata, batch:int)->_Reading:
-    "How a bundle reads samples of a store: at its depth, no more ASVs than its limit, and told its covariates."
-    _check_lengths(bundle, store); data = bundle.config.data; rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
-    names = store.sample_ids[rows]; note = np.array(_reasons(store.depths[rows], data.depth), dtype=object); good = rows[note == ""]
+    """How a bundle reads samples of a store: at its depth, no more ASVs than its limit, and told its
+    covariates."""
+    _check_lengths(bundle, store)
+    data = bundle.config.data
+    rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
+    names = store.sample_ids[rows]
+    note = np.array(_reasons(store.depths[rows], data.depth), dtype=object)
+    good = rows[note == ""]
     told = _told(bundle, store, good, names[note == ""], metadata)
-    dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select, covariates=told)
-    return _Reading(names=names, note=note, dataset=dataset, embedding=embed_asvs(bundle.model, store.tokens, asvs_in(store, good)),
+    dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select,
+                      covariates=told)
+    return _Reading(names=names, note=note, dataset=dataset,
+                    embedding=embed_asvs(bundle.model, store.tokens, asvs_in(store, good)),
                     known=known_places(store.keys, bundle.known), model=bundle.model, batch=batch)
 
 def _check_passes(bundle:Bundle, passes:int):
@@ -175,7 +204,8 @@ def _check_passes(bundle:Bundle, passes:int):
     data = bundle.config.data
     if passes < 1: raise AamError(f"passes is {passes}; wanted 1 or more.")
     if passes > 1 and not data.depth and not (data.limit and data.select == "random"):
-        raise AamError(f"{passes} passes would all be the same: this bundle draws neither reads (data.depth is 0) nor ASVs (data.limit is {data.limit}, "
+        raise AamError(f"{passes} passes would all be the same: this bundle draws neither reads (data.depth "
+                       f"is 0) nor ASVs (data.limit is {data.limit}, "
                        f"data.select is {data.select}). Leave out passes.")
 
 # %% ../../nbs/6_inference/20_predict.ipynb #18bbb800
@@ -183,7 +213,10 @@ def _mean_spread(each)->tuple[np.ndarray,np.ndarray]:
     "Mean and standard deviation over passes, one pass at a time (Welford 1962)."
     for n, x in enumerate(each, 1):
         if n == 1: mean, squares = x.astype(np.float64), np.zeros(x.shape)
-        else: off = x - mean; mean = mean + off/n; squares += off*(x - mean)
+        else:
+            off = x - mean
+            mean = mean + off/n
+            squares += off*(x - mean)
     return mean, np.sqrt(squares/max(n - 1, 1))
 
 # %% ../../nbs/6_inference/20_predict.ipynb #757edca1
@@ -195,18 +228,26 @@ def predict_store(
     batch:int=64,     # Samples at once
     passes:int=1,     # Looks at each sample, each with reads and ASVs drawn anew, whose predictions are averaged
 )->Prediction:
-    "Score samples of a store. Raises `AamError` for ids, metadata, ASVs or passes that the bundle cannot use, and for one without a target."
+    """Score samples of a store. Raises `AamError` for ids, metadata, ASVs or passes that the bundle cannot
+    use, and for one without a target."""
     import pandas as pd
     targets = bundle.targets
-    if targets is None: raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: aam train run.start=BUNDLE.")
-    _check_passes(bundle, passes); reading = _reading(bundle, store, ids, metadata, batch); scored = reading.names[reading.note == ""]
+    if targets is None:
+        raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: aam train "
+                       "run.start=BUNDLE.")
+    _check_passes(bundle, passes)
+    reading = _reading(bundle, store, ids, metadata, batch)
+    scored = reading.names[reading.note == ""]
     beside = _of_samples(metadata, scored, targets.needs)
     def look(turn): # Outputs and unseen reads of one pass
-        found = reading.taken(lambda b, o: torch.cat([o.target.double(), _unseen(b)], 1), targets.outputs + 1, turn)
+        found = reading.taken(lambda b, o: torch.cat([o.target.double(), _unseen(b)], 1),
+                              targets.outputs + 1, turn)
         return np.hstack([_all_numbers(targets, found[:, :-1], beside), found[:, -1:]])
     mean, spread = _mean_spread(map(look, range(passes)))
-    frame = _frame(targets, mean[:, :-1], scored, spread[:, :-1] if passes > 1 else None).assign(unseen_reads=mean[:, -1])
-    frame = frame.reindex(pd.Index(reading.names, name="sample_id")); frame["note"] = reading.note
+    frame = _frame(targets, mean[:, :-1], scored,
+                   spread[:, :-1] if passes > 1 else None).assign(unseen_reads=mean[:, -1])
+    frame = frame.reindex(pd.Index(reading.names, name="sample_id"))
+    frame["note"] = reading.note
     return Prediction(rows=frame)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8c94681f
