@@ -141,7 +141,7 @@ def test_warnings(study):
 
 
 def test_one_class_a_fold_gives_no_verdict(study):
-    "Where the classes are even, the training majority is the other class: a random guess seems to have skill."
+    "With even classes the training majority is the other class: a random guess seems to have skill."
     from aam_nb.evaluation.report import report_html
     g = column(study, "subject")
     state = pd.Series(np.where(g.str[-1].astype(int) % 2, "sick", "well"), index=g.index, name="state")
