@@ -18,9 +18,8 @@ def by_hand(y, here, train):
 @pytest.mark.parametrize("seed", range(2))
 def test_guesses_are_the_shrunk_means_of_other_folds(seed):
     rng = np.random.default_rng(seed)
-    value, fold, y, c = rng.integers(4, size=90), rng.integers(5,
-                                                               size=90), rng.normal(size=90), rng.integers(3,
-                                                                                                           size=90)
+    value, fold = rng.integers(4, size=90), rng.integers(5, size=90)
+    y, c = rng.normal(size=90), rng.integers(3, size=90)
     guess, shares = guesses(*cells(value, fold, y, 1))[0][..., 0], guesses(*cells(value, fold, c, 3))[0]
     for a, f in np.ndindex(4, 5):
         train, here = fold != f, (value == a) & (fold != f)
@@ -30,9 +29,8 @@ def test_guesses_are_the_shrunk_means_of_other_folds(seed):
 
 def test_gain_is_the_share_of_the_squared_error():
     rng = np.random.default_rng(0)
-    value, fold, y, c = rng.integers(4, size=90), rng.integers(5,
-                                                               size=90), rng.normal(size=90), rng.integers(3,
-                                                                                                           size=90)
+    value, fold = rng.integers(4, size=90), rng.integers(5, size=90)
+    y, c = rng.normal(size=90), rng.integers(3, size=90)
     hot = np.eye(3)[c]
     for k, target, truth in ((1, y, y[:, None]), (3, c, hot)):
         guess = guesses(*cells(value, fold, target, k))[0][value, fold]

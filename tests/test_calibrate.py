@@ -193,7 +193,7 @@ def test_temperature_equals_sklearn(sharp):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_two_classes_equal_logistic_regression_with_platts_targets_and_weights(seed):
-    "One slope on the difference of the logits; a sample counts for both classes, by weight and uncertain truth."
+    "One slope on the difference of the logits; a sample counts for both classes."
     logits, y = drawn(60, 2, seed, 2.)
     n = len(y)
     weight, label = np.random.default_rng(seed).uniform(.1, 3, n), np.repeat([0, 1], n)
