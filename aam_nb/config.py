@@ -207,6 +207,7 @@ def _run_problems(c):
     if c.bases_vary and not c.encoder_trains:
         found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains the "
                      "ASV encoder, so nothing would read them")
+    if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
 

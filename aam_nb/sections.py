@@ -21,6 +21,7 @@ __all__ = ['SIZES', 'TASKS', 'TRANSFORMS', 'REGRESSIONS', 'COLUMN_SETTINGS', 'Da
 class DataConfig(Section):
     "What is read, what is predicted, and which samples must not straddle a split."
     table:str = ""            # Count table: .biom, .qza or .tsv, or a store folder made by `aam cache store`
+    format:str = ""           # Table format by name; told from the content of the file if empty
     sequences:str = ""        # Representative sequences (.fasta or .qza), when feature ids are not sequences
     metadata:str = ""         # Sample metadata: a TSV by the rules of QIIME 2
     tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder

@@ -30,7 +30,8 @@ def column(loss="mse", name="y"):
     "A column with this loss; any other word makes it one of four classes."
     if loss not in REGRESSIONS: return Column(name=name, task="classification", outputs=4)
     levels = LEVELS if loss == "quantile" else ()
-    return Column(name=name, task="regression", outputs=len(levels) or 1, loss=loss, levels=levels, under=1.7, over=.6)
+    return Column(name=name, task="regression", outputs=len(levels) or 1, loss=loss, levels=levels,
+                  under=1.7, over=.6)
 
 
 def labels(n, columns, seed=0, missing=.3):

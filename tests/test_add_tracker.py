@@ -40,8 +40,20 @@ def study(tmp_path_factory):
 
 def configured(study, out, *words):
     "A short training on that study, with some overrides."
-    files = [f"data.table={study}/table.biom", f"data.metadata={study}/metadata.tsv", f"data.tree={study}/tree.nwk"]
-    return load_config(None, (*files, "data.target=age", "data.groups=subject", f"run.out={out}", *SHORT, *words))
+    names = dict(table="table.biom", metadata="metadata.tsv", tree="tree.nwk")
+    files = [f"data.{k}={study}/{v}" for k, v in names.items()]
+    wanted = ["data.target=age", "data.groups=subject", f"run.out={out}"]
+    return load_config(None, (*files, *wanted, *SHORT, *words))
+
+
+def following():
+    "The sinks that will be opened, and a tracker that opens them."
+    opened = []
+
+    def open_sheet(folder):
+        opened.append(Sheet(folder))
+        return opened[-1]
+    return opened, Tracker(name="sheet", open=open_sheet)
 
 
 def numbers_of(path):
@@ -51,8 +63,7 @@ def numbers_of(path):
 
 
 def test_a_tracker_gets_the_numbers_of_the_log(study, tmp_path):
-    opened = []
-    sheet = Tracker(name="sheet", open=lambda folder: opened.append(Sheet(folder)) or opened[-1])
+    opened, sheet = following()
     with registered(trackers, sheet):
         train_run(configured(study, tmp_path/"run", "run.trackers=sheet"), say=lambda text: None)
     found, = opened
@@ -60,14 +71,15 @@ def test_a_tracker_gets_the_numbers_of_the_log(study, tmp_path):
     assert found.closed and found.rows == wanted and {o[0] for o in wanted} == {"pretrain_asv", "target"}
     with open(tmp_path/"run"/"numbers.csv", newline="") as f: written = list(csv.reader(f))
     assert [(a, int(b), c) for a, b, c, _ in written] == [o[:3] for o in wanted]
-    assert all(math.isclose(float(a[3]), b[3]) for a, b in zip(written, wanted, strict=True) if b[3] is not None)
+    both = [(a[3], b[3]) for a, b in zip(written, wanted, strict=True) if b[3] is not None]
+    assert all(math.isclose(float(a), b) for a, b in both)
     assert not (tmp_path/"run"/"tensorboard").exists()         # it was not named
 
 
 def test_a_pretraining_closes_its_trackers_too(study, tmp_path):
-    opened = []
-    with registered(trackers, Tracker(name="sheet", open=lambda folder: opened.append(Sheet(folder)) or opened[-1])):
-        pretrain_run(configured(study, tmp_path/"run", "run.trackers=sheet", "pretrain_sample.steps=0"), say=lambda text: None)
+    (opened, sheet), words = following(), ("run.trackers=sheet", "pretrain_sample.steps=0")
+    with registered(trackers, sheet):
+        pretrain_run(configured(study, tmp_path/"run", *words), say=lambda text: None)
     assert opened[0].closed and opened[0].rows == numbers_of(tmp_path/"run"/"metrics.jsonl")
 
 
@@ -80,7 +92,8 @@ def test_a_tracker_that_fails_does_not_change_what_is_learned(study, tmp_path, c
             folder = tmp_path/(name or "none")
             train_run(configured(study, folder, f"run.trackers={name}"), **quiet)
             runs.append([o for o in numbers_of(folder/"metrics.jsonl") if o[2] != "seconds"])
-    assert runs[0] == runs[1] and capsys.readouterr().err.count("away cannot be written (the server is away)") == 1
+    said = capsys.readouterr().err
+    assert runs[0] == runs[1] and said.count("away cannot be written (the server is away)") == 1
 
 
 def test_a_tracker_that_nobody_registered_is_refused(study, tmp_path):

@@ -27,7 +27,8 @@ def test_it_learns():
     objective = SampleObjective(model, LossConfig(), embeddings=embed_chunks(model, ASVS, 5), mixup=.4)
     fit_constants(model, [Toy()[i] for i in range(4)], objective.embeddings)
     held = [Toy(size=32, seed=9)[i] for i in range(3)]
-    found = fit(objective, Toy(80, size=32), replace(QUICK, steps=80, lr=1e-2), cpu(), lambda: measure_samples(objective, held))
+    config = replace(QUICK, steps=80, lr=1e-2)
+    found = fit(objective, Toy(80, size=32), config, cpu(), lambda: measure_samples(objective, held))
     assert found.best_score < .3*float(torch.cat([b.target for b in held]).var())
 
 
@@ -54,10 +55,12 @@ def test_b29_the_best_weights_are_kept_not_the_last():
 
 
 def test_large_scores_may_be_good_and_equal_is_not_better():
-    top = fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), lambda: dict(auc=.5), Stage(monitor="auc", mode="max"))
+    stage = Stage(monitor="auc", mode="max")
+    run = lambda look: fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), look, stage)
+    top = run(lambda: dict(auc=.5))
     assert top.best_step == 10
     rising = iter([.5, .7, .6, .7])
-    top = fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), lambda: dict(auc=next(rising)), Stage(monitor="auc", mode="max"))
+    top = run(lambda: dict(auc=next(rising)))
     assert (top.best_step, top.best_score) == (20, .7)
 
 
@@ -99,11 +102,12 @@ def test_b22_every_step_is_clipped_also_the_last():
         loop.step(Toy()[i])
         norms.append(torch.stack([g.norm() for g in grads(objective.model).values()]).norm())
     loop.flush()
-    assert max(norms) <= .05*1.001 and min(loop.sums["norm"]) > .05            # the norms before clipping were larger
+    assert max(norms) <= .05*1.001 and min(loop.sums["norm"]) > .05    # before clipping they were larger
 
 
 def test_b5_the_first_step_moves_by_the_first_rate():
-    objective, config = SampleObjective(fresh(), LossConfig()), replace(QUICK, warmup=.5, weight_decay=0., ema=0.)
+    objective = SampleObjective(fresh(), LossConfig())
+    config = replace(QUICK, warmup=.5, weight_decay=0., ema=0.)
     before = {n: p.detach().clone() for n, p in weights(objective.model).items()}
     loop = Loop(objective, config, cpu())
     loop.step(Toy()[0])
@@ -126,7 +130,8 @@ def test_a_loss_that_is_not_finite_names_the_step_and_spoils_no_checkpoint(tmp_p
             batch = super().__getitem__(step)
             return replace(batch, target=batch.target*float("inf")) if step == 23 else batch
     with pytest.raises(AamError, match=r"'target' diverged at step 24 of 40 \(loss inf.*lr=0.0005"):
-        fit(SampleObjective(fresh(), LossConfig()), Ruined(), QUICK, cpu(), stage=Stage(folder=tmp_path, save_seconds=0.))
+        stage = Stage(folder=tmp_path, save_seconds=0.)
+        fit(SampleObjective(fresh(), LossConfig()), Ruined(), QUICK, cpu(), stage=stage)
     written, tensors = read_checkpoint(tmp_path/"last")
     assert written["state"]["step"] <= 23 and all(bool(v.isfinite().all()) for v in tensors["model"].values())
 
@@ -160,7 +165,8 @@ def test_another_loader_may_make_the_batches():
 
 def test_the_loop_writes_its_numbers(tmp_path):
     log = RunLog(tmp_path, show=False)
-    fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), lambda: dict(loss=1., auc=NAN), Stage(log=log))
+    look = lambda: dict(loss=1., auc=NAN)
+    fit(SampleObjective(fresh(), LossConfig()), Toy(), QUICK, cpu(), look, Stage(log=log))
     log.close()
     records = read_log(tmp_path/"metrics.jsonl")
     assert [o["step"] for o in records] == [10, 20, 30, 40] and records[0]["valid_auc"] is None
@@ -169,7 +175,8 @@ def test_the_loop_writes_its_numbers(tmp_path):
 
 def test_long_stages_say_how_long(capsys, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    loop = Loop(SampleObjective(fresh(), LossConfig()), replace(QUICK, steps=100_000), cpu(), Stage(log=RunLog(show=True)))
+    config, stage = replace(QUICK, steps=100_000), Stage(log=RunLog(show=True))
+    loop = Loop(SampleObjective(fresh(), LossConfig()), config, cpu(), stage)
     loop.state.step, loop.pace.warm = 12, time.perf_counter() - 1.
     loop.announce()
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"Losses of distances, bases and reads against scikit-learn's and SciPy's; gradients against finite differences; all terms together."
+"Losses of distances, bases and reads against scikit-learn's and SciPy's; gradients; all terms together."
 from dataclasses import replace
 
 import numpy as np
@@ -48,7 +48,8 @@ def test_distance_loss_by_sklearn():
     assert float(distance_loss(pred, true).mean) == pytest.approx(want, rel=1e-5)
     assert float(distance_loss(pred, true, torch.tensor(3.)).mean) == pytest.approx(want/9, rel=1e-5)
     moved = pred + torch.eye(8)
-    assert torch.equal(distance_loss(moved, true).mean, distance_loss(pred, true).mean)  # the diagonal never counts
+    found = distance_loss(moved, true).mean                    # the diagonal never counts
+    assert torch.equal(found, distance_loss(pred, true).mean)
 
 
 # ---- terms, and rows that are a part of the global batch
@@ -76,7 +77,8 @@ def test_only_a_row_and_its_own_column_are_left_out():
     true[1, 4] = true[4, 1] = NAN
     whole = known_pairs(true)
     assert torch.equal(~whole, torch.eye(7, dtype=torch.bool) | true.isnan())
-    for part in (slice(0, 3), slice(3, 4), slice(4, 7)): assert torch.equal(known_pairs(true[part], part.start), whole[part])
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        assert torch.equal(known_pairs(true[part], part.start), whole[part])
 
 
 CUTS = [(0, 9), (0, 1, 9), (0, 4, 9), (0, 2, 5, 9)]
@@ -85,26 +87,31 @@ CUTS = [(0, 9), (0, 1, 9), (0, 4, 9), (0, 2, 5, 9)]
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize("name", ["distance", "tree"])
 def test_rows_against_all_columns_add_up_to_the_whole(name, cuts):
-    "Sums, weights and gradients, each part with the weight of the whole; also where a distance of 0 stands off the diagonal."
-    true, pred = distances(9, dtype=torch.float64)**2, distances(9, seed=1, dtype=torch.float64).requires_grad_()
+    "Sums, weights and gradients, each part with the weight of the whole; also with a 0 off the diagonal."
+    true, pred = (distances(9, seed=i, dtype=torch.float64) for i in (0, 1))
+    true, pred = true**2, pred.requires_grad_()
     true[3, 5] = true[5, 3] = NAN
     true[0, 8] = true[8, 0] = 0.                               # the same sample twice, with the same reads
     unit = torch.tensor(2.) if name == "distance" else root_path(true).mean
-    loss = dict(distance=lambda p, t, at: distance_loss(p, t, unit, at), tree=lambda p, t, at: tree_loss(p, t, at, unit))[name]
+    def loss(p, t, at):
+        return distance_loss(p, t, unit, at) if name == "distance" else tree_loss(p, t, at, unit)
     whole = loss(pred, true, 0)
     assert name == "distance" or torch.equal(whole.mean, tree_loss(pred, true).mean)
     parts = [loss(pred[a:b], true[a:b], a) for a, b in zip(cuts, cuts[1:], strict=False)]
-    assert torch.allclose(sum(o.sum for o in parts), whole.sum) and sum(o.weight for o in parts) == whole.weight == 70
+    assert torch.allclose(sum(o.sum for o in parts), whole.sum)
+    assert sum(o.weight for o in parts) == whole.weight == 70
     values = [o.part_of(whole.weight).value for o in parts]
     assert torch.allclose(sum(values), whole.value)
-    assert torch.allclose(torch.autograd.grad(sum(values), pred, retain_graph=True)[0], torch.autograd.grad(whole.value, pred)[0])
+    gradients = [torch.autograd.grad(o, pred, retain_graph=True)[0] for o in (sum(values), whole.value)]
+    assert torch.allclose(*gradients)
 
 
 def test_the_unit_of_the_tree_is_that_of_all_rows():
     path = distances(9)**2
     path[2] = path[:, 2] = NAN
     whole, parts = root_path(path), [root_path(path[a:b], a) for a, b in ((0, 2), (2, 7), (7, 9))]
-    assert torch.allclose(sum(o.sum for o in parts), whole.sum) and sum(o.weight for o in parts) == whole.weight == 56
+    assert torch.allclose(sum(o.sum for o in parts), whole.sum)
+    assert sum(o.weight for o in parts) == whole.weight == 56
     i = ~np.eye(9, dtype=bool) & ~np.isnan(path.numpy())
     assert float(whole.mean) == pytest.approx(np.sqrt(path.numpy()[i]).mean(), rel=1e-6)
 
@@ -131,7 +138,7 @@ def test_count_loss_is_the_multinomial_likelihood_that_is_lost():
 
 
 def test_b2_depth_neither_swamps_nor_drowns_the_count_loss():
-    "Reads in the thousands and shares of 1 are one loss; nor do the other samples' reads or a constant in the logits change it."
+    "Reads in the thousands and shares of 1 are one loss; other samples' reads or a constant change nothing."
     logits, reads, sample = hidden_reads(2)
     loss = count_loss(logits, reads, sample).mean
     for other in ((logits, 1000*reads), (logits + sample, reads), (logits, reads*(1 + sample))):
@@ -143,7 +150,8 @@ def test_b2_depth_neither_swamps_nor_drowns_the_count_loss():
 
 def test_count_loss_at_the_edges():
     one = torch.zeros(1, dtype=torch.int64)
-    assert float(count_loss(torch.tensor([5.]), torch.tensor([7.]), one).mean) == 0.       # one hidden ASV has all hidden reads
+    alone = count_loss(torch.tensor([5.]), torch.tensor([7.]), one)
+    assert float(alone.mean) == 0.                             # one hidden ASV has all hidden reads
     none = torch.zeros(0, requires_grad=True)
     loss = count_loss(none, torch.zeros(0), one[:0]).mean
     loss.backward()
@@ -159,7 +167,8 @@ def test_a_sample_without_hidden_reads_is_left_out_and_bf16_is_taken_in_float32(
     assert torch.equal(count_loss(logits, reads, of).mean, count_loss(logits[2:], reads[2:], of[2:]).mean)
     logits, reads, sample = hidden_reads(3, dtype=torch.float32)
     rounded = logits.bfloat16()
-    assert torch.equal(count_loss(rounded, reads, sample).mean, count_loss(rounded.float(), reads, sample).mean)
+    want = count_loss(rounded.float(), reads, sample).mean
+    assert torch.equal(count_loss(rounded, reads, sample).mean, want)
 
 
 # ---- hidden bases
@@ -183,7 +192,8 @@ def test_bases_loss_by_hand():
     masked[1, 3:6] = MASK
     logits = torch.randn(int(places.sum()), 3, 4)
     assert (tokens[places.repeat_interleave(3, 1)] == OTHER).any()
-    assert bases_loss(logits, places, tokens, 3).mean == pytest.approx(by_hand(tokens, places, logits), rel=1e-5)
+    want = by_hand(tokens, places, logits)
+    assert bases_loss(logits, places, tokens, 3).mean == pytest.approx(want, rel=1e-5)
     weight = torch.tensor([1., 2, 0, 5, 3])
     found = bases_loss(logits, places, tokens, 3, weight)
     assert found.mean == pytest.approx(by_hand(tokens, places, logits, weight), rel=1e-5)
@@ -193,7 +203,8 @@ def test_bases_loss_by_hand():
 def test_bases_loss_of_parts_adds_up_to_the_whole():
     tokens, masked, places, logits = masked_batch()
     weight = torch.tensor([1., 2, 1, 5, 3])
-    total, cut, rows = hidden_bases(tokens, masked, weight), [slice(0, 2), slice(2, 5)], places.sum(1).split([2, 3])
+    total, cut = hidden_bases(tokens, masked, weight), [slice(0, 2), slice(2, 5)]
+    rows = places.sum(1).split([2, 3])
     parts = logits.split([int(o.sum()) for o in rows])
     losses = [bases_loss(x, places[s], tokens[s], 3, weight[s]) for s, x in zip(cut, parts, strict=True)]
     whole = bases_loss(logits, places, tokens, 3, weight)
@@ -206,7 +217,8 @@ def test_b1_only_hidden_bases_are_scored():
     tokens, masked, places, logits = masked_batch()
     visible = tokens.clone()
     visible[~places.repeat_interleave(3, 1)] = 1
-    assert torch.equal(bases_loss(logits, places, tokens, 3).mean, bases_loss(logits, places, visible, 3).mean)
+    a, b = (bases_loss(logits, places, o, 3).mean for o in (tokens, visible))
+    assert torch.equal(a, b)
     assert int(hidden_bases(tokens, masked)) == int(((masked == MASK) & (tokens >= 1) & (tokens <= 4)).sum())
 
 
@@ -228,10 +240,13 @@ def test_bases_scores_by_sklearn_and_by_parts():
     pred, true = logits.view(-1, 4)[known].double(), flat[known] - 1
     assert int(asked) == int(known.sum()) == int(hidden_bases(tokens, masked)) < hit.sum()
     assert float(nats/asked) == pytest.approx(log_loss(true, pred.softmax(1), labels=range(4)), rel=1e-5)
-    assert .5 < float(right/asked) < 1 and float(right/asked) == pytest.approx(accuracy_score(true, pred.argmax(1)))
+    assert .5 < float(right/asked) < 1
+    assert float(right/asked) == pytest.approx(accuracy_score(true, pred.argmax(1)))
     parts = logits.split([int(o) for o in (places[:2].sum(), places[2:].sum())])
-    halves = [bases_scores(x, places[s], tokens[s], 3) for s, x in zip((slice(0, 2), slice(2, 40)), parts, strict=True)]
-    assert [float(sum(o)) for o in zip(*halves, strict=True)] == pytest.approx([float(nats), float(right), float(asked)], rel=1e-6)
+    cuts = zip((slice(0, 2), slice(2, 40)), parts, strict=True)
+    halves = [bases_scores(x, places[s], tokens[s], 3) for s, x in cuts]
+    sums = [float(sum(o)) for o in zip(*halves, strict=True)]
+    assert sums == pytest.approx([float(nats), float(right), float(asked)], rel=1e-6)
     assert [float(o) for o in bases_scores(logits[:0], torch.zeros_like(places), tokens, 3)] == [0, 0, 0]
 
 
@@ -244,10 +259,11 @@ def test_gradients_by_finite_differences(name):
     true[1, 2] = NAN
     tokens, _, places, logits = masked_batch()
     guess, reads, sample = hidden_reads(4)
+    unit = torch.tensor(2., **double)
     f, x = dict(
         tree=(lambda x: tree_loss(x, true).mean, distances(5, 1, **double)),
         bases=(lambda x: bases_loss(x, places, tokens, 3).mean, logits.double()),
-        distance=(lambda x: distance_loss(x, true, torch.tensor(2., **double)).mean, distances(5, 1, **double)),
+        distance=(lambda x: distance_loss(x, true, unit).mean, distances(5, 1, **double)),
         counts=(lambda x: count_loss(x, reads, sample).mean, guess))[name]
     assert torch.autograd.gradcheck(f, (x.requires_grad_(),))
 
@@ -264,12 +280,14 @@ def test_gradients_of_targets_by_finite_differences(name):
 def test_nothing_known_is_zero_with_zero_gradient():
     lost, three = torch.full((3, 1), NAN), torch.full((3, 3), NAN)
     quantile, classes, mse = (column("quantile"),), (column("classes"),), (column(),)
-    for f, x in ((lambda x: tree_loss(x, three), rand(3, 3)), (lambda x: distance_loss(x, torch.zeros(1, 1)), rand(1, 1)),
+    no_patch, bases = torch.zeros(2, 2).bool(), torch.ones(2, 6).byte()
+    for f, x in ((lambda x: tree_loss(x, three), rand(3, 3)),
+                 (lambda x: distance_loss(x, torch.zeros(1, 1)), rand(1, 1)),
                  (lambda x: target_loss(x, lost, quantile)["y"], rand(3, 3)),
                  (lambda x: target_loss(x, lost, classes)["y"], rand(3, 4)),
                  (lambda x: target_loss(x, torch.ones(3, 1), mse, torch.zeros(3, 1))["y"], rand(3, 1)),
                  (lambda x: count_loss(x, torch.zeros(3), torch.arange(3)), rand(3)),
-                 (lambda x: bases_loss(x, torch.zeros(2, 2).bool(), torch.ones(2, 6).byte(), 3), rand(0, 3, 4))):
+                 (lambda x: bases_loss(x, no_patch, bases, 3), rand(0, 3, 4))):
         loss = f(x.requires_grad_()).mean
         loss.backward()
         assert float(loss.detach()) == 0. and bool((x.grad == 0).all())
@@ -288,7 +306,8 @@ def test_terms_carry_their_weights_and_absent_teachers_are_left_out():
     model = AamModel(ModelConfig(patch=3, width=16, identity=0, sample_width=16, head_width=8), bases=12)
     tokens, masked, _, _ = masked_batch()
     asvs = AsvBatch(tokens=tokens, masked=masked, rows=torch.arange(5), distance=distances(5))
-    one, heavy = (asv_losses(model, asvs, LossConfig(tree=t, bases=b)).values() for t, b in ((1., 1.), (10., .3)))
+    configs = LossConfig(tree=1., bases=1.), LossConfig(tree=10., bases=.3)
+    one, heavy = (asv_losses(model, asvs, o).values() for o in configs)
     assert float(heavy["tree"].detach()/one["tree"].detach()) == pytest.approx(10.)
     assert float(heavy["bases"].detach()/one["bases"].detach()) == pytest.approx(.3)
     bare = AsvBatch(tokens=tokens, masked=masked, rows=torch.arange(5))
@@ -306,7 +325,8 @@ def outputs_for(target=None, metrics=2, counts=True):
     "Outputs for three samples, two of them with hidden reads."
     far = torch.stack([distances(3, o) for o in range(metrics)]) if metrics else None
     unit = torch.tensor([.2, 30.])[:metrics] if metrics else None
-    return Outputs(summary=rand(3, 4), target=target, distance=far, unit=unit, counts=rand(3, seed=7) if counts else None)
+    return Outputs(summary=rand(3, 4), target=target, distance=far, unit=unit,
+                   counts=rand(3, seed=7) if counts else None)
 
 
 def truth(target, metrics=2, **more):
@@ -314,14 +334,16 @@ def truth(target, metrics=2, **more):
     more = dict(hidden=torch.tensor([True, True, False, True, False])) | more
     far = torch.stack([distances(3, o + 5) for o in range(metrics)]) if metrics else None
     return Batch(tokens=torch.ones(2, 6, dtype=torch.uint8), rows=torch.arange(2), identity=torch.zeros(2, 0),
-                 asv=torch.tensor([0, 1, 0, 1, 0]), counts=torch.tensor([3., 1, 9, 2, 9]), offsets=torch.tensor([0, 2, 4, 5]),
-                 index=torch.arange(3), target=target, distance=far, **more)
+                 asv=torch.tensor([0, 1, 0, 1, 0]), counts=torch.tensor([3., 1, 9, 2, 9]),
+                 offsets=torch.tensor([0, 2, 4, 5]), index=torch.arange(3), target=target,
+                 distance=far, **more)
 
 
 def test_terms_of_samples_share_their_weights():
-    y, out, w = torch.tensor([[.3, 2], [NAN, 0], [1, NAN]]), rand(3, 5), torch.tensor([[1., 2], [1, 1], [3, 1]])
+    y, w = torch.tensor([[.3, 2], [NAN, 0], [1, NAN]]), torch.tensor([[1., 2], [1, 1], [3, 1]])
+    out, config = rand(3, 5), LossConfig(target=3., distance=2., counts=.5)
     outputs, batch = outputs_for(out), truth(y, weight=w)
-    got = sample_losses(outputs, batch, LossConfig(target=3., distance=2., counts=.5), TWO, METRICS, .1).values()
+    got = sample_losses(outputs, batch, config, TWO, METRICS, .1).values()
     single = target_loss(out, y, TWO, w, smoothing=.1)
     assert list(got) == ["target:age", "target:diet", "distance:unweighted", "distance:aitchison", "counts"]
     for k in ("age", "diet"): assert torch.allclose(got[f"target:{k}"], 1.5*single[k].mean)
@@ -343,7 +365,8 @@ def test_one_column_or_metric_keeps_the_short_name(metrics):
     each = zip(outputs.distance, batch.distance, outputs.unit, strict=True)
     far = sum(distance_loss(*o).mean for o in each)*2/metrics
     assert both.numbers()["loss"] == pytest.approx(float(F.mse_loss(out, y) + far), rel=1e-6)
-    assert set(both.terms) == {"target", *(["distance"] if metrics == 1 else [f"distance:{o}" for o in METRICS])}
+    distances = ["distance"] if metrics == 1 else [f"distance:{o}" for o in METRICS]
+    assert set(both.terms) == {"target", *distances}
 
 
 def test_rows_of_a_batch_of_samples_add_up_to_the_whole():
@@ -355,19 +378,23 @@ def test_rows_of_a_batch_of_samples_add_up_to_the_whole():
     for rows in (slice(0, 1), slice(1, 3)):
         own = replace(outputs, target=out[rows], distance=outputs.distance[:, rows])
         part = replace(batch, target=y[rows], distance=batch.distance[:, rows], start=rows.start, total=3)
-        terms = sample_losses(own, part, config, TWO, METRICS, mix=tuple(o[rows] for o in mix), partners=(y, None)).terms
+        own_mix = tuple(o[rows] for o in mix)
+        terms = sample_losses(own, part, config, TWO, METRICS, mix=own_mix, partners=(y, None)).terms
         values.append({k: float(v.part_of(whole.weights[k]).value) for k, v in terms.items()})
     want = {k: float(v) for k, v in whole.values().items()}
     assert {k: values[0][k] + values[1][k] for k in want} == pytest.approx(want, rel=1e-6)
 
 
 def test_units_make_metrics_alike():
-    "Distances a hundred times as large, with a unit a hundred times as large, are the same loss: none drowns the others."
+    "Distances and units a hundred times as large are the same loss: none drowns the others."
     y = rand(3, 1)
     outputs, batch = outputs_for(y, 2), truth(y, 2)
     far, pred = (torch.stack([o.distance[0], 100*o.distance[0]]) for o in (batch, outputs))
-    worth = lambda unit: sample_losses(Outputs(summary=y, distance=pred, unit=unit), replace(batch, distance=far),
-                                       LossConfig(distance=1.), (), METRICS).values()
+
+    def worth(unit):
+        outputs = Outputs(summary=y, distance=pred, unit=unit)
+        other, config = replace(batch, distance=far), LossConfig(distance=1.)
+        return sample_losses(outputs, other, config, (), METRICS).values()
     got = worth(torch.tensor([.2, 20.]))
     assert torch.allclose(got["distance:unweighted"], got["distance:aitchison"])
     got = worth(None)
@@ -387,5 +414,6 @@ def test_sample_losses_need_a_teacher():
     assert terms(LossConfig(counts=1.), batch=truth(y, hidden=None)) == {"target"}
     bare = dict(columns=(), outputs=outputs_for(out, 0, counts=False))
     for loss, more in ((LossConfig(), dict(columns=())), (LossConfig(target=0.), {}),
-                       (LossConfig(distance=1.), dict(columns=(), metrics=())), (LossConfig(distance=1., counts=1.), bare)):
+                       (LossConfig(distance=1.), dict(columns=(), metrics=())),
+                       (LossConfig(distance=1., counts=1.), bare)):
         with pytest.raises(AamError, match="nothing to learn"): terms(loss, **more)

@@ -39,7 +39,8 @@ def test_classes_equal_sklearn(k, seed):
     rng = np.random.default_rng(seed)
     true = rng.integers(0, k, 120)
     prob = rng.dirichlet(np.ones(k), 120)
-    prob[:, 0] = prob[:, 0].round(1); prob /= prob.sum(1, keepdims=True)       # ties
+    prob[:, 0] = prob[:, 0].round(1)                           # ties
+    prob /= prob.sum(1, keepdims=True)
     got, pred = class_metrics(true.astype(float), prob), prob.argmax(1)
     auc = sk.roc_auc_score(true, prob[:, 1]) if k == 2 else sk.roc_auc_score(true, prob, multi_class="ovr")
     assert got["auc"] == pytest.approx(auc, abs=1e-12)
@@ -62,11 +63,15 @@ def test_a_class_absent_from_the_truth_is_left_out():
 @pytest.mark.parametrize("k,bins", [(2, 10), (3, 15), (7, 15), (4, 1)])
 @pytest.mark.parametrize("seed", range(3))
 def test_calibration_equals_sklearn(k, bins, seed):
-    "scikit-learn's curve of 'the most probable class is the true one' against its probability, weighed by the samples of each bin."
-    rng = np.random.default_rng(seed); prob = rng.dirichlet(np.ones(k), 300)
-    prob[:9] = np.eye(k)[np.arange(9) % k]; prob[9:30] = np.append([.6, .4], np.zeros(k - 2))   # ends and edges of bins
-    true = rng.integers(0, k, 300).astype(float); true[rng.random(300) < .1] = np.nan
-    have = ~np.isnan(true); top = prob[have].max(1); right = prob[have].argmax(1) == true[have]
+    "scikit-learn's curve of 'the most probable class is the true one', weighed by the samples of each bin."
+    rng = np.random.default_rng(seed)
+    prob = rng.dirichlet(np.ones(k), 300)
+    prob[:9] = np.eye(k)[np.arange(9) % k]                     # ends and edges of bins
+    prob[9:30] = np.append([.6, .4], np.zeros(k - 2))
+    true = rng.integers(0, k, 300).astype(float)
+    true[rng.random(300) < .1] = np.nan
+    have = ~np.isnan(true)
+    top, right = prob[have].max(1), prob[have].argmax(1) == true[have]
     share, mean = calibration_curve(right, top, n_bins=bins)
     said, found, n = reliability(true, prob, bins)
     assert said == pytest.approx(mean) and found == pytest.approx(share) and n.sum() == have.sum()
@@ -99,7 +104,8 @@ def test_distances_equal_scikit_bio():
         assert got[name] == pytest.approx(reference, abs=1e-10)
     i = np.triu_indices(15, 1)
     assert got["stress"] == pytest.approx(np.linalg.norm(true[i] - pred[i])/np.linalg.norm(true[i]))
-    hidden = true.copy(); hidden[0] = hidden[:, 0] = np.nan
+    hidden = true.copy()
+    hidden[0] = hidden[:, 0] = np.nan
     assert distance_metrics(hidden, pred) == pytest.approx(distance_metrics(true[1:, 1:], pred[1:, 1:]))
 
 
@@ -152,26 +158,31 @@ def test_bootstrap_draws_whole_groups():
     seen = []
     bootstrap(lambda rows: seen.append(np.bincount(rows, minlength=9)) or 0., groups, n=50)
     for times in seen:
-        for g in "abc": assert len(set(times[groups == g])) == 1               # all samples of a group, equally often
+        for g in "abc": assert len(set(times[groups == g])) == 1       # all samples of a group alike
     assert len({tuple(o) for o in seen}) > 5
-    rng = np.random.default_rng(1); x = rng.normal(size=60)
+    x = np.random.default_rng(1).normal(size=60)
     same = [bootstrap(lambda rows: x[rows].mean(), range(60), seed=3) for _ in range(2)]
     assert same[0] == same[1] != bootstrap(lambda rows: x[rows].mean(), range(60), seed=4)
 
 
 def test_bootstrap_covers_as_often_as_it_says():
-    "Group means: the interval holds the truth in about 95 % of repeated studies; one that ignores groups does not."
-    hits = wrong = 0
+    "The interval holds the true mean in about 95 % of repeated studies; one without groups does not."
+    g, hits, wrong = np.repeat(np.arange(30), 4), 0, 0
+
+    def holds(x, groups):
+        low, high = bootstrap(lambda rows: x[rows].mean(), groups, n=200)
+        return low < 0 < high
     for i in range(150):
-        rng = np.random.default_rng(i); g = np.repeat(np.arange(30), 4)
+        rng = np.random.default_rng(i)
         x = rng.normal(size=30)[g] + .3*rng.normal(size=120)
-        low, high = bootstrap(lambda rows: x[rows].mean(), g, n=200); hits += low < 0 < high      # noqa: B023
-        low, high = bootstrap(lambda rows: x[rows].mean(), range(120), n=200); wrong += low < 0 < high  # noqa: B023
+        hits += holds(x, g)
+        wrong += holds(x, range(120))
     assert .88 < hits/150 <= .99 and wrong/150 < .8
 
 
 def test_paired_difference_is_narrower_than_either():
-    rng = np.random.default_rng(0); true = rng.normal(size=200); hard = rng.normal(0, 2, 200)
+    rng = np.random.default_rng(0)
+    true, hard = rng.normal(size=200), rng.normal(0, 2, 200)
     mae = lambda t, p: np.abs(t - p).mean()
     a, b = true + hard, true + hard + .2*rng.normal(size=200)
     gap, low, high = paired_bootstrap(mae, true, a, b, range(200))

@@ -1,4 +1,4 @@
-"Stopping and going on: killed runs end with the weights of undisturbed ones, and what does not fit is refused."
+"Stopping and going on: killed runs end with the weights of undisturbed ones; what does not fit is refused."
 import os
 import signal
 import subprocess
@@ -56,7 +56,7 @@ LIVES = """
     torch.set_num_threads(1)
     sys.path.insert(0, sys.argv[2])
     import test_resume
-    test_resume.life("frozen", None, False)                                    # everything is imported before the clock runs
+    test_resume.life("frozen", None, False)                    # everything is imported before the clock runs
     start = time.perf_counter()
     test_resume.life("frozen", None, False, slow=.005)
     whole = time.perf_counter() - start
@@ -123,7 +123,8 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path, one_th
 
 
 def test_saving_often_or_never_changes_nothing(tmp_path):
-    runs = [life("frozen", tmp_path/str(i), False, save_seconds=s)[1].state_dict() for i, s in enumerate((0., 1e9))]
+    lives = [life("frozen", tmp_path/str(o), False, save_seconds=o) for o in (0., 1e9)]
+    runs = [model.state_dict() for _, model in lives]
     assert same(*runs) and same(runs[0], life("frozen", None, False)[1].state_dict())
 
 
@@ -139,7 +140,8 @@ def test_a_request_to_stop_finishes_the_step_and_keeps_it(tmp_path, number, erro
         fit(SampleObjective(fresh(), LossConfig()), Asked(), QUICK, cpu(), stage=Stage(folder=tmp_path))
     assert read_checkpoint(tmp_path/"last")[0]["state"]["step"] == 18 and before == handlers()
     models = [fresh(), fresh()]
-    fit(SampleObjective(models[0], LossConfig()), Asked(), QUICK, cpu(), stage=Stage(folder=tmp_path, resume=True))
+    again = Stage(folder=tmp_path, resume=True)
+    fit(SampleObjective(models[0], LossConfig()), Asked(), QUICK, cpu(), stage=again)
     fit(SampleObjective(models[1], LossConfig()), Toy(), QUICK, cpu())
     assert same(models[0].state_dict(), models[1].state_dict())
 
@@ -152,7 +154,7 @@ def press(times):
 
 def test_a_second_request_stops_at_once():
     with pytest.raises(KeyboardInterrupt), stop_requests(): press(2)
-    with pytest.raises(KeyboardInterrupt), stop_requests(active=False): press(1)   # without a checkpoint, at once
+    with pytest.raises(KeyboardInterrupt), stop_requests(active=False): press(1) # no checkpoint, at once
 
 
 def test_other_settings_and_other_batches_are_refused(tmp_path):

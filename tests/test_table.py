@@ -84,7 +84,7 @@ FORMS = ["t.biom", "old.biom", "dense.json", "t.tsv", "mac.txt", "t.tsv.gz", "t.
 def test_each_form_gives_the_same_table(forms, name):
     t = read_table(forms/name)
     same(t, TINY); sound(t)
-    assert t.notes == (f"1 of 3 samples of {forms/name} have no reads (first: 'S2')",)
+    assert t.notes == (f"1 of 3 samples of {forms/name} has no reads (first: 'S2')",)
 
 
 def test_what_is_written_biom_reads_and_the_other_way_round(tmp_path):

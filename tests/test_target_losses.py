@@ -24,7 +24,8 @@ def reference(column, out, y, w):
     "The loss of one column by scikit-learn and SciPy, on the labels that there are."
     i = ~np.isnan(y)
     out, y, w = out[i], y[i], w[i]
-    if column.task == "classification": return log_loss(y, special.softmax(out, 1), sample_weight=w, labels=range(4))
+    if column.task == "classification":
+        return log_loss(y, special.softmax(out, 1), sample_weight=w, labels=range(4))
     if column.loss == "mse": return mean_squared_error(y, out[:, 0], sample_weight=w)
     if column.loss == "mae": return mean_absolute_error(y, out[:, 0], sample_weight=w)
     if column.loss == "huber": return np.average(special.huber(1., y - out[:, 0]), weights=w)
@@ -62,7 +63,8 @@ def test_smoothed_classes_by_torch(smoothing):
     known = ~y[:, 0].isnan()
     classes = y[known, 0].long()
     got = means(out, y, columns, smoothing=smoothing)["y"]
-    assert float(got) == pytest.approx(float(F.cross_entropy(out[known], classes, label_smoothing=smoothing)), rel=1e-9)
+    want = F.cross_entropy(out[known], classes, label_smoothing=smoothing)
+    assert float(got) == pytest.approx(float(want), rel=1e-9)
     each = F.cross_entropy(out[known], classes, label_smoothing=smoothing, reduction="none")
     heavy = means(out, y, columns, w, smoothing=smoothing)["y"]
     assert float(heavy) == pytest.approx(np.average(each, weights=w[known, 0]), rel=1e-9)
@@ -98,15 +100,18 @@ def test_the_best_constants_are_quantiles(kind, quantiles):
     best = torch.quantile(y[:, 0], torch.tensor(quantiles, dtype=torch.float64))
     cost = lambda x: float(means(x.expand(501, -1), y, (one,))["y"])
     for j in range(len(quantiles)):
-        for step in (-.05, .05): assert cost(best) < cost(best + step*F.one_hot(torch.tensor(j), len(quantiles)))
+        one_hot = F.one_hot(torch.tensor(j), len(quantiles))
+        for step in (-.05, .05): assert cost(best) < cost(best + step*one_hot)
 
 
 def test_a12_targets_are_never_stretched_over_outputs():
     two, out, y = (column("mse", "a"), column("mse", "b")), rand(5, 2), rand(5, 2)
-    with pytest.raises(AamError, match=r"2 outputs and 1 targets; the columns 'a', 'b' take 2 outputs and 2 targets"):
+    said = "2 outputs and 1 targets; the columns 'a', 'b' take 2 outputs and 2 targets"
+    with pytest.raises(AamError, match=said):
         target_loss(out, y[:, :1], two)
     with pytest.raises(AamError, match="1 outputs and 2 targets"): target_loss(out[:, :1], y, two)
-    with pytest.raises(AamError, match="'msa'; wanted one of mse, mae, huber, quantile, asymmetric. Did you mean 'mse'"):
+    said = "'msa'; wanted one of mse, mae, huber, quantile, asymmetric. Did you mean 'mse'"
+    with pytest.raises(AamError, match=said):
         target_loss(out[:, :1], y[:, :1], (Column(name="a", task="regression", loss="msa"),))
 
 
@@ -176,7 +181,8 @@ def test_parts_of_a_batch_add_up_to_the_whole_wherever_partners_are(mixed):
     for k, v in whole.items():
         assert torch.allclose(sums[k], v.sum, rtol=1e-12) and torch.allclose(weights[k], v.weight, rtol=1e-12)
         assert torch.allclose(values[k], v.value, rtol=1e-12)
-    gradients = [torch.autograd.grad(sum(o), out)[0] for o in (values.values(), [v.value for v in whole.values()])]
+    totals = sum(values.values()), sum(v.value for v in whole.values())
+    gradients = [torch.autograd.grad(o, out)[0] for o in totals]
     assert torch.allclose(*gradients, atol=1e-12)
 
 

@@ -44,10 +44,13 @@ class Toy:
         many = (reads > 0).sum(1)
         place = (reads > 0)/many[:, None]
         far = np.abs(place[:, None] - place).sum(2)/2
-        return Batch(tokens=ASVS, rows=torch.arange(14), identity=torch.zeros(14, 0), asv=torch.from_numpy(asv),
-                     counts=torch.from_numpy(reads[sample, asv]).float(), offsets=torch.from_numpy(np.r_[0, many.cumsum()]),
-                     index=torch.arange(self.size), target=torch.from_numpy((y > 0) if self.classes else y).float()[:, None],
-                     distance=torch.from_numpy(far).float()[None], masked=with_hidden_patch(rng), key=draw_key(self.seed, step))
+        target = torch.from_numpy((y > 0) if self.classes else y).float()[:, None]
+        return Batch(tokens=ASVS, rows=torch.arange(14), identity=torch.zeros(14, 0),
+                     index=torch.arange(self.size), asv=torch.from_numpy(asv),
+                     counts=torch.from_numpy(reads[sample, asv]).float(),
+                     offsets=torch.from_numpy(np.r_[0, many.cumsum()]), target=target,
+                     distance=torch.from_numpy(far).float()[None], masked=with_hidden_patch(rng),
+                     key=draw_key(self.seed, step))
 
 
 def pairs(key=1):

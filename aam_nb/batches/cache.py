@@ -18,13 +18,13 @@ from fastcore.basics import patch
 from scipy import sparse
 
 from .arrays import as_bytes, as_text
-from .manifest import open_arrays, sealed
+from .manifest import open_arrays
 from .store import Store
 from .write import write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.distances import unifrac_blocks
 from ..data.tree import branch_abundance, read_tree
-from ..disk import file_digest, read_json, whole_folder
+from ..disk import file_digest, is_sealed, read_json, whole_folder
 from ..types import Tree
 
 # %% auto #0
@@ -55,12 +55,12 @@ def _entry_at(folder:Path)->Entry|None:
     if not _ENTRY.fullmatch(folder.name): return None
     return Entry(what["name"], what["key"], _bytes_in(folder), used, folder)
 
-# %% ../../nbs/2_batches/25_cache.ipynb #9c42bbbb
+# %% ../../nbs/2_batches/25_cache.ipynb #89456001
 def _kept(folder:Path, what:dict)->dict[str,np.ndarray]|None:
     "The arrays of an entry that is there and whole."
     try:
         found = read_json(folder/"manifest.json")
-        if found != sealed(found) or found["what"] != what: return None
+        if not is_sealed(found) or found["what"] != what: return None
         out = open_arrays(folder, found, None)
     except (AamError, TypeError, KeyError, AttributeError): return None
     with suppress(OSError): os.utime(folder/"manifest.json") # Was used now; others' caches cannot be touched

@@ -19,14 +19,15 @@ from tqdm import tqdm
 
 from .arrays import arrays_beside_counts, as_bytes, metadata_text
 from .build import build_store, refuse_foreign, work_path
-from .manifest import LAYOUT, make_manifest, sealed
+from .manifest import LAYOUT, make_manifest
 from .ragged import row_blocks, row_sums
 from .store import open_store, Store
 from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
-from ..data.table import blank_samples, by_slices, open_table, read_table, TableSlices
-from ..disk import file_digest, read_json, whole_folder, write_json
+from ..data.slices import by_slices, open_table, TableSlices
+from ..data.table import blank_samples, read_table
+from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -47,7 +48,7 @@ class _Job(NamedTuple):
     keep:np.ndarray  # bool [samples of the table], those that stay
     order:np.ndarray # int [asvs of the table], that sorts the sequences
 
-# %% ../../nbs/2_batches/20_stream.ipynb #a89ae8fd
+# %% ../../nbs/2_batches/20_stream.ipynb #c4ed6397
 def _bytes_of(name:str, numbers:int)->int: return numbers*_COPIED[name]().nbytes
 
 def _sound(work:Path, key:str)->dict[str,int]|None: # How many numbers of each file are sound
@@ -55,7 +56,7 @@ def _sound(work:Path, key:str)->dict[str,int]|None: # How many numbers of each f
     try:
         found = read_json(work/"done.json")
         done = found["done"]
-        ours = found == sealed(found) and found["key"] == key
+        ours = is_sealed(found) and found["key"] == key
         whole = ours and all((work/k).stat().st_size >= _bytes_of(k, n) for k, n in done.items())
         return done if whole else None
     except (AamError, OSError, TypeError, KeyError): return None
@@ -77,7 +78,7 @@ def _append(files:dict, job:_Job, done:dict[str,int], slices:dict[str,np.ndarray
         files[k].flush()
         os.fsync(files[k].fileno())
     done = {k: n + len(slices[k]) for k, n in done.items()}
-    write_json(job.work/"done.json", sealed(dict(key=job.key, done=done)))
+    write_sealed(job.work/"done.json", dict(key=job.key, done=done))
     return done
 
 # %% ../../nbs/2_batches/20_stream.ipynb #e5a1a0b8

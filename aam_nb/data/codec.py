@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..config import check_quantiles
 from ..core import AamError, few
 from .metadata import is_number
-from .where import _texts
+from .where import as_texts
 from ..sections import REGRESSIONS, TRANSFORMS
 from ..types import Column, strings
 
@@ -124,7 +124,7 @@ def from_dict(
 def _task(name:str, known:pd.Series)->str: # "regression" or "classification"
     "What to do with a column when nobody said."
     if known.dtype.kind in "iuf": return "regression"
-    words = [o for o in _texts(known) if not is_number(o)]
+    words = [o for o in as_texts(known) if not is_number(o)]
     if 0 < len(words) < len(known)/2:
         raise AamError(f"The target '{name}' holds numbers, and {len(words):,} of {len(known):,} values that "
                        f"are none (first: {few(dict.fromkeys(words))}). "
@@ -138,7 +138,7 @@ def _numbers(name:str, values:pd.Series, what:str="target",
              advice:str=_ADVICE)->np.ndarray: # float64 [n], NaN where missing
     "Values as numbers. Raises `AamError` for text."
     if values.dtype.kind in "iuf": return values.to_numpy(np.float64, na_value=np.nan)
-    texts, gone = _texts(values), values.isna().to_numpy()
+    texts, gone = as_texts(values), values.isna().to_numpy()
     odd = [o for o in texts[~gone] if not is_number(o)]
     if odd:
         raise AamError(f"The {what} '{name}' shall be a number, but {len(odd):,} of {(~gone).sum():,} values "
@@ -154,7 +154,7 @@ def _sorted_classes(texts)->tuple[str,...]:
 # %% ../../nbs/1_data/35_codec.ipynb #356c1fdd
 def _classes(name:str, known:pd.Series)->tuple[str,...]:
     "The class names of a target. Raises `AamError` where there is one class, or almost one for each sample."
-    classes, n = _sorted_classes(_texts(known)), len(known)
+    classes, n = _sorted_classes(as_texts(known)), len(known)
     if len(classes) == 1:
         raise AamError(f"The target '{name}' has one class only, '{classes[0]}', in all {n:,} samples. "
                        "Choose one with two or more.")
@@ -268,7 +268,7 @@ def _statistics(name:str, known:pd.Series, transform:str, by:pd.Series|None,
     if by is None:
         raise AamError(f"The target '{name}' has the transform zscore_by; wanted the category of each sample "
                        "(target.by).")
-    return dict(mean=mean, sd=sd, places=_shrunk(y, _texts(by)), by=str(by.name))
+    return dict(mean=mean, sd=sd, places=_shrunk(y, as_texts(by)), by=str(by.name))
 
 # %% ../../nbs/1_data/35_codec.ipynb #c7e87eef
 @patch
@@ -282,7 +282,7 @@ def _scale(self:TargetCodec, by:pd.Series|None,
     if len(by) != n:
         raise AamError(f"The target '{self.name}' has {n:,} samples and '{self.by}' {len(by):,}; wanted the "
                        "same ones.")
-    scales = np.array([self.places.get(o, (self.mean, self.sd)) for o in _texts(by)]).reshape(-1, 2)
+    scales = np.array([self.places.get(o, (self.mean, self.sd)) for o in as_texts(by)]).reshape(-1, 2)
     return scales[:, :1], scales[:, 1:]
 
 # %% ../../nbs/1_data/35_codec.ipynb #08e0615d
@@ -302,7 +302,7 @@ def encode(
     else:
         number = {o: float(i) for i, o in enumerate(self.classes)}
         gone = values.isna().to_numpy()
-        out = np.array([np.nan if g else number.get(o, np.nan) for o, g in zip(_texts(values), gone)])
+        out = np.array([np.nan if g else number.get(o, np.nan) for o, g in zip(as_texts(values), gone)])
     return out.astype(np.float32).reshape(-1, 1)
 
 # %% ../../nbs/1_data/35_codec.ipynb #77c3feb6

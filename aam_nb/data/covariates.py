@@ -16,7 +16,7 @@ from ..config import covariate_chains
 from ..core import AamError, few
 from .codec import _all_fields, _numbers
 from .targets import _have
-from .where import _texts
+from .where import as_texts
 from ..types import Covariates
 
 if TYPE_CHECKING: import pandas as pd
@@ -29,7 +29,7 @@ def _paths(metadata:pd.DataFrame,
            chain:tuple[str,
                        ...])->list[list[tuple[str,...]]]: # For each column of the chain, one path a sample
     "From the whole down to each part, as text; a part is empty where it is missing."
-    texts = [_texts(metadata[o]) for o in chain]
+    texts = [as_texts(metadata[o]) for o in chain]
     return [list(zip(*texts[:i + 1])) for i in range(len(chain))]
 
 # %% ../../nbs/1_data/50_covariates.ipynb #a2befa13

@@ -14,7 +14,7 @@ from ..config import Config
 from ..core import AamError, few, nearest
 from .codec import _numbers
 from .targets import _have, _positions, Targets
-from .where import _texts
+from .where import as_texts
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -57,7 +57,7 @@ def _balance_weights(metadata:pd.DataFrame, balance:dict[str,dict[str,float]],
     "What `target.balance` says of each sample."
     (name, weights), = balance.items()
     _have(metadata, [name], "target.balance")
-    texts = _texts(metadata[name])
+    texts = as_texts(metadata[name])
     _check_names(weights, set(texts) - {""}, "target.balance")
     return _weights_by_name(texts, weights) if weights else _balanced(texts, train)
 
@@ -72,7 +72,7 @@ def _class_weights(targets:Targets, metadata:pd.DataFrame, given:str|dict[str,fl
     else:
         _check_names(given, known, "target.class_weights")
         of = lambda texts: _weights_by_name(texts, given)
-    return np.stack([of(_texts(metadata[o.name])) if o.classes else np.ones(len(metadata)) for o in targets],
+    return np.stack([of(as_texts(metadata[o.name])) if o.classes else np.ones(len(metadata)) for o in targets],
                     axis=1)
 
 # %% ../../nbs/1_data/45_weights.ipynb #7c19c0e0

@@ -17,7 +17,7 @@ from ..types import strings
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['select']
+__all__ = ['as_texts', 'select']
 
 # %% ../../nbs/1_data/30_where.ipynb #554c7e4f
 _WORDS = ("and", "or", "not", "in")
@@ -62,7 +62,7 @@ def _compare(column:pd.Series, sign:str, value:str)->_Answer:
         if sign not in ("==", "!="):
             raise AamError(f"where orders the column '{column.name}' by {sign}, but it holds text. Use ==, "
                            "!= or in (...).")
-        texts = _texts(column)
+        texts = as_texts(column)
         all_texts = sorted(set(texts[known]))
         if value not in all_texts:
             raise AamError(f"where asks for '{value}' in the column '{column.name}', which no sample has."
@@ -71,7 +71,7 @@ def _compare(column:pd.Series, sign:str, value:str)->_Answer:
     return _Answer(yes & known, ~yes & known)
 
 # %% ../../nbs/1_data/30_where.ipynb #5f29f040
-def _texts(values:pd.Series)->np.ndarray: # Object array of str, "" where missing
+def as_texts(values:pd.Series)->np.ndarray: # Object array of str, "" where missing
     "Values as text, and whole numbers as a person writes them: '1', not '1.0'."
     return strings(["" if gone else f"{v:.0f}" if isinstance(v, float) and v.is_integer() else v
                     for v, gone in zip(values.tolist(), values.isna())])

@@ -46,7 +46,7 @@ def load_study(
         raise AamError("No count table is given. Pass --table study.biom (or .qza, .tsv), or set data.table.")
     metadata = read_metadata(data.metadata) if data.metadata else None
     if Path(data.table).is_dir(): return _from_store(data, metadata, _tree(data, cache))
-    table = read_table(data.table, sequences=data.sequences or None)
+    table = read_table(data.table, sequences=data.sequences or None, format=data.format)
     return make_study(table, metadata, _tree(data, cache), missing=data.missing, where=data.where)
 
 def _tree(data, cache):

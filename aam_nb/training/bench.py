@@ -107,7 +107,8 @@ def fit(self:Bench,
 ): # The `Fit` of the loop
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
-    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=run.resume and folder is not None)
+    resume = run.resume and folder is not None
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 

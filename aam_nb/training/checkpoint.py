@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/checkpoint.html.md"""
 # %% ../../nbs/4_training/20_checkpoint.ipynb #b6a1e9cc
 from __future__ import annotations
 
-import hashlib, json, os, shutil
+import os, shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.optim import Optimizer
 
-from ..core import AamError, digest, few
-from ..disk import read_json, whole_folder, write_json
+from ..core import AamError, few
+from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from .optim import Ema
 
 # %% auto #0
@@ -28,7 +28,9 @@ def _parameters(optimizer):
     "Names and parameters of an optimizer made by `make_optimizer`."
     return [o for g in optimizer.param_groups for o in zip(g["param_names"], g["params"], strict=True)]
 
-def optimizer_tensors(optimizer:Optimizer)->dict[str,Tensor]: # "moment/parameter" to tensor; none before the first step
+def optimizer_tensors(
+    optimizer:Optimizer,
+)->dict[str,Tensor]: # "moment/parameter" to tensor; none before the first step
     "The state of an optimizer as named tensors."
     return {f"{k}/{n}": v for n, p in _parameters(optimizer) for k, v in optimizer.state[p].items()}
 
@@ -41,7 +43,8 @@ def set_optimizer_tensors(
     at = dict(_parameters(optimizer))
     strange = sorted({k.partition("/")[2] for k in tensors} - set(at))
     if strange:
-        raise AamError(f"The optimizer state has {len(strange)} parameters that this model does not train: {few(strange)}.")
+        raise AamError(f"The optimizer state has {len(strange)} parameters that this model does not train: "
+                       f"{few(strange)}. Use the settings that the checkpoint was written with.")
     optimizer.state.clear()
     for key, v in tensors.items():
         kind, _, name = key.partition("/")
@@ -61,15 +64,15 @@ def mend(
         for p in left: shutil.rmtree(p, ignore_errors=True)
     return (folder/"state.json").is_file()
 
-def _file_digest(path):
-    with open(path, "rb") as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-# %% ../../nbs/4_training/20_checkpoint.ipynb #5817d329
-def _seal(state): return digest(json.dumps({k: v for k, v in state.items() if k != "seal"}, sort_keys=True))
+# %% ../../nbs/4_training/20_checkpoint.ipynb #1b010152
+def _write_tensors(path, tensors):
+    "Write named tensors, and wait until they are on the disk."
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+    with open(path, "rb") as f: os.fsync(f.fileno())
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #17017d6d
 def save_checkpoint(
-    folder:str|Path,    # Where it shall stand; an older checkpoint there is replaced
+    folder:str|Path,    # Where it stands afterwards; an older checkpoint there is replaced
     model:nn.Module,
     optimizer:Optimizer|None=None, # Made by `make_optimizer`
     ema:Ema|None=None,
@@ -83,32 +86,43 @@ def save_checkpoint(
     try:
         with whole_folder(folder) as part:
             for name, tensors in files.items():
-                if tensors is None: continue
-                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part/f"{name}.safetensors")
-                with open(part/f"{name}.safetensors", "rb") as f: os.fsync(f.fileno())
-            written = dict(format=1, updates=ema.updates if ema else 0, state=json.loads(json.dumps(state or {})),
-                           files={p.name: _file_digest(p) for p in sorted(part.glob("*.safetensors"))})
-            write_json(part/"state.json", written | dict(seal=_seal(written)))
+                if tensors is not None: _write_tensors(part/f"{name}.safetensors", tensors)
+            digests = {p.name: file_digest(p) for p in sorted(part.glob("*.safetensors"))}
+            written = dict(format=1, updates=ema.updates if ema else 0, state=state or {}, files=digests)
+            write_sealed(part/"state.json", written)
     except (OSError, SafetensorError) as e:
-        raise AamError(f"The checkpoint {folder} cannot be written ({e}). An older one there is kept; make room and resume.") from e
+        raise AamError(f"The checkpoint {folder} cannot be written ({e}). An older one there is kept. "
+                       "Make room and resume.") from e
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #a1b1d7cb
+def _tensors(folder, written):
+    "Tensors by file, or None where a file is not the one that was written."
+    files = {Path(name).name: found for name, found in written["files"].items()}
+    if not is_sealed(written) or any(file_digest(folder/k) != v for k, v in files.items()): return None
+    return {Path(k).stem: load_file(folder/k) for k in files}
+
 def read_checkpoint(
     folder:str|Path, # Written by `save_checkpoint`
-)->tuple[dict,dict[str,dict[str,Tensor]]]: # What `state.json` holds; tensors by file ("model", "optimizer"...)
+)->tuple[dict,dict[str,dict[str,Tensor]]]: # What `state.json` holds; tensors by file, such as "model"
     "Read a checkpoint. Raises `AamError` when it is absent, damaged or of another kind."
     folder = Path(folder)
     if not mend(folder): raise AamError(f"There is no checkpoint in {folder}. Start without resume.")
     written = read_json(folder/"state.json")
-    try:
-        form, files = written["format"], written["files"]
-        if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
-        whole = written["seal"] == _seal(written) and all(_file_digest(folder/Path(n).name) == d for n, d in files.items())
-        tensors = {Path(n).stem: load_file(folder/Path(n).name) for n in files} if whole else {}
-    except (KeyError, TypeError, AttributeError, OSError, SafetensorError): whole = False
-    if not whole: raise AamError(f"The checkpoint {folder} is damaged: its files are not those that were written. "
-                                 "Remove the folder and start anew, or restore it from a copy.")
-    return written, tensors
+    form = written.get("format", 1) if isinstance(written, dict) else 1
+    if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
+    try: tensors = _tensors(folder, written)
+    except (KeyError, TypeError, AttributeError, AamError, OSError, SafetensorError): tensors = None
+    if tensors is not None: return written, tensors
+    raise AamError(f"The checkpoint {folder} is damaged: its files are not those that were written. "
+                   "Remove the folder and start anew, or restore it from a copy.")
+
+# %% ../../nbs/4_training/20_checkpoint.ipynb #1e15572e
+def _misfits(have, tensors, whole):
+    "What keeps named tensors from being the weights of a model."
+    wrong = [f"{k} is not in the model" for k in tensors if k not in have]
+    if whole: wrong += [f"{k} is missing" for k in have if k not in tensors]
+    both = [k for k in tensors if k in have and tensors[k].shape != have[k].shape]
+    return wrong + [f"{k} is {list(tensors[k].shape)}, the model has {list(have[k].shape)}" for k in both]
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #c02815dc
 def set_weights(
@@ -118,12 +132,23 @@ def set_weights(
 )->None:
     "Copy named weights into a model. Raises `AamError` that names what does not fit; then nothing is copied."
     have = model.state_dict()
-    wrong = [f"{k} is not in the model" for k in tensors if k not in have]
-    wrong += [f"{k} is missing" for k in have if whole and k not in tensors]
-    wrong += [f"{k} is {list(v.shape)}, the model has {list(have[k].shape)}" for k, v in tensors.items()
-              if k in have and v.shape != have[k].shape]
-    if wrong: raise AamError(f"These weights belong to another model: {few(wrong)}. Use the settings they came from.")
+    wrong = _misfits(have, tensors, whole)
+    if wrong:
+        raise AamError(f"These weights belong to another model: {few(wrong)}. "
+                       "Use the settings they came from.")
     for k, v in tensors.items(): have[k].copy_(v)
+
+# %% ../../nbs/4_training/20_checkpoint.ipynb #9d2e361f
+def _check_parts(folder, tensors, optimizer, ema):
+    "Refuse a checkpoint without what is wanted of it."
+    wants = dict(optimizer=optimizer, average=ema)
+    absent = [k for k, v in wants.items() if v is not None and k not in tensors]
+    if absent:
+        raise AamError(f"The checkpoint {folder} holds no {absent[0]}: a run with other settings wrote it. "
+                       "Use its settings, or start anew without resume.")
+    if ema is not None and tensors["average"].keys() != ema.average.keys():
+        raise AamError(f"The average in {folder} belongs to another model. "
+                       "Use the settings it was trained with.")
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #8150caa3
 def load_checkpoint(
@@ -132,13 +157,9 @@ def load_checkpoint(
     optimizer:Optimizer|None=None,
     ema:Ema|None=None,
 )->tuple[dict,dict[str,Tensor]|None]: # The state, and the best weights where there are some
-    "Bring model, optimizer and average to where they were. Raises `AamError` for a damaged or foreign checkpoint."
+    "Bring model, optimizer and average to where they were. Raises `AamError` where they do not fit."
     written, tensors = read_checkpoint(folder)
-    wants = dict(optimizer=optimizer, average=ema)
-    absent = [k for k, v in wants.items() if v is not None and k not in tensors]
-    if absent: raise AamError(f"The checkpoint {folder} holds no {absent[0]}: a run with other settings wrote it.")
-    if ema is not None and tensors["average"].keys() != ema.average.keys():
-        raise AamError(f"The average in {folder} belongs to another model. Use the settings it was trained with.")
+    _check_parts(folder, tensors, optimizer, ema)
     set_weights(model, tensors["model"])
     if optimizer is not None: set_optimizer_tensors(optimizer, tensors["optimizer"])
     if ema is not None:

@@ -88,12 +88,14 @@ class _State:
     key:int = 0        # Of the last batch, to recognise the batches
     done:bool = False
 
-# %% ../../nbs/4_training/45_loop.ipynb #d3579e8f
+# %% ../../nbs/4_training/45_loop.ipynb #e144baf4
 class Pace:
     "What steps and validations of this life of a stage took."
     def __init__(self,
         start:int, # Steps made before
-    ): self.start, self.begun, self.checks, self.spent, self.warm = start, time.perf_counter(), 0, 0., time.perf_counter()
+    ):
+        self.start, self.checks, self.spent = start, 0, 0.
+        self.begun = self.warm = time.perf_counter()
 
     def stepped(self, step:int)->bool: # True once, when it is time to say how long the rest takes
         "Take note of a step."
@@ -101,8 +103,8 @@ class Pace:
         if made == 2: self.warm = now
         return made == 12 or made > 2 and now - self.warm > 5
 
-    def checked(self, before:float)->bool: # True where the first validation took more than a fifth of the time of the steps
-        "Take note of a validation that began at `before`."
+    def checked(self, before:float)->bool:
+        "Note a validation that began at `before`. True where the first took over a fifth of the steps' time."
         self.checks += 1
         self.spent += time.perf_counter() - before
         return self.checks == 1 and self.spent > .2*(before - self.warm)
@@ -123,7 +125,8 @@ class Loop:
         stage:Stage=Stage(),
     ):
         objective.prepare(accelerator, optim)
-        self.objective, self.model, self.optim, self.accelerator = objective, objective.model, optim, accelerator
+        self.objective, self.model = objective, objective.model
+        self.optim, self.accelerator = optim, accelerator
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -150,15 +153,15 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
     if len(self.pending) >= 10: self.flush()
 
-# %% ../../nbs/4_training/45_loop.ipynb #49f58e87
+# %% ../../nbs/4_training/45_loop.ipynb #767cb5fc
 @patch
 def refuse(self:Loop, step:int, lr:float, numbers:dict[str,float])->None:
     "Raise `AamError` for losses that are not finite."
     if all(map(math.isfinite, numbers.values())): return
     shown = ", ".join(f"{k} {v:.3g}" for k, v in numbers.items())
-    raise AamError(f"Training '{self.stage.name}' diverged at step {step} of {self.optim.steps} ({shown}; learning rate {lr:.2g}). "
-                   f"Try a tenth of the rate (lr={self.optim.lr/10:.2g}), a longer warm-up, or clip=1, "
-                   "and look for values that are not finite.")
+    raise AamError(f"Training '{self.stage.name}' diverged at step {step} of {self.optim.steps} "
+                   f"({shown}; learning rate {lr:.2g}). Try a tenth of the rate (lr={self.optim.lr/10:.2g}), "
+                   "a longer warm-up, or clip=1, and look for values that are not finite.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #38c09a07
 @patch
@@ -183,8 +186,9 @@ def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
         found = dict(validate())
         self.model.train()
         if self.stage.monitor not in found:
-            raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of '{self.stage.name}' is "
-                           f"'{self.stage.monitor}'. Let validation give it, or set monitor to one that is there.")
+            raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of "
+                           f"'{self.stage.name}' is '{self.stage.monitor}'. Let validation give it, "
+                           "or set monitor to one that is there.")
         score = float(found[self.stage.monitor])
         state.waited += 1
         if self.stage.better(score, state.best_score):
@@ -192,14 +196,15 @@ def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
             self.best = {n: p.detach().clone() for n, p in self.trained.items()}
     return found
 
-# %% ../../nbs/4_training/45_loop.ipynb #0e5c7fdf
+# %% ../../nbs/4_training/45_loop.ipynb #57db3173
 @patch
 def check(self:Loop, validate:Callable[[],dict]|None)->None:
     "Validate, and write a record."
     self.flush()
     found, step = {} if validate is None else self.judge(validate), self.state.step
     record = dict(step=step, seconds=round(self.seconds(), 3), lr=self.optim.lr*rate(step - 1, self.optim))
-    record |= {k: sum(v)/len(v) for k, v in self.sums.items()} | {f"valid_{k}": float(v) for k, v in found.items()}
+    record |= {k: sum(v)/len(v) for k, v in self.sums.items()}
+    record |= {f"valid_{k}": float(v) for k, v in found.items()}
     self.history.append(record)
     self.sums = {}
     if self.log: self.log.write(self.stage.name, step, {k: v for k, v in record.items() if k != "step"})
@@ -217,18 +222,20 @@ def save(self:Loop, always:bool=True)->None:
     due = always or now - self.saved > max(self.stage.save_seconds, 20*self.cost)
     if self.folder is None or not due: return
     self.flush()
-    state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums, settings=self.settings)
+    state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
+                 settings=self.settings)
     save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
 
-# %% ../../nbs/4_training/45_loop.ipynb #d7fb7f72
+# %% ../../nbs/4_training/45_loop.ipynb #c81f885c
 @patch
 def check_same(self:Loop, settings:dict, source)->None:
     "Raise `AamError` where a checkpoint was written with other settings or on other batches."
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
-    if other: raise AamError(f"The checkpoint {self.folder} was written with other settings ({'; '.join(other[:3])}). "
-                             "Use the same ones, or start anew without resume.")
+    if other:
+        raise AamError(f"The checkpoint {self.folder} was written with other settings "
+                       f"({'; '.join(other[:3])}). Use the same ones, or start anew without resume.")
     state = self.state
     if state.step and not state.done and source[state.step - 1].key != state.key:
         raise AamError(f"The checkpoint {self.folder} was trained on other batches. "
@@ -254,7 +261,8 @@ def announce(self:Loop)->None:
     self.announced = True
     bare = "" if self.pace.checks else " (validation not counted)"
     if seconds > 30:
-        self.log.say(f"{self.stage.name}: {left:,} of {self.optim.steps:,} steps to go, about {duration(seconds)}{bare}.")
+        self.log.say(f"{self.stage.name}: {left:,} of {self.optim.steps:,} steps to go, "
+                     f"about {duration(seconds)}{bare}.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #043306c1
 @patch
@@ -303,15 +311,17 @@ def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable
 def stop(self:Loop, request:BaseException)->None:
     "Keep a checkpoint and end with what was asked for."
     self.save()
-    if self.log: self.log.say(f"Stopped after step {self.state.step} of '{self.stage.name}'. The checkpoint is in {self.folder}; "
-                              "resume goes on from there.")
+    if self.log:
+        self.log.say(f"Stopped after step {self.state.step} of '{self.stage.name}'. "
+                     f"The checkpoint is in {self.folder}; resume goes on from there.")
     raise request
 
-# %% ../../nbs/4_training/45_loop.ipynb #2551f434
+# %% ../../nbs/4_training/45_loop.ipynb #1457e7e9
 @patch
 def keep_last(self:Loop)->None:
     "Keep the averaged weights of the last step, where nothing validates."
-    self.best = dict(self.ema.average) if self.ema else {n: p.detach().clone() for n, p in self.trained.items()}
+    last = self.ema.average if self.ema else {n: p.detach().clone() for n, p in self.trained.items()}
+    self.best = dict(last)
     self.state.best_step = self.state.step
 
 @patch
@@ -321,14 +331,15 @@ def finish(self:Loop, validated:bool)->Fit:
     if not state.done:
         if not validated: self.keep_last()
         if self.best is None:
-            raise AamError(f"The validation score '{self.stage.monitor}' of '{self.stage.name}' was never a number. "
-                           "Check that the validation samples have targets.")
+            raise AamError(f"The validation score '{self.stage.monitor}' of '{self.stage.name}' was never "
+                           "a number. Check that the validation samples have targets.")
         state.done = True
         self.save()
         state.seconds = self.seconds()
     set_weights(self.model, self.best, whole=False)
     self.model.eval()
-    return Fit(best_step=state.best_step, best_score=state.best_score, steps=state.step, seconds=state.seconds, history=self.history)
+    return Fit(best_step=state.best_step, best_score=state.best_score, steps=state.step,
+               seconds=state.seconds, history=self.history)
 
 # %% ../../nbs/4_training/45_loop.ipynb #0c7bf6dc
 def fit(
@@ -343,7 +354,8 @@ def fit(
     "Train a stage. Raises `AamError` when the loss diverges or a checkpoint is of another run."
     if not optim.steps: return Fit(best_step=0, best_score=None, steps=0, seconds=0., history=[])
     if len(source) < optim.steps:
-        raise AamError(f"There are {len(source):,} batches for {optim.steps:,} steps of '{stage.name}'. Give one for each step.")
+        raise AamError(f"There are {len(source):,} batches for {optim.steps:,} steps of '{stage.name}'. "
+                       "Give one for each step.")
     loop = Loop(objective, optim, accelerator, stage)
     if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)

@@ -78,9 +78,9 @@ def hidden_bases(
     asked = ((masked == MASK) & (tokens >= A) & (tokens <= T)).sum(1)
     return asked.sum() if weight is None else (asked*weight).sum()
 
-# %% ../../nbs/4_training/05_losses.ipynb #dce69869
+# %% ../../nbs/4_training/05_losses.ipynb #0f9ec27b
 def _answers(places, tokens, patch):
-    "Bases behind the hidden patches, i64 [m, patch]: 0 to 3, or -100, which `cross_entropy` leaves out, for all else."
+    "Bases behind the hidden patches, i64 [m, patch]: 0 to 3; -100, which `cross_entropy` skips, for all else."
     p = places.shape[1]
     whole = F.pad(tokens[:, :p*patch], (0, max(p*patch - tokens.shape[1], 0)))
     cut = whole.view(-1, p, patch)[places].long()
@@ -178,8 +178,10 @@ def _check_fit(outputs, target, columns):
     "Refuse outputs or targets that are not those of the columns."
     found, wanted = (outputs.shape[1], target.shape[1]), (sum(o.outputs for o in columns), len(columns))
     if found != wanted:
-        raise AamError(f"A sample has {found[0]} outputs and {found[1]} targets; the columns {few(o.name for o in columns)} "
-                       f"take {wanted[0]} outputs and {wanted[1]} targets. Build the model with the columns of the batch.")
+        names = few(o.name for o in columns)
+        raise AamError(f"A sample has {found[0]} outputs and {found[1]} targets; the columns {names} take "
+                       f"{wanted[0]} outputs and {wanted[1]} targets. "
+                       "Build the model with the columns of the batch.")
 
 # %% ../../nbs/4_training/05_losses.ipynb #1f018c1d
 def _twice(outputs, own, others, mix):
@@ -203,9 +205,9 @@ def target_loss(
     weight:Tensor|None=None, # [b, t], 0 or more, what each label counts; 1 if None
     mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], a place in the global batch; own share [b]
     smoothing:float=0., # Probability that is given to all classes alike
-    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None where this is all of it
+    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None for these
 )->dict[str,Term]: # One for each column, by its name
-    "Weighted mean loss over the known labels of each column. Raises `AamError` where outputs or targets are not those of the columns."
+    "Loss over the known labels of each column. Raises `AamError` for outputs or targets of other columns."
     _check_fit(outputs, target, columns)
     outputs = _full(outputs)
     own = target, heavy = _labels(target, weight, outputs.dtype)
@@ -228,14 +230,16 @@ def asv_losses(
         terms["tree"] = replace(tree_loss(far, batch.distance, batch.start), factor=loss.tree)
     if loss.bases:
         logits, places = model.masked_bases(batch.masked)
-        terms["bases"] = replace(bases_loss(logits, places, batch.tokens, model.config.patch), factor=loss.bases)
+        bases = bases_loss(logits, places, batch.tokens, model.config.patch)
+        terms["bases"] = replace(bases, factor=loss.bases)
     return LossTerms(terms=terms)
 
 # %% ../../nbs/4_training/05_losses.ipynb #b73a9d5b
 def _shared(name, factor, losses):
     "The terms of one objective: `name` for one, `name:KEY` for several, which share the factor."
     names = [name] if len(losses) == 1 else [f"{name}:{k}" for k in losses]
-    return {k: replace(v, factor=factor, shared=len(losses)) for k, v in zip(names, losses.values(), strict=True)}
+    terms = [replace(o, factor=factor, shared=len(losses)) for o in losses.values()]
+    return dict(zip(names, terms, strict=True))
 
 def _distance_losses(outputs, batch, metrics):
     "The loss of each distance between samples, by its name."
@@ -252,8 +256,8 @@ def sample_losses(
     metrics:tuple[str,...]=(),    # The distances between samples, in order
     smoothing:float=0., # Of classes
     mix:tuple[Tensor,Tensor]|None=None, # As it was given to the model
-    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None where the batch is all of it
-)->LossTerms:        # `target`, `distance` and `counts`; `target:NAME` and `distance:METRIC` where there are several
+    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None for its own
+)->LossTerms:        # `target`, `distance`, `counts`; `target:NAME` and `distance:METRIC` for several
     "How wrong the outputs for some samples are. Raises `AamError` when no term applies."
     terms = {}
     if columns and loss.target and outputs.target is not None:
@@ -265,5 +269,5 @@ def sample_losses(
         hidden = count_loss(outputs.counts, batch.counts[batch.hidden], batch.sample[batch.hidden])
         terms |= _shared("counts", loss.counts, dict(counts=hidden))
     if terms: return LossTerms(terms=terms)
-    raise AamError("There is nothing to learn: there is no target, no distance between samples and no hidden read. "
-                   "Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")
+    raise AamError("There is nothing to learn: there is no target, no distance between samples and no hidden "
+                   "read. Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")

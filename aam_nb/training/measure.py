@@ -66,7 +66,8 @@ def _look_at_asvs(objective, batch):
     terms, figures, bases = {}, {}, ({}, {})
     if batch.distance is not None and known_pairs(batch.distance, batch.start).any():
         with objective.autocast(): z = embed_chunks(objective.model, batch.tokens, objective.chunk)
-        figures = _distances("tree", batch.distance.sqrt(), objective.model.tree_distance(z.float()), batch.start)
+        far = objective.model.tree_distance(z.float())
+        figures = _distances("tree", batch.distance.sqrt(), far, batch.start)
         if objective.loss.tree:
             tree = objective.tree(z, batch).terms["tree"]
             terms = dict(tree=(objective.loss.tree*float(tree.mean), float(tree.weight)))
@@ -77,7 +78,7 @@ def _look_at_asvs(objective, batch):
 def measure_asvs(
     objective:AsvObjective,
     batches, # `AsvBatch`es
-)->dict[str,float]: # loss, its terms; tree_spearman, tree_stress, tree_mantel; bases_perplexity, bases_accuracy
+)->dict[str,float]: # loss, its terms; tree_spearman, _stress, _mantel; bases_perplexity, _accuracy
     "What the tree and hidden bases say of ASVs that did not train."
     device = next(objective.model.parameters()).device
     with objective.looking(): rows = [_look_at_asvs(objective, o.to(device)) for o in batches]
@@ -115,7 +116,7 @@ def _look_at_samples(objective, batch, out):
 def measure_samples(
     objective:SampleObjective,
     batches, # `Batch`es
-)->dict[str,float]: # loss, its terms; METRIC_spearman, _stress, _mantel; bases_perplexity, bases_accuracy; metrics of the columns
+)->dict[str,float]: # loss, its terms; figures of distances, hidden bases and columns
     "What outputs are worth on samples that did not train."
     columns, device = objective.model.columns, next(objective.model.parameters()).device
     rows, pred, true = [], [], []

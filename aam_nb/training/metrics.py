@@ -22,13 +22,15 @@ def _scored(true, pred):
     "True and predicted values as float64, without the samples whose true value is missing."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     if len(true) != len(pred):
-        raise AamError(f"There are {len(true):,} true values and {len(pred):,} predictions; wanted one prediction for each.")
+        raise AamError(f"There are {len(true):,} true values and {len(pred):,} predictions; "
+                       "wanted one prediction for each.")
     known = ~np.isnan(true)
     true, pred = true[known], pred[known]
     if not len(true): raise AamError("There is no sample with a known true value, so nothing can be scored.")
     lost = int((~np.isfinite(pred)).reshape(len(pred), -1).any(1).sum())
-    if lost: raise AamError(f"{lost:,} of {len(pred):,} predictions are not finite. Give a number for each sample, "
-                            "or leave out the true values of samples that could not be predicted.")
+    if lost:
+        raise AamError(f"{lost:,} of {len(pred):,} predictions are not finite. Give a number for each, "
+                       "or leave out the true values of samples that could not be predicted.")
     return true, pred
 
 # %% ../../nbs/4_training/10_metrics.ipynb #22cf6d75
@@ -74,7 +76,7 @@ def interval_metrics(
     low,  # Low ends [n], in the same unit
     high, # High ends [n]
 )->dict[str,float]: # coverage: 0 to 1; width: mean, in that unit
-    "How often intervals hold the true value, ends included. Raises `AamError` when nothing can be scored or an end is missing."
+    "How often intervals hold the true value, ends included. Raises `AamError` where an end is missing."
     true, ends = _scored(np.ravel(true), np.stack([np.ravel(low), np.ravel(high)], axis=1))
     low, high = ends.T
     return dict(coverage=float(((low <= true) & (true <= high)).mean()), width=float((high - low).mean()))
@@ -95,10 +97,12 @@ def _mean(values):
 def _classes(true, prob):
     "Class numbers and probabilities, checked."
     prob = np.asarray(prob, dtype=np.float64)
-    if prob.ndim != 2: raise AamError(f"Probabilities have the shape {prob.shape}; wanted [samples, classes].")
+    if prob.ndim != 2:
+        raise AamError(f"Probabilities have the shape {prob.shape}; wanted [samples, classes].")
     true, prob = _scored(np.ravel(true), prob)
     if (prob < -1e-6).any() or (np.abs(prob.sum(1) - 1) > 1e-3).any():
-        raise AamError("The class scores are not probabilities that sum to 1. Apply a softmax to logits first.")
+        raise AamError("The class scores are not probabilities that sum to 1. "
+                       "Apply a softmax to logits first.")
     if (true != np.round(true)).any() or true.min() < 0 or true.max() >= prob.shape[1]:
         raise AamError(f"True classes run from {true.min():g} to {true.max():g}; "
                        f"wanted whole numbers from 0 to {prob.shape[1]-1}.")
@@ -109,7 +113,7 @@ def reliability(
     true,        # Class numbers [n], nan where unknown
     prob,        # Probabilities [n, k]
     bins:int=15, # Of equal width from 0 to 1, closed above
-)->tuple[np.ndarray,np.ndarray,np.ndarray]: # Of each bin that holds samples: mean probability, share that is right, samples
+)->tuple[np.ndarray,np.ndarray,np.ndarray]: # Of bins with samples: mean probability, share right, samples
     "How often the most probable class is the true one, by its probability. Raises `AamError` for logits."
     true, prob = _classes(true, prob)
     top, hit = prob.max(1), prob.argmax(1) == true
@@ -137,29 +141,31 @@ def class_metrics(
     "How good class probabilities are; auc and f1 are means over classes. Raises `AamError` for logits."
     true, prob = _classes(true, prob)
     pred, k = prob.argmax(1), prob.shape[1]
-    confusion = np.bincount(true*k + pred, minlength=k*k).reshape(k, k)        # rows: true class; columns: predicted
+    confusion = np.bincount(true*k + pred, minlength=k*k).reshape(k, k) # Rows: true class; columns: predicted
     right, were, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"): recall, f1 = right/were, 2*right/(were + guessed)
     of_true = np.maximum(prob[np.arange(len(true)), true], np.finfo(float).eps)
-    return dict(auc=_mean([_auc(true == c, prob[:, c]) for c in range(k)]), accuracy=float(right.sum()/len(true)),
+    aucs = [_auc(true == c, prob[:, c]) for c in range(k)]
+    return dict(auc=_mean(aucs), accuracy=float(right.sum()/len(true)),
                 balanced_accuracy=_mean(recall), f1=_mean(f1), log_loss=float(-np.log(of_true).mean()),
                 calibration_error=calibration_error(true, prob))
 
-# %% ../../nbs/4_training/10_metrics.ipynb #dc488f2d
+# %% ../../nbs/4_training/10_metrics.ipynb #6d960eb4
 def _pairs_of(shape, start):
     "Rows and columns of each pair of different samples, once."
     if len(shape) == 2 and start is None and shape[0] == shape[1]: return np.triu_indices(shape[0], 1)
     if len(shape) == 2 and start is not None and start + shape[0] <= shape[1]:
         return np.triu_indices(shape[0], start + 1, shape[1])
-    raise AamError(f"Distances have the shape {shape}; wanted a square, or rows of one with the column at which they start.")
+    raise AamError(f"Distances have the shape {shape}; wanted a square, "
+                   "or rows of one with the column at which they start.")
 
 # %% ../../nbs/4_training/10_metrics.ipynb #48cd7990
 def distance_metrics(
     true, # Distances [b, B], nan for pairs that are not known
     pred, # Predicted distances [b, B]
-    start:int|None=None, # The column of the first row, where the rows are a part of a square; None for all of it
+    start:int|None=None, # The column of the first row, where rows are a part of a square; None for all of it
 )->dict[str,float]: # spearman and mantel: -1 to 1; stress: 0 or more
-    "How well predicted distances match, over pairs of different samples. Raises `AamError` where there is no pair."
+    "How well predicted distances match, over pairs of different samples. Raises `AamError` without a pair."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     if true.shape != pred.shape:
         raise AamError(f"Distances have the shapes {true.shape} and {pred.shape}; wanted the same square.")
@@ -167,8 +173,8 @@ def distance_metrics(
     if not len(pairs[0]): raise AamError("One sample has no distance to another. Pass two samples or more.")
     true, pred = _scored(true[pairs], pred[pairs])
     size, off = (true**2).sum(), ((pred - true)**2).sum()
-    return dict(spearman=rank_correlation(true, pred), stress=float(np.sqrt(off/size)) if size else float("nan"),
-                mantel=correlation(true, pred))
+    stress = float(np.sqrt(off/size)) if size else float("nan")
+    return dict(spearman=rank_correlation(true, pred), stress=stress, mantel=correlation(true, pred))
 
 # %% ../../nbs/4_training/10_metrics.ipynb #27913f6c
 def _rows_of(groups):
@@ -187,8 +193,8 @@ def bootstrap(
     "An interval for a score, drawing whole groups anew. Raises `AamError` for fewer than two groups."
     rows = _rows_of(groups)
     if len(rows) < 2:
-        raise AamError(f"An interval over groups needs two groups or more; there is {len(rows)}. Give more groups, "
-                       "or a group for each sample where samples are independent.")
+        raise AamError(f"An interval over groups needs two groups or more; there is {len(rows)}. "
+                       "Give more groups, or a group for each sample where samples are independent.")
     rng = keyed_rng(seed, "bootstrap")
     draw = lambda: np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
     scores = [metric(draw()) for _ in range(n)]

@@ -66,7 +66,7 @@ def guess_chunks(
     masked:Tensor,   # u8 [u, l], the view with hidden patches
     chunk:int,       # ASVs at a time
     autocast:Callable=nullcontext,
-)->Iterator[tuple[slice,Tensor,Tensor]]: # Which ASVs; logits [m, patch, 4] of their hidden bases; places bool [u, p] of those
+)->Iterator[tuple[slice,Tensor,Tensor]]: # Which ASVs; logits [m, patch, 4]; places bool [u, p]
     "Guess hidden bases, a chunk of ASVs at a time."
     for start in range(0, len(tokens), chunk):
         part = slice(start, start + chunk)
@@ -99,7 +99,8 @@ def seed_dropout(
 )->None:
     "Let PyTorch's own draws on this device follow from the key."
     seed = draw_key(key, "dropout")
-    torch.default_generator.manual_seed(seed) # torch.manual_seed would also note a stack trace for each absent GPU kind
+    # torch.manual_seed would also note a stack trace for each kind of GPU that is not there
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda": torch.cuda.manual_seed(seed)
     if device.type == "mps": torch.mps.manual_seed(seed)
 
@@ -143,14 +144,15 @@ class AsvObjective(Objective):
         batch:AsvBatch,
         backward:Callable[[Tensor],None]=torch.Tensor.backward,
     )->dict[str,Tensor]: # The value of each term, detached
-        "Add the gradients of one batch. Raises `AamError` when there is neither a tree nor a weight for bases."
+        "Add the gradients of one batch. Raises `AamError` with neither a tree nor a weight for bases."
         seed_dropout(batch.key, batch.tokens.device)
         values, how = {}, dict(backward=backward, autocast=self.autocast)
         if self.loss.tree and batch.distance is not None:
             tree = lambda z: self.tree(z, batch)
             values |= through_encoder(self.model, batch.tokens, tree, self.chunk, batch.key, **how)
         if self.loss.bases:
-            values["bases"] = guess_bases(self.model, batch.tokens, batch.masked, self.loss.bases, self.chunk, **how)
+            views, factor = (batch.tokens, batch.masked), self.loss.bases
+            values["bases"] = guess_bases(self.model, *views, factor, self.chunk, **how)
         if values: return values
         raise AamError("There is nothing to learn: there is no tree, and loss.bases is 0. "
                        "Give a tree, or set loss.bases above 0.")
@@ -170,7 +172,8 @@ def mixup_pairs(
 )->tuple[Tensor,Tensor]: # Partner i64 [n], a place in the global batch; own share f32 [n]
     "Who is mixed with whom, and how much of it is its own."
     rng = keyed_rng(key, "mixup")
-    return torch.from_numpy(rng.permutation(n)), torch.from_numpy(rng.beta(alpha, alpha, n).astype(np.float32))
+    partner, share = rng.permutation(n), rng.beta(alpha, alpha, n)
+    return torch.from_numpy(partner), torch.from_numpy(share.astype(np.float32))
 
 # %% ../../nbs/4_training/35_objectives.ipynb #fee7c904
 def occurrences(
@@ -181,7 +184,7 @@ def occurrences(
 
 # %% ../../nbs/4_training/35_objectives.ipynb #81254d6d
 class SampleObjective(Objective):
-    "Targets, distances between samples and hidden abundances; hidden bases beside them where the encoder trains."
+    "Targets, distances between samples and hidden abundances; hidden bases too where the encoder trains."
     def __init__(self,
         model:AamModel,   # Its `columns` and `metrics` say what is learned
         loss:LossConfig,  # What each objective weighs
@@ -198,17 +201,26 @@ class SampleObjective(Objective):
         super().prepare(accelerator, optim)
         if self.embeddings is not None: self.embeddings = self.embeddings.to(accelerator.device)
 
-# %% ../../nbs/4_training/35_objectives.ipynb #200fabd8
+# %% ../../nbs/4_training/35_objectives.ipynb #9795b4f0
 @patch
-def outputs(self:SampleObjective, batch:Batch, asv:Tensor|None=None, mix:tuple[Tensor,Tensor]|None=None)->Outputs:
+def outputs(self:SampleObjective,
+    batch:Batch,
+    asv:Tensor|None=None, # [u, d], vectors of the batch's ASVs, where they are at hand
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup of pooled samples: partner i64 [b], own share [b]
+)->Outputs:
     "The model's outputs for a batch, from the embeddings where there are some."
     if self.embeddings is not None: asv = self.embeddings[batch.rows]
     with self.autocast(): return self.model(batch, asv=asv, mix=mix)
 
 @patch
-def losses(self:SampleObjective, outputs:Outputs, batch:Batch, mix:tuple[Tensor,Tensor]|None=None)->LossTerms:
+def losses(self:SampleObjective,
+    outputs:Outputs,
+    batch:Batch,
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup of labels: partner i64 [b], own share [b]
+)->LossTerms:
     "What the outputs for a batch are worth, hidden bases left out."
-    return sample_losses(outputs, batch, self.loss, self.model.columns, self.model.metrics, self.smoothing, mix)
+    columns, metrics = self.model.columns, self.model.metrics
+    return sample_losses(outputs, batch, self.loss, columns, metrics, self.smoothing, mix)
 
 # %% ../../nbs/4_training/35_objectives.ipynb #0ba54ef2
 @patch
@@ -227,7 +239,7 @@ def mixed(self:SampleObjective, batch:Batch)->tuple: # Two pairs of partner i64 
     mix = tuple(o.to(batch.counts.device)[places] for o in pairs)
     return mix, mix
 
-# %% ../../nbs/4_training/35_objectives.ipynb #6ddb785a
+# %% ../../nbs/4_training/35_objectives.ipynb #384789c5
 @patch
 def train_step(self:SampleObjective,
     batch:Batch,
@@ -241,5 +253,6 @@ def train_step(self:SampleObjective,
     how = dict(backward=backward, autocast=self.autocast)
     values = through_encoder(self.model, batch.tokens, loss, self.chunk, batch.key, **how)
     if self.learns_bases(batch):
-        values["bases"] = guess_bases(self.model, batch.tokens, batch.masked, self.loss.bases, self.chunk, occurrences(batch), **how)
+        views, often = (batch.tokens, batch.masked), occurrences(batch)
+        values["bases"] = guess_bases(self.model, *views, self.loss.bases, self.chunk, often, **how)
     return values

@@ -38,7 +38,7 @@ def _block(name):
 def layers_above(
     name:str,   # Dotted name of the parameter
     layers:int, # Transformer layers of the ASV encoder
-)->int:         # 0 for its readout and for all outside it, 1 for its last layer, `layers` + 1 for its stem and positions
+)->int:         # 0 for all but its layers, 1 for the last one, `layers` + 1 for stem and positions
     "How many layers of the ASV encoder stand above a parameter."
     if name.startswith(("encoder.stem.", "encoder.position")): return layers + 1
     block = _block(name)

@@ -144,8 +144,8 @@ def validation_loss(
     each = means(outputs)
     if len(columns) == 1: return each
     cooler = [means(outputs/t) for t in (1., 1.4, 2., 2.8, 4., 5.7, 8.)]
-    best = {o.name: torch.stack([c[o.name] for c in cooler]).min() for o in columns}
-    return {o.name: best[o.name] if o.task == "classification" else each[o.name] for o in columns}
+    def best(name): return torch.stack([o[name] for o in cooler]).min()
+    return {o.name: best(o.name) if o.task == "classification" else each[o.name] for o in columns}
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7e17448a
 def _validation(bench:Bench, made:Fitted, train:np.ndarray, valid:np.ndarray):

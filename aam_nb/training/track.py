@@ -110,12 +110,12 @@ def open_boards(
     try: return Boards(folder)
     except AamError: return None
 
-# %% ../../nbs/4_training/30_track.ipynb #7e37d3ac
+# %% ../../nbs/4_training/30_track.ipynb #b6ca2298
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
     "A kind of sink that a run can be asked to write to."
     name:str                        # As `run.trackers` names it
-    open:Callable[[Path],Sink|None] # From the run folder to a sink; None where it cannot be had and need not be missed
+    open:Callable[[Path],Sink|None] # From the run folder to a sink; None where it cannot be had, silently
 
 all_trackers.add(Tracker(name="tensorboard", open=open_boards))
 
@@ -204,13 +204,13 @@ def write(self:RunLog,
     numbers = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
     for name, sink in list(self.sinks.items()): self._try(name, sink.write, stage, step, numbers)
 
-# %% ../../nbs/4_training/30_track.ipynb #1a4e5f00
+# %% ../../nbs/4_training/30_track.ipynb #8d07b16e
 @patch
 def rewind(self:RunLog,
     stage:str,
     step:int, # The last step that counts
 )->None:
-    "Forget what an earlier life of this stage wrote after `step`; called when a stage goes on from a checkpoint."
+    "Forget what an earlier life of a stage wrote after `step`; called when it goes on from a checkpoint."
     for name, sink in list(self.sinks.items()): self._try(name, sink.rewind, stage, step)
 
 @patch

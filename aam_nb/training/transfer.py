@@ -54,6 +54,18 @@ def _check_encoders(own:dict, theirs:dict, fits:set)->None:
                        f"(first: '{wrong[0]}'). Give model.patch, width, layers, heads, feedforward and "
                        "readout the values that it has.")
 
+# %% ../../nbs/4_training/55_transfer.ipynb #236ccdd6
+def _report(own:list[str], theirs:list[str], fits:set[str], parts:tuple[str,...])->LoadReport:
+    "Sort the names of tensors by part, and by whether they came over."
+    loaded, left = {}, {}
+    for part in parts:
+        names = [k for k in own if k.startswith(part + ".")]
+        if not names: continue
+        loaded[part] = len(fits.intersection(names))
+        left[part] = [k for k in names if k not in fits]
+    unused = tuple(k for k in theirs if _of(k, parts) and k not in fits)
+    return LoadReport(loaded=loaded, left=left, unused=unused)
+
 # %% ../../nbs/4_training/55_transfer.ipynb #8b17780a
 def take_over(
     model:AamModel, # Is filled
@@ -65,8 +77,4 @@ def take_over(
     fits = {k for k, v in own.items() if _of(k, parts) and k in theirs and theirs[k].shape == v.shape}
     _check_encoders(own, theirs, fits)
     model.load_state_dict({k: theirs[k] for k in fits}, strict=False)
-    names = {o: [k for k in own if k.startswith(o + ".")] for o in parts}
-    names = {k: v for k, v in names.items() if v}
-    return LoadReport(loaded={o: len(fits.intersection(v)) for o, v in names.items()},
-                      left={o: [k for k in v if k not in fits] for o, v in names.items()},
-                      unused=tuple(k for k in theirs if _of(k, parts) and k not in fits))
+    return _report([*own], [*theirs], fits, parts)
