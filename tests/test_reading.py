@@ -9,7 +9,8 @@ import reading
 def page(path, *cells):
     "A notebook with these cells: markdown where a cell begins with #, code otherwise."
     kinds = ["markdown" if o.startswith("# ") else "code" for o in cells]
-    made = [dict(cell_type=k, source=o.splitlines(True), metadata={}, outputs=[]) for k, o in zip(kinds, cells)]
+    made = [dict(cell_type=k, source=o.splitlines(True), metadata={}, outputs=[]) for k, o in zip(kinds,
+                                                                                                  cells)]
     path.write_text(json.dumps(dict(cells=made, metadata={}, nbformat=4, nbformat_minor=5)))
     return path
 
@@ -24,7 +25,8 @@ def test_wide_lines_are_counted_in_columns():
 
 
 @pytest.mark.parametrize("text, lines", [
-    ("[a for a in b]", []), ("[[a for a in b] for b in c]", [1]), ("x = {k: [o for o in v]\n     for k, v in y}", [1]),
+    ("[a for a in b]", []), ("[[a for a in b] for b in c]", [1]), ("x = {k: [o for o in v]\n     for k, v in "
+                                                                   "y}", [1]),
     ("[a for a in f(b for b in c)]", [1]), ("[a for a in b]\n[c for c in d]", [])])
 def test_nested_comprehensions(text, lines):
     assert reading.nested(text) == lines
@@ -37,7 +39,8 @@ def test_crowded_functions_leave_self_out():
 
 
 def test_an_example_names_what_the_cell_before_defines(tmp_path):
-    made = page(tmp_path/"a.ipynb", "# Title", "#| export\ndef shown(): pass", "shown()", "#| export\ndef bare(): pass",
+    made = page(tmp_path/"a.ipynb", "# Title", "#| export\ndef shown(): pass", "shown()",
+                "#| export\ndef bare(): pass",
                 "1 + 1", "#| export\ndef _private(): pass", "#| export\nclass Late: pass")
     assert [name for _, name in reading.bare(made)] == ["bare", "Late"]
     assert len(reading.exported(made)) == 4
@@ -64,12 +67,15 @@ def test_what_ci_refuses_in_the_code_of_a_page(tmp_path, source, wanted):
 def test_what_ci_warns_of(tmp_path):
     long = "#| export\ndef long():\n" + "    x = 1\n"*41
     found = check_notebooks.doubts(page(tmp_path/"a.ipynb", "# Title", long))
-    assert any("42 lines" in o for o in found) and any("'long'" in o for o in found) and any("words of prose" in o for o in found)
+    assert any("42 lines" in o for o in found) and any("'long'" in o
+                                                       for o in found) and any("words of prose" in o
+                                                                               for o in found)
 
 
 def test_the_project_itself_is_read():
     package = reading.sources(reading.ROOT, "")["package"]
     total, found = reading.of_files(package)
-    assert total > 5000 and not found["lines with ;"] and not found[f"files over {reading.LONGEST_FILE} lines"]
+    assert total > 5000 and not found["lines with ;"]
+    assert not found[f"files over {reading.LONGEST_FILE} lines"]
     imports = {str(p): reading.inner_imports(p, reading.ROOT) for p in package}
     assert max(map(len, imports.values())) > 5

@@ -1,5 +1,6 @@
-"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small, and code of one statement a line within 110 columns
-and without nested comprehensions. Warns where a page reads like a code dump: little prose, long cells, public names without an example.
+"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small, and code of one statement a
+line within 110 columns and without nested comprehensions. Warns where a page reads like a code dump: little
+prose, long cells, public names without an example.
 
     python tools/check_notebooks.py
 """
@@ -35,7 +36,8 @@ def too_large(path, size, cells):
     for o in outputs:
         if o["output_type"] == "error": found.append("stores an error")
         pictures = [len("".join(v))*3//4 for k, v in o.get("data", {}).items() if k.startswith("image/")]
-        found += [f"holds a picture of {n/1000:.0f} kB; at most {IMAGE//1000} kB" for n in pictures if n > IMAGE]
+        found += [f"holds a picture of {n/1000:.0f} kB; at most {IMAGE//1000} kB" for n in pictures
+                  if n > IMAGE]
     return found
 
 
@@ -53,15 +55,19 @@ def in_code(cells):
 
 def doubts(path):
     "Why a page may read like a code dump, in words."
-    source = [(c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    source = [(c["cell_type"],
+               "".join(c["source"])) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     cells = exported(path)
     words = sum(len(s.split()) for kind, s in source if kind == "markdown")
     found = [f"{len(cells)} exported cells and {words} words of prose"]*(words < 25*len(cells))
     sizes = {i: body_lines(s) for i, s in cells}
-    found += [f"cell {i} has {n} lines; more than {LONGEST_CELL} want a reason" for i, n in sizes.items() if n > LONGEST_CELL]
+    found += [f"cell {i} has {n} lines; more than {LONGEST_CELL} want a reason" for i, n in sizes.items()
+              if n > LONGEST_CELL]
     found += [f"cell {i} defines '{name}' and no example follows" for i, name in bare(path)]
     long = sum(n > LONG_CELL for n in sizes.values())
-    return found + [f"{long} of {len(sizes)} exported cells have more than {LONG_CELL} lines"]*(long > len(sizes)/2)
+    if long > len(sizes)/2:
+        found.append(f"{long} of {len(sizes)} exported cells have more than {LONG_CELL} lines")
+    return found
 
 
 def main():
@@ -69,7 +75,9 @@ def main():
     found = 0
     for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
         if path.parts[-2].startswith("."): continue
-        wrong = problems(path); found += len(wrong); name = path.relative_to(ROOT)
+        wrong = problems(path)
+        found += len(wrong)
+        name = path.relative_to(ROOT)
         for o in wrong: print(f"{name} {o}")
         if not wrong:
             for o in doubts(path): print(f"{name}: warning: {o}")
