@@ -42,7 +42,7 @@ CASES = {
     "distances": ("train", [*MONTH, *SHORT, *PAIRS, "loss.metric=unweighted,braycurtis,aitchison,faith_pd"]),
     "attention": ("train", [*MONTH, *SHORT, *TRAINED, *PAIRS, "model.sample=attention", "model.readout=attention", "model.patch=3",
                             "loss.counts=0.2", "pretrain_sample.freeze=false", "loss.span=2"]),
-    "pools": ("train", [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.pools='clade, presence, mean, attention, sum'",
+    "pools": ("train", [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.pools=clade,presence,mean,attention,sum",
                         "model.abundance=clr", "loss.metric=generalized,weighted", "data.limit=20", "data.select=random"]),
     "linear": ("train", [*MONTH, *SHORT, "model.linear=both", "model.components=8", "model.depth=true", "target.loss=quantile"]),
     "augmented": ("train", [*BIRTH, *SHORT, *TRAINED, "augment.mix=reads", "augment.jitter=dirichlet", "augment.substitution=0.01",

@@ -1,4 +1,4 @@
-"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files,
+"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files and
 tangled imports.
 
     python tools/reading.py                 a table of the figures
