@@ -167,22 +167,21 @@ def _by_problems(c):
         return [f"target.by is '{t.by}', and no target has the transform zscore_by"]
     return []
 
-# %% ../nbs/0_start/60_config.ipynb #c5901de9
-def _has_heads(sample):
+# %% ../nbs/0_start/60_config.ipynb #6d942aaa
+def _has_heads(name):
     "Whether a sample encoder divides its width among attention heads."
-    if sample in ENCODERS: return sample != "pool"
-    return registry.sample_encoders[sample].heads
+    if name in ENCODERS: return name != "pool"
+    return name in registry.sample_encoders and registry.sample_encoders[name].heads
 
 def _model_problems(c):
     "What is wrong with the sizes of the model."
     m = c.model
     found = unknown_names((m.sample,), "model.sample", registry.sample_encoders, ENCODERS)
-    heads = not found and _has_heads(m.sample)
     found += unknown_names(m.pools, "model.pools", POOLS)
     if not m.pools: found.append("model.pools is empty; wanted one or more of " + ", ".join(POOLS))
     if m.width % m.heads:
         found.append(f"model.width is {m.width}; wanted a multiple of model.heads ({m.heads})")
-    if heads and m.sample_width % m.heads:
+    if _has_heads(m.sample) and m.sample_width % m.heads:
         found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
     if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
     kept = {o: getattr(c, o).freeze_layers for o in STAGES}
@@ -205,7 +204,7 @@ def _run_problems(c):
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains the "
+        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
                      "ASV encoder, so nothing would read them")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
@@ -242,9 +241,7 @@ class Config:
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
         a = self.augment
-        also = [registry.augmentations[o] for o in a.also if o in registry.augmentations]
-        built_in = a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
-        return built_in or any(o.on == "bases" for o in also)
+        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
 
     @property
     def encoder_trains(self)->bool:

@@ -94,10 +94,11 @@ def config_from_flags(
     given = {FLAGS[k][0]: v for k, v in flags.items() if v not in ("", None) and v is not False}
     return load_config(recipe, words, given)
 
-# %% ../nbs/9_runs/80_train.ipynb #5326f167
+# %% ../nbs/9_runs/80_train.ipynb #5cc50a89
 class KeysCommand(TyperCommand):
     "A command whose help ends with keys of the configuration."
     def format_help(self, ctx, formatter):
+        "Write the help of typer, then the keys."
         super().format_help(ctx, formatter)
         keys = ctx.meta.get("keys", FIRST)
         more = "" if len(keys) > len(FIRST) else "; --help-all lists all of them"

@@ -81,7 +81,8 @@ def run_case(name, folder):
     "One case, and the use of its bundle."
     command, words = CASES[name]; work = folder/"work"/name
     base = ["--out", work, "--threads", "1", "--overwrite"]
-    aam(*([command, *base] if command == "demo" else [command, "demo", *base, *words] if command != "inspect" else [command, "demo", *words, "--out", work, "--overwrite"]))
+    if command == "inspect": aam(command, "demo", *words, "--out", work, "--overwrite")
+    else: aam(command, *([] if command == "demo" else ["demo"]), *base, *words)
     bundle = work/"bundle"
     if bundle.is_dir() and command in ("train", "pretrain"):
         told = ["--metadata", TINY/"metadata.tsv"] if any("covariates" in o for o in words) else []

@@ -8,7 +8,8 @@ import pytest
 
 from aam_nb.core import AamError, digest
 from aam_nb.disk import (
-    file_digest, is_sealed, read_json, read_sealed, sealed, whole_file, whole_folder, write_json, write_sealed, write_tsv)
+    file_digest, is_sealed, read_json, read_sealed, sealed, whole_file, whole_folder, write_json,
+    write_sealed, write_tsv)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -26,7 +27,8 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path/"file").write_text("")
-    with pytest.raises(AamError, match="Choose a place you can write to"), whole_file(tmp_path/"file/x") as p: p.touch()
+    with pytest.raises(AamError, match="Choose a place you can write to"), whole_file(tmp_path/"file/x") as p:
+        p.touch()
 
 
 def test_json_holds_plain_values(tmp_path):

@@ -1,4 +1,4 @@
-"The package says the same of itself everywhere, installs from a wheel and in place, and needs what it says it needs."
+"The package says the same of itself everywhere, installs from a wheel and in place, and needs what it says."
 import ast
 import importlib.metadata
 import importlib.util
@@ -22,7 +22,8 @@ DISTRIBUTION = {"sklearn": "scikit-learn", "skbio": "scikit-bio", "biom": "biom-
 def setup_py():
     "setup.py as a module; its `setup` call stands behind `__main__`."
     spec = importlib.util.spec_from_file_location("setup_py", ROOT/"setup.py")
-    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -50,9 +51,10 @@ def test_settings_pyproject_and_package_agree(settings, project):
     assert aam_nb.__version__ == settings["version"]
     assert project["project"]["name"] == settings["lib_name"] == "aam_nb"
     assert project["project"]["description"] == settings["description"]
-    assert project["project"]["urls"] == {"Repository": settings["repository"], "Documentation": settings["documentation"]}
+    urls = {"Repository": settings["repository"], "Documentation": settings["documentation"]}
+    assert project["project"]["urls"] == urls
     both = {"version", "license", "dependencies", "optional-dependencies", "scripts", "requires-python"}
-    assert both <= set(project["project"]["dynamic"]), "what settings.ini holds must not stand in pyproject.toml too"
+    assert both <= set(project["project"]["dynamic"]), "settings.ini holds it, so pyproject.toml must not"
 
 
 def test_extras(settings, setup_py):
@@ -60,12 +62,14 @@ def test_extras(settings, setup_py):
     assert set(extras) == {"track", "tune", "explain", "mix", "export", "docs", "dev"}
     assert all(set(v) <= set(extras["dev"]) for v in extras.values()), "dev holds all"
     base = names(settings["requirements"].split())
-    heavy = {"optuna", "captum", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "scikit-bio", "nbdev", "pytest"}
+    heavy = {"optuna", "captum", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "scikit-bio",
+             "nbdev", "pytest"}
     assert not base & heavy, "the base install carries only what the main job needs"
 
 
 def test_constraints_pin_every_requirement(settings, setup_py):
-    asked = names([*settings["requirements"].split(), *(o for v in setup_py.extras(settings).values() for o in v)])
+    extras = [o for v in setup_py.extras(settings).values() for o in v]
+    asked = names([*settings["requirements"].split(), *extras])
     assert asked <= names(pins()), f"not pinned: {sorted(asked - names(pins()))}"
     for o in setup_py.extras(settings)["dev"]:
         if "==" in o: assert pins()[o.split("==")[0]] == o.split("==")[1]
@@ -79,9 +83,10 @@ def test_the_tested_versions_are_allowed(settings, setup_py):
 
 
 def imports(path):
-    "Top-level names of the packages that a module imports anywhere, but for what stands only for type checkers."
+    "Top-level names of the packages that a module imports anywhere, except for type checkers."
     tree = ast.parse(path.read_text())
-    typing = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test) for n in ast.walk(t)}
+    guards = [o for o in ast.walk(tree) if isinstance(o, ast.If) and "TYPE_CHECKING" in ast.unparse(o.test)]
+    typing = {id(n) for guard in guards for n in ast.walk(guard)}
     for node in ast.walk(tree):
         if id(node) in typing: continue
         if isinstance(node, ast.Import): yield from (o.name.split(".")[0] for o in node.names)
@@ -92,7 +97,7 @@ def imports(path):
 def test_base_requirements_cover_imports(path, settings):
     outside = {o for o in imports(path) if o not in sys.stdlib_module_names and o != "aam_nb"}
     asked = names(DISTRIBUTION.get(o, o) for o in outside)
-    assert asked <= names(settings["requirements"].split()), "import it through need(module, extra), or require it"
+    assert asked <= names(settings["requirements"].split()), "use need(module, extra), or require it"
 
 
 def test_every_base_requirement_is_used(settings):
@@ -104,7 +109,9 @@ def needed():
     "Each `need(module, extra)` of the package: file, module, extra."
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "need":
+            called = getattr(node, "func", None)
+            name = getattr(called, "id", getattr(called, "attr", ""))
+            if isinstance(node, ast.Call) and name == "need":
                 words = [*node.args, *(k.value for k in node.keywords)]
                 yield path.name, *(ast.literal_eval(o) for o in words)
 
@@ -115,12 +122,14 @@ def test_missing_packages_name_the_extra_that_brings_them(settings, setup_py):
         assert extra in extras, f"{file}: no extra {extra}"
         top = module.split(".")[0]
         brought = names(extras[extra])
-        assert DISTRIBUTION.get(top, top) in brought or top == "torch" and "tensorboard" in brought, f"{file}: {extra} does not bring {module}"
+        there = DISTRIBUTION.get(top, top) in brought or top == "torch" and "tensorboard" in brought
+        assert there, f"{file}: {extra} does not bring {module}"
 
 
 def copy_of_the_project(folder):
     "What git holds or would hold, so that building leaves nothing behind."
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode: pytest.skip("not a git checkout")
     for name in filter(None, listed.stdout.split("\0")):
         source, to = ROOT/name, folder/name
@@ -133,14 +142,18 @@ def copy_of_the_project(folder):
 
 def build(folder, kind):
     "Build by the backend that pyproject.toml names; no network, no second environment."
-    code = f"from setuptools.build_meta import *; import sys; print(build_{kind}(sys.argv[1]), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code, str(folder.parent)], cwd=folder, capture_output=True, text=True)
+    code = ("from setuptools.build_meta import *\nimport sys\n"
+            f"print(build_{kind}(sys.argv[1]), file=sys.stderr)")
+    command = [sys.executable, "-c", code, str(folder.parent)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder.parent/done.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory): return build(copy_of_the_project(tmp_path_factory.mktemp("wheel")/"project"), "wheel")
+def wheel(tmp_path_factory):
+    project = copy_of_the_project(tmp_path_factory.mktemp("wheel")/"project")
+    return build(project, "wheel")
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
@@ -152,7 +165,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
 
 
 def test_wheel_metadata(wheel, settings):
-    held = zipfile.ZipFile(wheel); info = wheel.name.rsplit("-py3", 1)[0] + ".dist-info"
+    held = zipfile.ZipFile(wheel)
+    info = wheel.name.rsplit("-py3", 1)[0] + ".dist-info"
     text = held.read(f"{info}/METADATA").decode()
     assert re.search(r"^License(-Expression)?: BSD-3-Clause$", text, re.M)
     assert f"Requires-Python: >={settings['min_python']}" in text
@@ -161,7 +175,7 @@ def test_wheel_metadata(wheel, settings):
     assert any(o.endswith("LICENSE") for o in held.namelist())
 
 
-# This checkout may itself be installed in place: take it off the path, then look from where the built thing lies.
+# This checkout may itself be installed in place: take it off the path, then look from where the build lies.
 LOOK = """
 import site, sys
 sys.meta_path[:] = [o for o in sys.meta_path if "editable" not in repr(o)]
@@ -176,7 +190,8 @@ print(*sorted(p.stem for p in recipe.recipes.glob("*.toml")))
 
 def installed(site, cwd):
     "The file of aam_nb.recipe and the recipes that it finds, when only `site` holds the package."
-    done = subprocess.run([sys.executable, "-c", LOOK, str(site), str(ROOT)], cwd=cwd, capture_output=True, text=True)
+    command = [sys.executable, "-c", LOOK, str(site), str(ROOT)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     file, found = done.stdout.split("\n")[:2]
     return Path(file), found.split()
@@ -199,6 +214,7 @@ def test_editable_install_finds_its_recipes(tmp_path):
 
 
 def test_console_script_is_installed():
-    found = [o for o in importlib.metadata.entry_points(group="console_scripts") if o.value == "aam_nb.cli:main"]
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    found = [o for o in scripts if o.value == "aam_nb.cli:main"]
     if not found: pytest.skip("aam_nb is not installed here")
     assert found[0].name == "aam" and callable(found[0].load())

@@ -32,7 +32,7 @@ def test_a_name_is_taken_once():
     things = of("a")
     with pytest.raises(AamError, match="named 'a' already"): things.add(Record(name="a"))
     things.add(SimpleNamespace(name="a"))
-    assert type(things["a"]) is SimpleNamespace, "a page that runs as a notebook defines its records once more"
+    assert type(things["a"]) is SimpleNamespace, "a page run as a notebook defines its records once more"
 
 
 def test_records_for_a_while_leave_no_trace():
@@ -41,7 +41,8 @@ def test_records_for_a_while_leave_no_trace():
     with registered(things, Record(name="b"), SimpleNamespace(name="a")): assert list(things) == ["a", "b"]
     assert dict(things) == {"a": first}
     with pytest.raises(RuntimeError), registered(things, Record(name="b")): raise RuntimeError
-    with pytest.raises(AamError, match="already"), registered(things, Record(name="b"), Record(name="a")): pass
+    both = Record(name="b"), Record(name="a")
+    with pytest.raises(AamError, match="already"), registered(things, *both): pass
     assert dict(things) == {"a": first}
 
 
@@ -53,6 +54,7 @@ def test_built_in_records_are_known_at_the_first_question_and_not_before():
     assert metrics["unweighted"].name == "unweighted"
 
 
-@pytest.mark.parametrize("name", ["metrics", "table_formats", "augmentations", "sample_encoders", "trackers", "baselines"])
+@pytest.mark.parametrize("name", [
+    "metrics", "table_formats", "augmentations", "sample_encoders", "trackers", "baselines"])
 def test_every_registry_opens_its_home(name):
     for key, record in getattr(registry, name).items(): assert record.name == key

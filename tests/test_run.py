@@ -173,7 +173,7 @@ def test_reported_samples_that_taught_the_bundle_are_refused(files, tmp_path):
     taught = load_bundle(fresh).taught_by(metadata.index)
     assert taught[metadata.subject.isin(half)].all() and 0 < taught[~metadata.subject.isin(half)].mean() < 1 # the start's samples and its own training part
     report = evaluate_run(config(files, tmp_path/"named", run=dict(transductive=True, **start)), say=quiet)
-    text = report.read_text(); assert "Warning</strong> Transductive: " in text and "Nothing here speaks against" not in text
+    text = report.read_text(); assert "Warning</strong> Transductive: " in text and "No reason was found to doubt" not in text
     assert text.count("Transductive: ") == 1 # Among the warnings, and not again among the notes
 
 

@@ -1,4 +1,4 @@
-"Short forms of the command line: what they stand for, in quotes and out of them, and that files spell them out."
+"Short forms of the command line: what they stand for, with quotes and without, and in old files."
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +56,8 @@ def test_settings_of_single_columns_become_tables():
 @pytest.mark.parametrize("setting, text, says", [
     ("target.loss", "mse, mae", "2 values for all columns"), ("target.bounds", "14", "wanted LOW:HIGH"),
     ("target.bounds", "a:b", "wanted LOW:HIGH"), ("target.quantiles", "half", "wanted numbers"),
-    ("target.class_weights", "a", "has 'a'; wanted NAME=WEIGHT"), ("target.class_weights", "a=-1", "0 or more"),
+    ("target.class_weights", "a", "has 'a'; wanted NAME=WEIGHT"),
+    ("target.class_weights", "a=-1", "0 or more"),
     ("target.class_weights", "a=1, a=2", "each name once"), ("target.class_weights", "a=nan", "0 or more"),
     ("target.balance", "site:", "wanted COLUMN"), ("target.balance", ":a=1", "wanted COLUMN")])
 def test_what_cannot_be_read_is_named(setting, text, says):
@@ -65,10 +66,12 @@ def test_what_cannot_be_read_is_named(setting, text, says):
 
 def test_a_file_is_spelled_out_and_its_short_forms_are_named():
     given = {"data": {"target": "age, ph", "groups": "a, b", "depth": 5}, "run": 3,
-             "target": {"loss": "mse, ph=huber", "ph": {"bounds": "0:14"}, "columns": {"age": {"loss": "mae"}}}}
+             "target": {"loss": "mse, ph=huber", "ph": {"bounds": "0:14"},
+                        "columns": {"age": {"loss": "mae"}}}}
     tables, short, wrong = as_tables(given)
     assert tables["data"] == {"target": ["age", "ph"], "groups": "a, b", "depth": 5} and tables["run"] == 3
-    assert tables["target"]["columns"] == {"ph": {"loss": "huber", "bounds": [0., 14.]}, "age": {"loss": "mae"}}
+    assert tables["target"]["columns"] == {
+        "ph": {"loss": "huber", "bounds": [0., 14.]}, "age": {"loss": "mae"}}
     assert short == ["data.target", "target.loss"] and wrong == []
     assert as_tables({"data": {"target": "age"}, "target": {"class_weights": "none"}})[1] == []
 

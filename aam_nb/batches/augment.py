@@ -80,7 +80,7 @@ def _hidden_covariates(samples:list[Sample], config, seed:int, epochs, chains)->
     if not config.covariate_dropout or samples[0].category is None: return [{}]*len(samples)
     each = zip(epochs, samples, strict=True)
     keys = np.concatenate([sample_keys([o.id], seed, "covariates", e) for e, o in each])
-    category, number = (np.stack([getattr(o, k) for o in samples]) for k in ("category", "number"))
+    category, number = np.stack([o.category for o in samples]), np.stack([o.number for o in samples])
     draw = keyed_draws(keys[:, None], np.arange(category.shape[1] + number.shape[1]))
     category, number = hide_covariates(category, number, config.covariate_dropout, draw, chains)
     return [dict(category=a, number=b) for a, b in zip(category, number, strict=True)]

@@ -24,8 +24,8 @@ from .ragged import row_blocks, row_sums
 from .store import open_store, Store
 from .write import lock_path, write_arrays, write_manifest, writing_alone
 from ..core import AamError, digest
-from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.slices import by_slices, open_table, TableSlices
+from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, read_table
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from ..types import Tree

@@ -1,4 +1,4 @@
-"""From a spreadsheet of samples to typed columns, and from a column to something a model can learn
+"""From a spreadsheet of samples to typed columns
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/metadata.html.md"""
 
@@ -49,6 +49,10 @@ def is_missing(
                                                       "not provided", "restricted access")
 
 # %% ../../nbs/1_data/25_metadata.ipynb #28b143d7
+def _is_comment(cell:str)->bool:
+    "Whether a row that begins with this cell is a comment."
+    return cell.startswith("#") and not cell.startswith("#q2:") and not is_id_header(cell)
+
 def _rows(path)->list[tuple[int,list[str]]]: # Line number and cells of each row that says something
     "The rows of a tab-separated file. Raises `AamError` for what is no text."
     data, kind = load(path)
@@ -60,10 +64,16 @@ def _rows(path)->list[tuple[int,list[str]]]: # Line number and cells of each row
     except csv.Error as e:
         raise AamError(f"{path}, line {reader.line_num}: {e}. Is there a quotation mark without its partner? "
                        "Remove it.") from e
-    return [(i, o) for i, o in out if any(o) and (not o[0].startswith("#") or o[0].startswith("#q2:")
-                                                  or is_id_header(o[0]))]
+    return [(i, o) for i, o in out if any(o) and not _is_comment(o[0])]
 
 # %% ../../nbs/1_data/25_metadata.ipynb #307611a9
+def _to_do(names:list[str])->str:
+    "What to do about a header whose first column holds no ids."
+    ids = [o for o in names if is_id_header(o)]
+    if ids: return f"Move '{ids[0]}' to the front."
+    if len(names) > 1: return "Call it sample-id (or #SampleID, sample_name, id)."
+    return "Separated by commas? Save it as tab-separated text."
+
 def _header(rows:list[tuple[int,list[str]]], path)->list[str]:
     """The column names, the first of which is that of the ids. Raises `AamError` where they are not those
     of metadata."""
@@ -73,11 +83,7 @@ def _header(rows:list[tuple[int,list[str]]], path)->list[str]:
     names = names[:max(i for i, o in enumerate(names) if o) + 1]
     place = f"{path}, line {line}"
     if not is_id_header(names[0]):
-        ids = [o for o in names if is_id_header(o)]
-        raise AamError(f"{place}: the first column is '{names[0][:40]}', which names no ids. "
-                       + (f"Move '{ids[0]}' to the front." if ids else
-                       "Call it sample-id (or #SampleID, sample_name, id)." if len(names) > 1
-                          else "Separated by commas? Save it as tab-separated text."))
+        raise AamError(f"{place}: the first column is '{names[0][:40]}', which names no ids. {_to_do(names)}")
     if "" in names: raise AamError(f"{place}: column {names.index('') + 1} has no name. Give it one.")
     twice = [o for o, n in Counter(names).items() if n > 1]
     if twice: raise AamError(f"{place}: the columns {few(twice)} occur more than once. Rename them.")
@@ -134,6 +140,7 @@ def is_number(
     "Whether a cell is a plain, finite decimal number."
     return bool(_NUMBER.fullmatch(cell)) and np.isfinite(float(cell))
 
+# %% ../../nbs/1_data/25_metadata.ipynb #081ea3a9
 def _typed(name:str, cells:list[str], declared:str|None,
            path)->np.ndarray: # float64, or object with text; NaN where missing
     "A column in its type. Raises `AamError` where it is declared numeric and is not."
@@ -141,7 +148,8 @@ def _typed(name:str, cells:list[str], declared:str|None,
     known = [o for o in distinct if not is_missing(o)]
     text = [o for o in known if not is_number(o)] if declared != "categorical" else known
     if declared == "numeric" and text:
-        raise AamError(f"{path}: the column '{name}' is declared numeric in #q2:types, but holds {few(text)}.")
+        raise AamError(f"{path}: the column '{name}' is declared numeric in #q2:types, but holds "
+                       f"{few(text)}.")
     if text or not known and declared != "numeric": value, kind = {o: o for o in known}, object
     else: value, kind = {o: float(o) for o in known}, np.float64
     return np.array([value.get(o, np.nan) for o in cells], dtype=kind)
@@ -149,7 +157,7 @@ def _typed(name:str, cells:list[str], declared:str|None,
 # %% ../../nbs/1_data/25_metadata.ipynb #ef93f8fe
 def read_metadata(
     path:str|Path, # Tab-separated text by QIIME 2's rules; gzip is taken off
-)->pd.DataFrame:   # One row a sample, indexed by its id (text); columns are float64 or text, NaN where missing
+)->pd.DataFrame:   # One row for each sample, by id (text); columns are float64 or text, NaN where missing
     "Read sample metadata. Raises `AamError`, which names the file and the line, for a file that is none."
     import pandas as pd
     rows = _rows(path)

@@ -27,7 +27,7 @@ __all__ = ['SITES', 'simulate', 'write_study', 'study_files']
 def _grow(
     tips:int, # Tips of the tree, 2 or more
     rng,      # numpy Generator
-)->tuple:     # start, stop, parent (int [nodes], preorder, root first) and length (float [nodes], 0 for the root)
+)->tuple:     # int [nodes] start, stop, parent (preorder, root first); float [nodes] length (0 for the root)
     "A random binary tree. Each node's tips are `start:stop`; `parent` is a node's row."
     start, stop, parent, length = [], [], [], []
     todo = [(0, tips, -1, 1.)]
@@ -166,7 +166,7 @@ def _write_metadata(metadata, path):
 def write_study(
     study:Study,     # The study
     folder:str|Path, # Made where it is absent; other files in it stay
-)->Path:             # The folder, with table.biom, metadata.tsv and tree.nwk (the last two where the study has them)
+)->Path:             # The folder, with table.biom and, where the study has them, metadata.tsv and tree.nwk
     "Write a study as the files that a user would bring. Raises `AamError` when the folder is not writable."
     folder = Path(folder)
     write_table(study.table, folder/"table.biom")

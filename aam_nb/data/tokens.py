@@ -42,7 +42,8 @@ _letter = np.frombuffer(b"\0ACGTN?", dtype=np.uint8)
 def _refuse(sequences, codes, lengths):
     "Name the first empty sequence, or the first letter that is no nucleotide code."
     if (lengths == 0).any():
-        raise AamError(f"Sequence {int(np.argmin(lengths))+1} is empty. Leave such features out of the table.")
+        first = int(np.argmin(lengths)) + 1
+        raise AamError(f"Sequence {first} is empty. Leave such features out of the table.")
     within = np.arange(codes.shape[1]) < lengths[:, None]
     odd = (codes == _REFUSED) | ((codes == PAD) & within)
     if not odd.any(): return

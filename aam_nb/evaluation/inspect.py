@@ -7,196 +7,141 @@ Docs: https://aam-nb.github.io/aam_nb/7_evaluation/inspect.html.md"""
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #044959b7
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 
 import numpy as np
 
-from ..core import AamError, few, nearest
-from ..data.subjects import subject_like
-from ..data.tokens import sequence_keys
-from .alike import _alike
-from .alone import Shortcut, shortcuts
-from .depth import depth_alone
-from .findings import _groups, _id_series, _n, _numbered, _sides, Finding, SEVERITIES
+from .alike import alike_findings
+from .alone import Shortcut
+from .checks import (
+    constant_findings, control_findings, off_tree, pretrained_findings, rare_class_findings, table_findings)
+from .findings import by_severity, counted, Finding, SEVERITIES
+from .question import Case, Question, Target, target_findings, target_of
 from .scores import capital
-from .shortcuts import _guarding, _lab, _read_target, _shortcut_texts, Target
-from ..types import Split, Study
+from .shortcuts import shortcut_findings, tried_shortcuts
+from .together import group_findings
+from ..types import Study
 
 # %% auto #0
-__all__ = ['quick_checks', 'Inspection', 'inspect_study']
+__all__ = ['Checked', 'run_checks', 'quick_checks', 'span_text', 'table_facts', 'target_fact', 'groups_fact', 'tree_fact',
+           'study_facts', 'Inspection', 'inspect_study']
 
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #2725af1f
-def _constant(target, guard):
-    "Groups that have one value of the target, and classes that few groups have."
-    if target is None: return []
-    have = ~np.isnan(target.y); y = target.y[have]; group = _numbered(guard[have]) if guard is not None else np.arange(len(y))
-    have = group >= 0; y, group = y[have], group[have]; size = np.bincount(group)
-    pair = np.unique(np.stack([group.astype(float), y]), axis=1); kinds = np.bincount(pair[0].astype(int)); many = size > 1; out = []
-    if many.sum() and (one := (kinds[many] == 1).sum()) == many.sum():
-        out.append(Finding(severity="warning" if len(size) < 30 else "note", kind="constant", text=f"'{target.name}' never varies within a group: in all "
-                   f"{one:,} groups of two samples or more it has one value. The study holds {len(size):,} independent observations, not {len(y):,}.",
-                   todo="Read the intervals, which draw whole groups, and not the number of samples."))
-    lone = [c for k, c in enumerate(target.classes) if (pair[1] == k).sum() < 3]
-    if lone: out.append(Finding(severity="warning", kind="target", todo="Join such classes with others, or leave them out with --where.",
-                                text=f"Of '{target.name}', {few(lone)} {'occurs' if len(lone) == 1 else 'occur'} in fewer than three groups."))
-    return out
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #f5b2b70b
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    "What all checks found."
+    findings:tuple[Finding,...]   # Leaks first, then warnings, then notes
+    shortcuts:tuple[Shortcut,...] # Those that were tried
+    pairs:np.ndarray              # int64 [pairs, 2], rows of alike samples
+    chi:np.ndarray                # float64 [pairs], chi-squared per degree of freedom
 
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #b6312d41
-def _pretrained(study, keys, sides):
-    "Samples that would be scored and that the bundle has seen."
-    if keys is None: return []
-    scored = np.any([b for _, b in sides], axis=0) if sides else np.ones(len(study.ids), dtype=bool)
-    seen = scored & np.isin(sequence_keys(study.ids), keys)
-    return [Finding(severity="leak", kind="pretrained", text=f"{seen.sum():,} of {scored.sum():,} samples that would be scored are among those that the "
-                    f"bundle was pretrained on (first: {few(study.ids[seen])}).",
-                    todo="Leave them out of the test part, or pretrain without them; run.transductive=true scores them all the same.")] if seen.any() else []
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #9e5e627c
-_CONTROL = re.compile(r"(?<![a-z])(blanks?|ntc|mock|zymo\w*|no[ ._\-]?template|water[ ._\-]?control|(neg(ative)?|extraction|pcr|reagent|kit|positive|pos)"
-                      r"[ ._\-]?(control|ctrl)|buffer[ ._\-]?control)(?![a-z])", re.IGNORECASE)
-
-def _controls(study):
-    "Blanks, mock communities and other controls, and where it says so."
-    hit = {"the id": np.array([bool(_CONTROL.search(str(o))) for o in study.ids], dtype=bool)}
-    for name in ([] if study.metadata is None else study.metadata.columns):
-        v = study.metadata[name]
-        if v.dtype.kind in "iufb" or v.nunique() < 2: continue
-        bad = {o for o in v.dropna().unique() if len(str(o)) < 60 and _CONTROL.search(str(o))}
-        if bad: hit[f"'{name}'"] = v.isin(bad).to_numpy()
-    where = max(hit, key=lambda o: hit[o].sum()); every = np.any(list(hit.values()), axis=0)
-    if not every.any() or every.mean() > .5: return []
-    return [Finding(severity="warning", kind="controls", text=f"{every.sum():,} samples look like blanks or other controls, by {where} "
-                    f"(first: {few(study.ids[every])}).", todo="Leave them out with --where; they are not samples of what the target is about.")]
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #52bc7d8a
-def _beginnings(sequences):
-    "How many sequences are the beginning of another, longer one."
-    lengths = np.array([len(o) for o in sequences]); found = 0
-    for cut in np.unique(lengths)[:-1]:
-        longer = {o[:cut] for o in sequences if len(o) > cut}
-        found += sum(len(o) == cut and o in longer for o in sequences)
-    return found
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #31eb8f08
-def _table_checks(study):
-    "What the table and the tree say by themselves."
-    reads, out = study.table.depths, []
-    if (empty := reads == 0).any():
-        out.append(Finding(severity="note", kind="empty", text=f"{empty.sum():,} of {len(reads):,} samples have no reads (first: {few(study.ids[empty])}).",
-                           todo="They are left out of training and of every score."))
-    lengths = {len(o) for o in study.table.sequences}
-    if 1 < len(lengths) <= 50 and (n := _beginnings(study.table.sequences)):
-        out.append(Finding(severity="warning", kind="lengths", todo=f"Trim all reads to one length, {min(lengths)} bases here, before denoising.",
-                           text=f"The beginning of a longer ASV: {_n(n, 'ASV')}, with lengths of {min(lengths)} to {max(lengths)} bases in the table. One "
-                           "organism has two names."))
-    lost = _off_tree(study)
-    if lost is not None and lost > .05:
-        out.append(Finding(severity="warning", kind="tree", text=f"{lost:.0%} of the reads are in ASVs that the tree does not have.",
-                           todo="Give the tree of these very ASVs; distances along it know nothing of the others."))
-    return out
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #4e904402
-def _off_tree(study):
-    "The share of reads in ASVs without a tip; None without a tree."
-    if study.tree is None or study.tip is None: return None
-    per = np.asarray(study.table.counts.sum(axis=0, dtype=np.int64)).ravel()
-    return per[study.tip < 0].sum()/max(1, per.sum())
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #e52c6e97
-def _known_column(study, name, what):
-    "Raise `AamError` for a column that is not there."
-    if not name: return
-    if study.metadata is None: raise AamError(f"The {what} '{name}' is a column of the metadata, and there are none. Pass --metadata.")
-    if name not in study.metadata.columns:
-        raise AamError(f"The metadata have no column '{name}' for the {what}.{nearest(name, study.metadata.columns)}")
-
-# %% ../../nbs/7_evaluation/60_inspect.ipynb #588cea9e
-def _shortcuts(study, goal, guard, columns, seed):
-    "What depth and the columns of the laboratory say of the target, each alone."
-    draws = int(np.clip(2e7//len(study.ids), 999, 1999))
-    depth = depth_alone(study, study.metadata[goal.name], goal.task, True, guard, seed, draws)
-    return [o for o in (depth, *shortcuts(columns, goal.y, goal.task, guard, seed, draws)) if o]
-
-def _checks(study, target, groups, split, folds, pretrained, task, seed, most, lab):
-    "All that `Inspection` holds but the facts."
-    _known_column(study, target, "target"); _known_column(study, groups, "groups")
-    m, sides = study.metadata, _sides(study, split, folds); suspects = [] if m is None else subject_like(m)
-    goal, found = _read_target(study, target, task); guard = _guarding(m, suspects, groups)
-    found += _groups(m, suspects, groups, sides) if suspects or groups else [] if groups or sides else _id_series(study.ids)
-    twins, pairs, chi = _alike(study, suspects, groups, sides, most)
-    short = _shortcuts(study, goal, guard, _lab(m, target, groups) if lab else {}, seed) if goal else []
-    found += [*twins, *_pretrained(study, pretrained, sides), *_shortcut_texts(study, goal, short), *_constant(goal, guard)]
-    found += [*_controls(study), *_table_checks(study)]
-    found.sort(key=lambda o: SEVERITIES.index(o.severity))
-    return SimpleNamespace(findings=tuple(found), target=goal, suspects=tuple(suspects), shortcuts=tuple(short), pairs=pairs, chi=chi)
+def run_checks(
+    case:Case,
+    most:int,      # Samples up to which all pairs are compared
+    lab:bool=True, # Try the columns of the laboratory as shortcuts
+)->Checked:
+    "Make every check. Raises `AamError` for ids that the study does not have."
+    found = target_findings(case) + group_findings(case)
+    alike, pairs, chi = alike_findings(case, most)
+    tried = tried_shortcuts(case, lab)
+    found += alike + pretrained_findings(case) + shortcut_findings(case, tried)
+    found += constant_findings(case) + rare_class_findings(case)
+    found += control_findings(case.study) + table_findings(case.study)
+    return Checked(findings=tuple(by_severity(found)), shortcuts=tuple(tried), pairs=pairs, chi=chi)
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #4fd4b181
 def quick_checks(
     study:Study,
-    target:str="",    # Column of the metadata; "" where there is none
-    groups:str="",    # Column whose groups a split keeps together; "" where none is named
-    split:Split|None=None, # The split to be used
-    folds=None,       # Or the folds to be used: (train ids, test ids) of each
-    pretrained=None,  # i64, `sequence_keys` of the ids of samples that a bundle was pretrained on
-    task:str="auto",  # "regression", "classification", or "auto"
-    seed:int=42,
+    question:Question|None=None, # What is asked; None for a look at the study alone
     most:int=2000,    # Samples up to which all pairs are compared
 )->list[Finding]:     # Leaks first, then warnings, then notes
     "The leaks and doubts that are quick to find. Raises `AamError` for columns and ids that are not there."
-    return list(_checks(study, target, groups, split, folds, pretrained, task, seed, most, lab=False).findings)
+    return list(run_checks(Case(study, question or Question()), most, lab=False).findings)
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #8ecd3095
-def _span(x, unit=""):
-    "Median and range of whole numbers as words."
-    return f"median {np.median(x):,.0f}{unit}, {x.min():,.0f} to {x.max():,.0f}" if len(x) else "none"
+def span_text(
+    x:np.ndarray, # Whole numbers
+    unit:str="",  # Word behind the median
+)->str:
+    "Median and range of whole numbers."
+    if not len(x): return "none"
+    return f"median {np.median(x):,.0f}{unit and ' ' + unit}, range {x.min():,.0f} to {x.max():,.0f}"
 
-def _target_fact(target):
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #7d51461c
+def _prevalence(counts):
+    "How many ASVs are rare and how many are common, in a line."
+    many, n = np.bincount(counts.indices, minlength=counts.shape[1]), counts.shape[0]
+    per, wide = np.asarray(counts.sum(axis=0, dtype=np.int64)).ravel(), many >= .1*n
+    once, share = (many == 1).sum(), per[wide].sum()/max(1, per.sum())
+    return (f"{counted(once, 'ASV', 'occurs', 'occur')} in a single sample; {wide.sum():,} in at least "
+            f"a tenth of the samples, with {share:.0%} of the reads")
+
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #52786d14
+def table_facts(
+    study:Study,
+)->dict[str,str]: # By name, in words
+    "What the table holds."
+    t, lengths = study.table, np.array([len(o) for o in study.table.sequences])
+    reads, empty = t.depths, (t.depths == 0).sum()
+    none = f"; {counted(empty, 'sample', 'has', 'have')} none" if empty else ""
+    sizes = counted(len(study.ids), "sample"), counted(len(lengths), "ASV"), counted(reads.sum(), "read")
+    length = f"{lengths.min()} bases" if len(set(lengths)) == 1 else span_text(lengths, "bases")
+    asvs = span_text(np.diff(t.counts.indptr))
+    return {"table": ", ".join(sizes), "reads per sample": span_text(reads) + none, "ASVs per sample": asvs,
+            "prevalence": _prevalence(t.counts), "length": length}
+
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #ccef6827
+def target_fact(
+    target:Target,
+)->str:
     "The target in a line."
-    have = target.y[~np.isnan(target.y)]; lost = len(target.y) - len(have)
+    have = target.y[~np.isnan(target.y)]
+    lost = len(target.y) - len(have)
     if target.classes:
-        sizes = np.bincount(have.astype(int), minlength=len(target.classes)); most = np.argsort(-sizes, kind="stable")[:4]
-        what = f"{len(target.classes)} classes: " + ", ".join(f"{target.classes[k]} {sizes[k]:,}" for k in most) + (", ..." if len(sizes) > 4 else "")
-    else: what = f"numbers, median {np.median(have):g}, {have.min():g} to {have.max():g}"
-    return f"{what}; missing for {lost:,} of {len(target.y):,} samples" if lost else what
+        sizes = np.bincount(have.astype(int), minlength=len(target.classes))
+        most = np.argsort(-sizes, kind="stable")[:4]
+        shown = ", ".join(f"{target.classes[k]} {sizes[k]:,}" for k in most)
+        what = f"{len(target.classes)} classes: {shown}" + (", ..." if len(sizes) > 4 else "")
+    else: what = f"numbers, median {np.median(have):g}, range {have.min():g} to {have.max():g}"
+    return f"{what}; missing for {lost:,} of {counted(len(target.y), 'sample')}" if lost else what
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #d19fcac2
-def _facts(study, target, groups, pairs):
-    "Lines on the study, by name."
-    t = study.table; reads, many = t.depths, np.bincount(t.counts.indices, minlength=t.counts.shape[1]); lengths = np.array([len(o) for o in t.sequences])
-    n, lost = len(study.ids), _off_tree(study)
-    per = np.asarray(t.counts.sum(axis=0, dtype=np.int64)).ravel(); wide = many >= .1*n
-    out = {"table": f"{n:,} samples, {len(lengths):,} ASVs, {reads.sum():,} reads",
-           "reads of a sample": _span(reads) + (f"; none in {(reads == 0).sum():,}" if (reads == 0).any() else ""),
-           "ASVs of a sample": _span(np.diff(t.counts.indptr)),
-           "prevalence": f"{(many == 1).sum():,} ASVs occur in one sample only; {wide.sum():,} in a tenth of the samples or more, with "
-                         f"{per[wide].sum()/max(1, per.sum()):.0%} of the reads",
-           "length": f"{lengths.min()} bases" if len(set(lengths)) == 1 else _span(lengths, " bases"),
-           "alike samples": _n(len(pairs), "pair") if len(pairs) else "none",
-           "metadata": "none" if study.metadata is None else f"{len(study.metadata.columns):,} columns"}
-    if target: out[f"target {target.name}"] = _target_fact(target)
-    if groups:
-        size = study.metadata[groups].value_counts(); gone = study.metadata[groups].isna().sum()
-        out[f"groups {groups}"] = f"{len(size):,}; samples in each: {_span(size.to_numpy())}" + (f"; missing for {gone:,} samples" if gone else "")
-    on = 0 if lost is None else (study.tip >= 0).sum()
-    out["tree"] = "none" if lost is None else f"{len(study.tree.tips):,} tips; {on:,} of {len(lengths):,} ASVs, with {1 - lost:.1%} of the reads"
-    return out
+def groups_fact(
+    groups, # pandas.Series, one a sample
+)->str:
+    "The groups in a line."
+    size, gone = groups.value_counts(), groups.isna().sum()
+    lost = f"; missing for {counted(gone, 'sample')}" if gone else ""
+    return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}"
+
+def tree_fact(study:Study)->str:
+    "How much of the table the tree covers, in a line."
+    lost = off_tree(study)
+    if lost is None: return "none"
+    asvs = f"{(study.tip >= 0).sum():,} of {counted(len(study.table.sequences), 'ASV')}"
+    return f"{counted(len(study.tree.tips), 'tip')}; it covers {asvs} and {1 - lost:.1%} of the reads"
+
+# %% ../../nbs/7_evaluation/60_inspect.ipynb #9e324dd3
+def study_facts(
+    case:Case,
+    pairs:int=0, # How many alike pairs there are
+)->dict[str,str]: # By name, in words
+    "What a study holds, as short lines."
+    study, target, groups = case.study, target_of(case), case.question.groups
+    columns = "none" if study.metadata is None else counted(len(study.metadata.columns), "column")
+    facts = table_facts(study)
+    facts |= {"alike samples": counted(pairs, "pair") if pairs else "none", "metadata": columns}
+    if target: facts[f"target '{target.name}'"] = target_fact(target)
+    if groups: facts[f"groups '{groups}'"] = groups_fact(study.metadata[groups])
+    return facts | {"tree": tree_fact(study)}
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #71f68cce
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Inspection:
+class Inspection(Checked):
     "What a study holds, and what in it would make a score too good."
-    study:Study
-    findings:tuple[Finding,...]     # Leaks first, then warnings, then notes
-    facts:dict[str,str]             # By name, in words
-    suspects:tuple[tuple[str,str],...] # (column, why) of all that look like subjects, households or repeats
-    shortcuts:tuple[Shortcut,...]   # Depth and the columns of the laboratory, as far as there is a target
-    pairs:np.ndarray                # int64 [pairs, 2], rows of alike samples
-    chi:np.ndarray                  # float64 [pairs], chi-squared per degree of freedom; two draws of one community have about 1
-    target:Target|None = None
-    groups:str = ""
+    case:Case
+    facts:dict[str,str] # By name, in words
 
     @property
     def alarms(self)->tuple[Finding,...]:
@@ -205,29 +150,25 @@ class Inspection:
 
     @cached_property
     def verdict(self)->str: # One sentence
-        "How many findings there are of each kind."
-        n = {o: sum(f.severity == o for f in self.findings) for o in SEVERITIES}
-        said = [_n(v, k) for k, v in n.items() if v]
+        "How many findings there are of each weight."
+        weights = [o.severity for o in self.findings]
+        said = [counted(weights.count(o), o) for o in SEVERITIES if o in weights]
         return f"{', '.join(said)}." if said else "Nothing was found that would make a score too good."
 
     def __str__(self):
         wide = max(map(len, self.facts))
-        return "\n".join([*(f"{k:<{wide}}  {v}" for k, v in self.facts.items()), "", capital(self.verdict), *map(str, self.findings)])
+        facts = [f"{k:<{wide}}  {v}" for k, v in self.facts.items()]
+        return "\n".join([*facts, "", capital(self.verdict), *map(str, self.findings)])
 
-    def __repr__(self): return f"Inspection({len(self.study.ids):,} samples; {self.verdict})"
+    def __repr__(self): return f"Inspection({counted(len(self.case.study.ids), 'sample')}; {self.verdict})"
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #1cb6ed95
 def inspect_study(
     study:Study,
-    target:str="",    # Column of the metadata; "" where there is none
-    groups:str="",    # Column whose groups a split keeps together; "" where none is named
-    split:Split|None=None, # The split to be used
-    folds=None,       # Or the folds to be used: (train ids, test ids) of each
-    pretrained=None,  # i64, `sequence_keys` of the ids of samples that a bundle was pretrained on
-    task:str="auto",  # "regression", "classification", or "auto"
-    seed:int=42,
+    question:Question|None=None, # What is asked; None for a look at the study alone
     most:int=20_000,  # Samples up to which all pairs are compared
 )->Inspection:
     "Look at a study before anything is trained. Raises `AamError` for columns and ids that are not there."
-    found = _checks(study, target, groups, split, folds, pretrained, task, seed, most, lab=True)
-    return Inspection(study=study, groups=groups, facts=_facts(study, found.target, groups, found.pairs), **vars(found))
+    case = Case(study, question or Question())
+    found = run_checks(case, most)
+    return Inspection(case=case, facts=study_facts(case, len(found.pairs)), **vars(found))

@@ -1,4 +1,4 @@
-"""One HTML file that says who wins, with the pictures and the doubts beside it
+"""One HTML file that says which method wins, with the pictures and the doubts beside it
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/report.html.md"""
 
@@ -12,223 +12,204 @@ from pathlib import Path
 
 import numpy as np
 
-import aam_nb
-from ..core import AamError, duration
-from ..data.split_picture import draw_parts
-from ..disk import whole_file
-from .evaluation import Evaluation
+from ..core import AamError
+from .class_plots import plot_classes, plot_reliability
+from .data_plots import plot_data, plot_test_parts, plot_training
+from .evaluation import Evaluation, group_text
+from .findings import among, counted
 from .html import (
-    _shades, esc, figure_html, listing_html, section_html, STYLE, table_html)
-from .picture import (
-    _focus, _heading, _kind, _label, _order, _sharp, _size, picture, Picture, SHORT)
-from .plots import (
-    plot_classes, plot_data, plot_groups, plot_intervals, plot_numbers, plot_reliability,
-    plot_scores, plot_training)
+    esc, facts_html, figure_html, listing_html, notes_html, page_html, section_html, write_page)
+from .methods import depth_text, heading, method_kind, shown_large, with_interval
+from .plots import plot_groups, plot_intervals, plot_numbers, plot_scores
+from .score_tables import confusion_html, folds_html, score_html, score_table_html
 from .scores import capital, MAIN, NAMES, show
 from .verdict import verdict
-from ..registry import baselines
-from ..types import strings, Study
+from ..types import Study
 
 # %% auto #0
-__all__ = ['MEANS', 'fold_titles', 'plot_folds', 'report_html', 'page_html', 'write_report']
+__all__ = ['MEANS', 'warning_html', 'distinct_warnings', 'depth_warning', 'doubts_html', 'by_trust', 'cards_html', 'winner_html',
+           'data_facts', 'how_html', 'evaluation_pair', 'predictions_html', 'report_html', 'write_report']
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #6bca7dd5
-def _score(e, m, v, sign=False, bold=False):
-    "A score, or with a sign a difference, and its interval as a cell."
-    size = _size(e, m)/(10 if sign and m == "mae" else 1); value = show(v[0], size, sign)
-    if v[1] != v[1]: return f'<span class="plain">{value}</span>'
-    span = f"{show(v[1], size, sign)} to {show(v[2], size, sign)}"
-    return f'{"<strong>" if bold else ""}{value}{"</strong>" if bold else ""}<span class="span">{span}</span>'
+# %% ../../nbs/7_evaluation/80_report.ipynb #b1f5a7b1
+def warning_html(
+    text:str, # A sentence, or "leak (groups): ..." as the checks of a run write it
+)->str:
+    "A warning with its weight in front."
+    tagged = re.match(r"(leak|warning) \(\w+\): (.*)", text, flags=re.S)
+    weight, said = (tagged[1], tagged[2]) if tagged else ("warning", text)
+    return f'<strong class="tag">{capital(weight)}</strong> {esc(said)}'
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #7d7e8037
-def _score_table(e, note=True):
-    "Scores of all methods."
-    sharp, main = _sharp(e), MAIN[e.task]; name = lambda o: SHORT.get(o, capital(NAMES[o]))
-    plain = [o for o in ("rmse", "spearman", "balanced_accuracy", "log_loss", "calibration_error") if o in e.scores["forest"]]
-    rows = []
-    for o in _order(e):
-        gap = e.differences.get(o, {}).get(main)
-        cells = [_score(e, m, e.scores[o][m]) for m in sharp]
-        cells += [_score(e, main, gap, True, gap[1] > 0 or gap[2] < 0) if gap else "&ndash;"]
-        cells += [_score(e, m, e.scores[o][m]) for m in plain] + [duration(e.seconds[o]) if o in e.seconds else "&ndash;"]
-        rows.append((f' class="{_kind(e, o)}"', [f'<span class="mark" aria-hidden="true"></span>{esc(e.title(o))}', *cells]))
-    head = ["method", *map(name, sharp), f"{SHORT[main]} minus forest", *map(name, plain), "time"]
-    unit = f", in the unit of {esc(e.target)}" if e.task == "regression" else ""
-    said = (f"Below each score its 95 % interval. {capital(NAMES[main])}{unit}: {'lower' if main == 'mae' else 'higher'} is better. "
-            "The difference to the forest is taken on the same draws of groups; bold where its interval leaves out zero. Time is for all folds.")
-    return table_html(f"Scores {_label(e)}", head, rows, note=said if note else "", classes="scores")
+def distinct_warnings(
+    evaluations:list[Evaluation],
+)->list[str]: # Sentences
+    "The warnings of all evaluations, each once even where its numbers differ."
+    texts = [text for e in evaluations for text in e.warnings]
+    first = {re.sub(r"\d", "", text): text for text in texts[::-1]}
+    return list(first.values())[::-1]
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #ecf86738
-def _confusion(e):
-    "Which class is taken for which."
-    said, k = e.predictions[_focus(e)].argmax(1), len(e.classes)
-    table = np.bincount(e.truth*k + said, minlength=k*k).reshape(k, k); total = table.sum(1)
-    who = _heading(e, _focus(e))
-    if k <= 6:
-        share = table/np.maximum(total, 1)[:, None]
-        cell = lambda i, j: f'<span class="shade s{int(round(share[i, j]*10))}">{table[i, j]:,}<span class="span">{share[i, j]:.0%}</span></span>'
-        rows = [("", [esc(e.classes[i]), *(cell(i, j) for j in range(k))]) for i in range(k)]
-        return table_html(f"True class (rows) and class called by {who} (columns)", ["true", *e.classes], rows, classes="confusion")
-    rows = []
-    for i in np.argsort(-total):
-        other = np.where(np.arange(k) == i, 0, table[i]); j = other.argmax()
-        taken = f"{esc(e.classes[j])} ({other[j]:,})" if other[j] else "&ndash;"
-        rows.append(("", [esc(e.classes[i]), f"{total[i]:,}", f"{table[i, i]/max(1, total[i]):.0%}", taken]))
-    return table_html(f"How {who} calls each class", ["true class", "samples", "right", "most often taken for"], rows)
+# %% ../../nbs/7_evaluation/80_report.ipynb #655f92d6
+def depth_warning(
+    evaluations:list[Evaluation], # One, or the same study at its original and at a common depth
+)->str:                           # "" where depth does not predict the target
+    "Say which scores to read when depth predicts the target."
+    e, last = evaluations[0], evaluations[-1]
+    if not e.alarm.fires: return ""
+    lost = among(e.alarm.lost, e.alarm.samples, "sample", "is", "are")
+    kept = among(last.samples, e.samples, "sample", "has", "have")
+    again = ("This report has no scores at a common depth. Evaluate again with every sample at "
+             f"{e.alarm.depth:,} reads ({lost} lost there) before believing any of them.")
+    read = (f"Read the scores at {last.depth:,} reads, which {kept}. "
+            "The scores at original depth stand beside them.")
+    return f"{e.alarm.finding} {again if last is e else read}"
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #682849c0
-def _first(evaluations, notes):
-    "Warnings and losses as a section; a calm sentence where there are none."
-    e, last = evaluations[0], evaluations[-1]
-    texts = list({re.sub(r"\d", "", w): w for o in evaluations[::-1] for w in o.warnings[::-1]}.values())[::-1] # once, though numbers differ
-    if e.alarm.fires:
-        more = (f"This report has no scores at a common depth. Evaluate again with every sample at {e.alarm.depth:,} reads "
-                f"({e.alarm.lost} of {e.alarm.samples} samples are lost there) before believing any of them." if last is e else
-                f"Read the scores at {last.depth:,} reads, which {last.samples:,} of the {e.samples:,} samples have; "
-                "those of the samples as they come stand beside them.")
-        texts = [f"{e.alarm.finding} {more}"] + [o for o in texts if o != e.alarm.text]
-    warned = listing_html([f'<strong class="tag">Warning</strong> {esc(o)}' for o in texts], "warnings")
-    n = "the samples are taken as independent" if e.groups is None else f"{len(set(e.groups))} groups, none on both sides of a fold"
-    calm = "" if texts else f"<p>Nothing here speaks against the numbers: {n}. {esc(e.alarm.finding)}</p>"
-    lost = listing_html([esc(o if str(o).endswith(".") else f"{o}.") for o in notes], "notes")
-    return section_html("first", "Read this first", warned, calm, f"<h3>What was left out, and how</h3>{lost}" if notes else "")
+def doubts_html(
+    evaluations:list[Evaluation], # One, or the same study at its original and at a common depth
+    notes:list[str],              # Sentences
+)->str:
+    "The first section: warnings and notes, or that there are none."
+    e, depth = evaluations[0], depth_warning(evaluations)
+    texts = [o for o in distinct_warnings(evaluations) if not depth or o != e.alarm.text]
+    texts = [depth]*bool(depth) + texts
+    division = ("Samples are taken as independent." if e.groups is None else
+                f"No fold has samples of one group on both sides ({group_text(e)}).")
+    calm = f"<p>No reason was found to doubt the scores. {division} {esc(e.alarm.finding)}</p>"
+    shown = listing_html(list(map(warning_html, texts)), "warnings") or calm
+    noted = f"<h3>Notes</h3>{notes_html(notes)}" if notes else ""
+    return section_html("first", "Read this first", shown, noted)
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #b47d942c
-def _trusted(evaluations): return list(evaluations)[::-1] if evaluations[0].alarm.fires else list(evaluations)
+def by_trust(
+    evaluations:list[Evaluation], # The same study at its original depth first
+)->list[Evaluation]:
+    "The evaluation to trust first: at a common depth where depth predicts the target."
+    return list(evaluations)[::-1] if evaluations[0].alarm.fires else list(evaluations)
 
-def _who(evaluations):
-    "The verdict of each evaluation, the one to trust first, and its main scores as large figures."
-    out, mark = [], '<span class="mark" aria-hidden="true"></span>'
-    for i, e in enumerate(_trusted(evaluations)):
-        m, (first, *rest) = MAIN[e.task], verdict(e)
-        cards = "".join(f'<div class="card {_kind(e, o)}"><dt>{mark}{esc(_heading(e, o))}</dt><dd>{_score(e, m, e.scores[o][m])}</dd></div>'
-                        for o in e.methods if o in (e.model, "average") or o in baselines and baselines[o].large)
-        out += [f"<h3>{esc(capital(_label(e)))}</h3>" if len(evaluations) > 1 else "",
-                f'<p class="{"verdict" if i == 0 else "plain"}">{esc(first)}</p>',
-                *(f"<p>{esc(o)}</p>" for o in rest), f'<dl class="cards">{cards}</dl>',
-                f'<p class="small">{capital(NAMES[m])}, {"lower" if m == "mae" else "higher"} is better; below it its 95 % interval.</p>']
-    return section_html("who", "Who wins", *out)
+def cards_html(
+    evaluation:Evaluation,
+)->str:
+    "The main score of the methods that matter, as large figures."
+    e, metric, mark = evaluation, MAIN[evaluation.task], '<span class="mark" aria-hidden="true"></span>'
+    cards = [f'<div class="card {method_kind(e, o)}"><dt>{mark}{esc(heading(e, o))}</dt>'
+             f"<dd>{score_html(e, metric, e.scores[o][metric])}</dd></div>" for o in shown_large(e)]
+    better = "lower" if metric == "mae" else "higher"
+    note = f"{capital(NAMES[metric])} with its 95 % interval; {better} is better."
+    return f'<dl class="cards">{"".join(cards)}</dl><p class="small">{note}</p>'
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #c3b67e3a
-def fold_titles(e:Evaluation)->list[str]: # One a fold
-    "What a fold holds out, or its number; with repeats also the repeat."
-    if e.names: return list(e.names)
-    repeat = e.repeat; numbers = [(repeat[e.fold == k][0], k) for k in range(1, e.fold.max() + 1)]
-    before = {r: min(k for q, k in numbers if q == r) for r, _ in numbers}
-    return [f"{r}.{k - before[r] + 1}" if len(before) > 1 else str(k) for r, k in numbers]
-
-def plot_folds(e:Evaluation, key:str="folds", most:int=30)->Picture:
-    "Sizes of the test parts, and how the target is spread in each; of very many the first ones."
-    import pandas as pd
-    rows = {name: np.flatnonzero(e.fold == k) for k, name in enumerate(fold_titles(e)[:most], 1)}
-    values = pd.Series(strings(e.classes)[e.truth] if e.classes else e.truth, name=e.target)
-    return picture(key, lambda fig: draw_parts(fig, rows, values), (7.4, max(2.2, 1 + .22*len(rows))), f"Samples of each test part, and {e.target} in it.",
-                   "Test parts of the folds. At best each has the whole range of the target; where sites or lists make the folds it may not.")
-
-# %% ../../nbs/7_evaluation/80_report.ipynb #17134d59
-def _split(e):
-    "Samples, groups and target of each fold."
-    rows, size, p, number = [], np.ptp(e.truth), e.predictions[_focus(e)], e.task == "regression"
-    for k, name in enumerate(fold_titles(e), 1):
-        at = e.fold == k; y = e.truth[at]; groups = "&ndash;" if e.groups is None else f"{len(set(e.groups[at])):,}"
-        if number: cells = f"{show(y.mean(), size)} ({show(y.min(), size)} to {show(y.max(), size)})", show(np.abs(p[at] - y).mean(), _size(e, "mae"))
-        else:
-            counts = zip(e.classes, np.bincount(y, minlength=len(e.classes)), strict=True)
-            cells = ", ".join(f"{esc(c)} {n:,}" for c, n in counts if n), f"{(p[at].argmax(1) == y).mean():.3f}"
-        rows.append(("", [esc(name), f"{at.sum():,}", groups, *cells]))
-    what, score = (f"{e.target}: mean (range)", "MAE") if number else (e.target, "accuracy")
-    head = ["held out" if e.names else "fold", "samples", "groups", what, f"{score} of {e.title(_focus(e))}"]
-    return table_html(f"Test part of each fold, {_label(e)}", head, rows,
-                  note=f"Seed {e.seed}. A sample is tested in one fold{' of each repeat' if e.repeat.max() > 1 else ''} and trains in the others.")
+def winner_html(
+    evaluations:list[Evaluation], # The same study at its original depth first
+)->str:
+    "The verdict of each evaluation, the one to trust first, and its main scores."
+    parts, style = [], "verdict"
+    for e in by_trust(evaluations):
+        first, *rest = verdict(e)
+        parts += [f"<h3>{esc(capital(depth_text(e)))}</h3>"] if len(evaluations) > 1 else []
+        parts += [f'<p class="{style}">{esc(first)}</p>', *(f"<p>{esc(o)}</p>" for o in rest), cards_html(e)]
+        style = "plain"
+    return section_html("who", "Which method wins", *parts)
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #1afc5c3f
-def _facts(e, study):
-    "The study in short."
-    reads = study.table.depths
+def data_facts(
+    evaluation:Evaluation,
+    study:Study,      # As it came
+)->dict[str,str]:     # By name
+    "The study in a few lines."
+    e, reads = evaluation, study.table.depths
     low, high = (show(o, np.ptp(e.truth)) for o in (e.truth.min(), e.truth.max()))
-    target = f"{len(e.classes)} classes" if e.classes else f"numbers from {low} to {high}"
-    facts = [("samples scored", f"{e.samples:,} of {len(study.ids):,} in the study"),
-             ("groups", "none: the samples are taken as independent" if e.groups is None else f"{len(set(e.groups)):,}"),
-             ("ASVs", f"{study.table.counts.shape[1]:,}"), ("reads", f"{reads.sum():,}; median of a sample {np.median(reads):,.0f}"),
-             ("tree", f"{len(study.tree.tips):,} tips" if study.tree is not None else "none: no baseline on branches"),
-             ("target", f"{esc(e.target)}, {target}")]
-    return '<dl class="facts">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in facts) + "</dl>"
+    kind = f"{len(e.classes)} classes" if e.classes else f"numbers from {low} to {high}"
+    groups = "none: samples are taken as independent" if e.groups is None else f"{len(set(e.groups)):,}"
+    tree = "none, so there is no baseline on its branches"
+    if study.tree is not None: tree = counted(len(study.tree.tips), "tip")
+    return {"samples scored": f"{e.samples:,} of {len(study.ids):,} in the study", "groups": groups,
+            "ASVs": f"{study.table.counts.shape[1]:,}",
+            "reads": f"{reads.sum():,}; median per sample {np.median(reads):,.0f}",
+            "tree": tree, "target": f"{e.target}, {kind}"}
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #a7d0b994
-MEANS = dict(mae="the mean distance between predicted and true value",
-             r2="the share of the variance that is explained; 0 is no better than the mean",
-             auc="the chance that a sample of a class gets a higher probability of it than another sample of its fold; "
-                 ".5 is guessing, and more than two classes are averaged",
-             accuracy="the share of samples whose most probable class is the true one")
+MEANS = dict(
+    mae="the mean distance between predicted and true value",
+    r2="the share of the variance that is explained; 0 is no better than predicting the mean",
+    auc="the chance that a sample of a class gets a higher probability for it than a sample of another class "
+        "in the same fold; .5 is guessing, and more than two classes are averaged",
+    accuracy="the share of samples whose most probable class is the true one")
 
-# %% ../../nbs/7_evaluation/80_report.ipynb #50236b8e
-def _how(e):
-    "Scores, methods and intervals in a sentence each."
-    scores = [f"<dt>{esc(capital(NAMES[o]))}</dt><dd>{esc(MEANS[o])}.</dd>" for o in _sharp(e)]
-    methods = [f"<dt>{esc(capital(e.title(o)))}</dt><dd>{esc(e.about(o))}.</dd>" for o in e.methods if e.about(o)]
-    who, saw = ("samples", "the sample") if e.groups is None else ("whole groups", "the sample nor any other of its group")
-    return ('<dl class="how">' + "".join(scores + methods) + "</dl>" +
-            f"<p>Every prediction is out of fold: what made it had not seen {saw}, and everything fitted (features chosen, penalties, models) was "
-            f"fitted inside the training part of the fold. Intervals hold the middle 95 % of 1,000 bootstrap draws of {who}. They tell how far "
-            f"the score would move with others of the same kind. They do not tell how it would do in another study.</p>")
+def _defined(name, meaning): return f"<dt>{esc(capital(name))}</dt><dd>{esc(capital(meaning))}.</dd>"
+
+# %% ../../nbs/7_evaluation/80_report.ipynb #21f552c8
+def how_html(
+    evaluation:Evaluation,
+)->str:
+    "Scores, methods and intervals, in a sentence each."
+    e = evaluation
+    scores = [_defined(NAMES[o], MEANS[o]) for o in with_interval(e)]
+    methods = [_defined(e.title(o), e.about(o)) for o in e.methods if e.about(o)]
+    who, unseen = ("samples", "not seen the sample") if e.groups is None else \
+        ("whole groups", "seen neither the sample nor any other of its group")
+    return (f'<dl class="how">{"".join(scores + methods)}</dl>'
+            f"<p>Every prediction is out of fold: the method that made it had {unseen}, and everything that "
+            "is fitted (chosen features, penalties, models) was fitted on the training part of the fold. "
+            f"Intervals hold the middle 95 % of 1,000 bootstrap draws of {who}. They say how far a score "
+            f"would move with other {who.split()[-1]} of the same kind, and not how good it would be in "
+            "another study.</p>")
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #1b431fe0
-def _checked_pair(evaluations):
-    "One or two evaluations as a list. Raises `AamError` for others."
+def evaluation_pair(
+    evaluations:Evaluation|list[Evaluation],
+)->list[Evaluation]: # One or two, original depth first
+    "The evaluations of a report. Raises `AamError` for any that do not belong together."
     es = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
-    if not 1 <= len(es) <= 2: raise AamError(f"A report takes one evaluation, or two of the same target; got {len(es)}.")
+    if not 1 <= len(es) <= 2:
+        raise AamError(f"A report takes one evaluation, or two of the same target; got {len(es)}.")
     if len({(e.target, e.task) for e in es}) > 1 or len({e.depth for e in es}) < len(es):
-        got = ", ".join(f"{e.target} {_label(e)}" for e in es)
+        got = ", ".join(f"{e.target} {depth_text(e)}" for e in es)
         raise AamError(f"A report takes two evaluations of the same target at different depths; got {got}.")
     return sorted(es, key=lambda e: e.depth)
 
-def _pictures(e, study, i):
+# %% ../../nbs/7_evaluation/80_report.ipynb #36e1fd53
+def predictions_html(
+    evaluation:Evaluation,
+    study:Study,  # As it came
+    number:int=0, # Of the section; a page has one for each evaluation
+    title:str="Predictions and errors",
+)->str:
     "What the predictions of one evaluation look like."
-    draw = plot_numbers if e.task == "regression" else plot_classes
-    trust = plot_intervals(e, key=f"intervals{i}") if e.task == "regression" else plot_reliability(e, key=f"reliability{i}")
-    return [figure_html(draw(e, key=f"values{i}")), _confusion(e) if e.classes else "", figure_html(trust),
-            figure_html(plot_groups(e, study, key=f"groups{i}"))]
+    e, i = evaluation.first(), number
+    plots = (plot_numbers, plot_intervals) if e.task == "regression" else (plot_classes, plot_reliability)
+    first, second = (figure_html(draw(e, key=f"{draw.__name__}{i}")) for draw in plots)
+    return section_html(f"predictions{i}", title, first, confusion_html(e) if e.classes else "", second,
+                        figure_html(plot_groups(e, study, key=f"groups{i}")))
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #9d254667
+def _lead(e):
+    "What was predicted from what, in a sentence."
+    kind = f"one of {len(e.classes)} classes" if e.classes else "a number"
+    who = "independent samples" if e.groups is None else f"samples, {group_text(e)}"
+    return f"Predicting {e.target} ({kind}) from {e.samples:,} {who}, in {e.fold_text}."
+
+# %% ../../nbs/7_evaluation/80_report.ipynb #cf10c452
 def report_html(
     evaluations:Evaluation|list[Evaluation], # One, or two of the same target at different depths
     title:str,
     study:Study,     # As it came
     history=None,    # Records of a log: dicts with "stage", "step" and losses
-    notes:tuple[str,...]=(), # More to say on what was left out and how it was done
+    notes:tuple[str,...]=(), # More to say on what was left out and what was done
 )->str:              # A whole HTML page
-    "The report as text."
-    es = _checked_pair(evaluations); e, order = es[0], _trusted(es)
+    "The report as text. Raises `AamError` for evaluations that do not belong together."
+    es = evaluation_pair(evaluations)
+    e, order = es[0], by_trust(es)
     notes = list(dict.fromkeys([*study.notes, *notes, *(n for o in es for n in o.notes)]))
-    tables = [_score_table(o, note=o is order[-1]) for o in order]
-    parts = [_first(es, notes), _who(es), section_html("scores", "Scores", figure_html(plot_scores(es)), *tables)]
+    tables = [score_table_html(o, note=o is order[-1]) for o in order]
+    scores = section_html("scores", "Scores", figure_html(plot_scores(es)), *tables)
+    sections = [doubts_html(es, notes), winner_html(es), scores]
     for i, o in enumerate(order):
-        parts.append(section_html(f"predictions{i}", "Predictions and errors" + (f", {_label(o)}" if len(es) > 1 else ""), *_pictures(o.first(), study, i)))
-    parts += [section_html("training", "Training", figure_html(plot_training(history or []))),
-              section_html("data", "Data", _facts(e, study), figure_html(plot_data(e.first(), study))),
-              section_html("split", "Split", figure_html(plot_folds(e)), *map(_split, order)), section_html("how", "How to read this", _how(order[0]))]
-    links = [found.groups() for p in parts if (found := re.match(r'<section id="([^"]+)".*?<h2[^>]*>(.*?)</h2>', p))]
-    who = "independent samples" if e.groups is None else f"{len(set(e.groups)):,} groups"
-    kind = f"one of {len(e.classes)} classes" if e.classes else "a number"
-    return page_html(title, f"Predicting {e.target} ({kind}) from {e.samples:,} samples, {who}, in {e.fold_text}.", links, "".join(parts))
-
-# %% ../../nbs/7_evaluation/80_report.ipynb #7dafbb22
-def page_html(
-    title:str,
-    lead:str,  # A sentence below the title
-    links,     # (key, title as HTML) of each section
-    body:str,  # HTML of the sections
-    kicker:str="Evaluation", # What kind of page it is
-)->str:
-    "The frame: head, styles, title, contents."
-    rule = "default-src 'none'; style-src 'unsafe-inline'; img-src data:" # nothing is fetched, nothing runs
-    contents = "".join(f'<li><a href="#{k}">{t}</a></li>' for k, t in links)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" content="{rule}">'
-            f'<link rel="icon" href="data:,"><style>{STYLE}{_shades()}</style></head><body>'
-            f'<header><p class="kicker">{kicker} by aam_nb {aam_nb.__version__}</p><h1>{esc(title)}</h1><p class="lead">{esc(lead)}</p></header>'
-            f'<nav aria-label="Contents"><ul>{contents}</ul></nav><main>{body}</main>'
-            "<footer>This file holds everything it shows. It fetches nothing and runs nothing.</footer></body></html>\n")
+        which = f" {depth_text(o)}" if len(es) > 1 else ""
+        sections.append(predictions_html(o, study, i, f"Predictions and errors{which}"))
+    data = facts_html(data_facts(e, study)), figure_html(plot_data(e.first(), study))
+    sections += [section_html("training", "Training", figure_html(plot_training(history or []))),
+                 section_html("data", "Data", *data),
+                 section_html("split", "Folds", figure_html(plot_test_parts(e)), *map(folds_html, order)),
+                 section_html("how", "How to read this", how_html(order[0]))]
+    return page_html(title, _lead(e), sections)
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #51032632
 def write_report(
@@ -237,9 +218,7 @@ def write_report(
     title:str,
     study:Study,     # As it came
     history=None,    # Records of a log: dicts with "stage", "step" and losses
-    notes:tuple[str,...]=(), # More to say on what was left out and how it was done
+    notes:tuple[str,...]=(), # More to say on what was left out and what was done
 )->Path:             # The file
-    "Write the report: one HTML file, whole or not at all. Raises `AamError` for evaluations that do not belong together."
-    text = report_html(evaluations, title, study, history, notes)
-    with whole_file(path) as p: p.write_text(text, encoding="utf-8")
-    return Path(path)
+    "Write the report: one HTML file. Raises `AamError` for evaluations that do not belong together."
+    return write_page(path, report_html(evaluations, title, study, history, notes))

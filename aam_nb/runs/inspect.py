@@ -28,14 +28,16 @@ def inspect_run(
     "Inspect a study once for each target; with `run.out`, each inspection also becomes a page."
     from aam_nb.evaluation.inspect import inspect_study
     from aam_nb.evaluation.inspect_page import write_inspection
+    from aam_nb.evaluation.question import Question
     if config.run.out: check_out(config)
     study, data = load_study(config.data), config.data
     start = start_bundle(config, max(map(len, study.table.sequences)))
     found = {}
     for name in config.targets or ("",):
         task = config.of_target(name, "task") if name else "auto"
-        found[name] = inspect_study(study, name, data.groups, pretrained=start and start.samples, task=task,
-                                    seed=config.run.seed)
+        question = Question(target=name, groups=data.groups, task=task, pretrained=start and start.samples,
+                            seed=config.run.seed)
+        found[name] = inspect_study(study, question)
     out = open_run(config) if config.run.out else None
     for name, inspection in found.items():
         say(str(inspection))

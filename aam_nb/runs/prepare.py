@@ -86,11 +86,13 @@ def leak_notes(
 )->list[str]:          # Sentences, each once
     "What the quick checks find for each target."
     from aam_nb.evaluation.inspect import quick_checks
+    from aam_nb.evaluation.question import Question
     how = dict(split=parts) if isinstance(parts, Split) else dict(folds=parts.outer)
     how |= dict(pretrained=start and start.samples, seed=config.run.seed)
     found = []
     for name in config.targets:
-        found += quick_checks(study, name, config.data.groups, task=config.of_target(name, "task"), **how)
+        question = Question(target=name, groups=config.data.groups, task=config.of_target(name, "task"), **how)
+        found += quick_checks(study, question)
     said = [f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"]
     return list(dict.fromkeys(said))
 
