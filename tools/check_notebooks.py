@@ -16,14 +16,16 @@ MARKER = re.compile(r"(?m)^(<{7} |>{7} )")
 
 def problems(path):
     "What must be mended in one notebook, in words."
-    text = path.read_text(encoding="utf-8"); size = len(text.encode())
+    text = path.read_text(encoding="utf-8")
+    size = len(text.encode())
     if MARKER.search(text): return ["holds conflict markers"]
     try: cells = json.loads(text)["cells"]
     except (ValueError, KeyError): return ["is not a notebook"]
     if any(MARKER.search("".join(c["source"])) for c in cells): return ["holds conflict markers in its cells"]
     outputs = [o for c in cells for o in c.get("outputs", [])]
     limit = TUTORIAL if "tutorials" in path.parts else PAGE
-    images = [len("".join(v)) * 3//4 for o in outputs for k, v in o.get("data", {}).items() if k.startswith("image/")]
+    images = [len("".join(v)) * 3//4 for o in outputs for k, v in o.get("data",
+                                                                        {}).items() if k.startswith("image/")]
     return [f"is {size/1000:.0f} kB; at most {limit//1000} kB"] * (size > limit) + \
         [f"holds a picture of {o/1000:.0f} kB; at most {IMAGE//1000} kB" for o in images if o > IMAGE] + \
         ["stores an error"] * any(o["output_type"] == "error" for o in outputs)
@@ -45,7 +47,9 @@ def main():
     found = 0
     for path in sorted((ROOT/"nbs").rglob("*.ipynb")):
         if path.parts[-2].startswith("."): continue
-        wrong = problems(path); found += len(wrong); name = path.relative_to(ROOT)
+        wrong = problems(path)
+        found += len(wrong)
+        name = path.relative_to(ROOT)
         for o in wrong: print(f"{name} {o}")
         if not wrong:
             for o in doubts(path): print(f"{name}: warning: {o}")
