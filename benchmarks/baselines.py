@@ -34,8 +34,8 @@ def at_depth(s, depth):
 
 def main():
     "Print the three evaluations."
-    data = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("AAM_DATA",
-                                                                     Path(__file__).parents[1]/"../shared/data"))
+    data = Path(sys.argv[1] if len(sys.argv) > 1
+                else os.environ.get("AAM_DATA", Path(__file__).parents[1]/"../shared/data"))
     ibd = study(data/"ibd_crohns_2538", "ibd")
     for name, s, target, depth in (("ecam_infant",
                                     study(data/"ecam_infant", "month_of_life", "is_infant == 1"),

@@ -131,8 +131,8 @@ def numbers_of(path):
     "Numbers and words of a kept file, in order."
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
-        return [o for k, v in sorted(load_file(path).items()) for o in (k,
-                                                                        *v.astype(np.float64).ravel().tolist())]
+        return [o for k, v in sorted(load_file(path).items())
+                for o in (k, *v.astype(np.float64).ravel().tolist())]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".tsv": cells = [o for line in text.splitlines() for o in line.split("\t")]
     else:
@@ -163,8 +163,8 @@ def farthest(a, b):
 def compare(before, after):
     "Print what differs; returns 1 where something does by more than 1e-6."
     wrong = same = 0
-    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()} for o in (before,
-                                                                                                  after))
+    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()}
+                for o in (before, after))
     for o in sorted(old - new): print(f"gone: {o}")
     for o in sorted(new - old): print(f"new: {o}")
     for o in sorted(old & new):

@@ -35,8 +35,8 @@ def flags(name):
 
 
 TARGETS = dict(hmp_v35_bodysite=dict(target="HMPbodysubsite", groups="hostsubjectid"))
-COLUMNS = dict(ecam_delivery="delivery",
-               ecam_both="month_of_life, delivery") # Where a job predicts others than its study's own
+# Where a job predicts others than its study's own
+COLUMNS = dict(ecam_delivery="delivery", ecam_both="month_of_life, delivery")
 JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"),
             ecam_delivery=("ecam_infant", "small", "evaluate"),
             ecam_both=("ecam_infant", "small", "evaluate"),
@@ -70,9 +70,8 @@ def run(job, out, overrides):
 def written(job, heard, seconds, overrides, out):
     "The result as a page, without paths of the machine."
     from aam_nb.runs.folder import versions
-    lines = [o.replace(str(DATA), "data").replace(f"{out}/",
-                                                  "") for text in heard for o in text.splitlines()
-             if " stands in " not in o]
+    lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard
+             for o in text.splitlines() if " stands in " not in o]
     command = " ".join(["python benchmarks/studies.py", job, *overrides])
     machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"
     return "\n".join([f"# {job}", "", f"`{command}`", "", machine, "", "```", *lines, "```", ""])

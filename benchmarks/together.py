@@ -24,8 +24,8 @@ def predictions(folder):
 
 def scores_of(found):
     "Task, and the scores of the model's predictions, each a function of row numbers."
-    classes = [o.removeprefix("aam:") for o in found.columns if o.startswith("aam:") and o not in ("aam:low",
-                                                                                                   "aam:high")]
+    classes = [o.removeprefix("aam:") for o in found.columns
+               if o.startswith("aam:") and o not in ("aam:low", "aam:high")]
     task = "classification" if classes else "regression"
     true = np.array([classes.index(o) for o in found.true]) if classes else found.true.astype(float).to_numpy()
     said = found[[f"aam:{c}" for c in classes]].to_numpy() if classes else found.aam.to_numpy()

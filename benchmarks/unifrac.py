@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS",
-                      "1") # Before numpy. Threads that wait for each other on a busy machine would be measured, not the method
+# Before numpy. Threads that wait for each other on a busy machine would be measured, not the method
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from scipy.spatial.distance import cdist

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "evaluation", "export", "runs"]
 START = {"core", "disk", "registry", "fields", "sections", "shorthand", "config", "recipe", "types"}
-QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim",
-                                   "checkpoint")} # know nothing of files beyond checkpoints, nor of processes
+# know nothing of files beyond checkpoints, nor of processes
+QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim", "checkpoint")}
 # A module, or a chapter, and what it may import beside the pages of the start: modules, or whole chapters with a star.
 MAY = {
     "data": {"data.*"},
@@ -52,8 +52,7 @@ def numbers():
 
 def running(tree):
     "All nodes but those that only a type checker reads."
-    skip = {id(n) for t in ast.walk(tree) if isinstance(t,
-                                                        ast.If) and "TYPE_CHECKING" in ast.unparse(t.test)
+    skip = {id(n) for t in ast.walk(tree) if isinstance(t, ast.If) and "TYPE_CHECKING" in ast.unparse(t.test)
             for n in ast.walk(t)}
     return [n for n in ast.walk(tree) if id(n) not in skip]
 
@@ -70,8 +69,8 @@ def inside(name, tree):
             found = [stem] if stem.count(".") and not is_chapter(stem) else [f"{stem}.{o.name}"
                                                                              for o in node.names]
         else: continue
-        yield from (o.removeprefix("aam_nb.") for o in found if o.startswith("aam_nb.")
-                    and not o.startswith("aam_nb._"))
+        yield from (o.removeprefix("aam_nb.")
+                    for o in found if o.startswith("aam_nb.") and not o.startswith("aam_nb._"))
 
 
 def is_chapter(name): return (ROOT/name.replace(".", "/")).is_dir()
@@ -101,25 +100,22 @@ def test_imports_go_to_lower_numbers(name):
 
 @pytest.mark.parametrize("name", TREES)
 def test_private_names_stay_at_home(name):
-    taken = [o.name for n in ast.walk(TREES[name]) if isinstance(n,
-                                                                 ast.ImportFrom) and n.level for o in n.names]
+    taken = [o.name for n in ast.walk(TREES[name]) if isinstance(n, ast.ImportFrom) and n.level
+             for o in n.names]
     wrong = [o for o in taken if o.startswith("_")]
     assert not wrong, f"aam_nb.{name} takes {wrong} from other pages"
 
 
 def test_the_table_is_not_empty_of_meaning():
-    assert allowed("model.aam", "data.tokens") and not allowed("model.aam",
-                                                               "data.table")
+    assert allowed("model.aam", "data.tokens") and not allowed("model.aam", "data.table")
     assert not allowed("batches.collate", "model.aam")
-    assert not allowed("core", "data.files") and not allowed("training.losses",
-                                                             "training.loop") and allowed("training.loop",
-                                                                                          "training.losses")
-    assert not allowed("evaluation.validate", "runs.train") and not allowed("runs.train",
-                                                                            "cli") and allowed("cli",
-                                                                                               "runs.train")
+    assert not allowed("core", "data.files") and not allowed("training.losses", "training.loop")
+    assert allowed("training.loop", "training.losses")
+    assert not allowed("evaluation.validate", "runs.train") and not allowed("runs.train", "cli")
+    assert allowed("cli", "runs.train")
     assert not list(inside("data.x", ast.parse("import numpy, os.path")))
-    assert list(inside("data.x", ast.parse("from ..core import few\nfrom . import table\nfrom aam_nb.types "
-                                           "import Table\nimport aam_nb.train"))) == \
+    assert list(inside("data.x", ast.parse("from ..core import few\nfrom . import table\n"
+                                           "from aam_nb.types import Table\nimport aam_nb.train"))) == \
         ["core", "data.table", "types", "train"]
 
 
@@ -164,12 +160,12 @@ def test_importing_data_pages_needs_no_heavy_package():
 FORBIDDEN = {
     "eval": "runs text", "exec": "runs text", "compile": "runs text", "__import__": "runs text",
     "pickle": "runs code when it reads", "joblib": "runs code when it reads",
-             "dill": "runs code when it reads", "marshal": "runs code when it reads",
+    "dill": "runs code when it reads", "marshal": "runs code when it reads",
     "shelve": "runs code when it reads", "cloudpickle": "runs code when it reads",
     "torch.load": "reads pickles", "torch.save": "writes pickles", "yaml.load": "runs code when it reads",
-             "os.system": "runs a shell",
+    "os.system": "runs a shell",
     "np.random.seed": "sets a global seed", "torch.manual_seed": "sets a global seed",
-             "random.seed": "sets a global seed",
+    "random.seed": "sets a global seed",
 }
 
 
@@ -197,10 +193,10 @@ def test_no_module_runs_what_it_reads(name):
 
 
 def test_forbidden_things_are_seen():
-    bad = ("import pickle\nfrom joblib import load\nnp.load(f, "
-           "allow_pickle=True)\ntorch.load(f)\neval('1')\nyaml.load(f)\n"
-           "torch.manual_seed(0)\nmodel.eval()\nnp.load(f, "
-           "allow_pickle=False)\ntorch.manual_seed(draw_key(7))")
+    bad = ("import pickle\nfrom joblib import load\nnp.load(f, allow_pickle=True)\ntorch.load(f)\neval('1')\n"
+           "yaml.load(f)\n"
+           "torch.manual_seed(0)\nmodel.eval()\nnp.load(f, allow_pickle=False)\n"
+           "torch.manual_seed(draw_key(7))")
     wanted = ["pickle", "joblib", "allow_pickle", "torch.load", "eval", "yaml.load", "torch.manual_seed"]
     assert [o[1] for o in sorted(forbidden(ast.parse(bad)))] == wanted
 
@@ -212,20 +208,20 @@ def public(tree):
         if not isinstance(node, kinds) or node.name.startswith("_"): continue
         yield node.name, node
         if isinstance(node, ast.ClassDef):
-            yield from ((f"{node.name}.{o.name}", o) for o in node.body if isinstance(o,
-                                                                                      kinds)
-                        and not o.name.startswith("_"))
+            yield from ((f"{node.name}.{o.name}", o)
+                        for o in node.body if isinstance(o, kinds) and not o.name.startswith("_"))
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_public_names_have_a_docstring(name):
-    bare = [at for at, node in public(TREES[name]) if not ast.get_docstring(node)
-            and not at.endswith(".forward")]
+    bare = [at for at, node in public(TREES[name])
+            if not ast.get_docstring(node) and not at.endswith(".forward")]
     assert not bare, f"aam_nb.{name}: {bare}"
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_functions_stay_short(name):
-    long = [(n.name, n.end_lineno - n.lineno + 1) for n in ast.walk(TREES[name]) if isinstance(n,
-                                                                                               ast.FunctionDef) and n.end_lineno - n.lineno >= 50]
+    long = [(n.name, n.end_lineno - n.lineno + 1)
+            for n in ast.walk(TREES[name]) if isinstance(n, ast.FunctionDef)
+            and n.end_lineno - n.lineno >= 50]
     assert not long, f"aam_nb.{name}: {long}"

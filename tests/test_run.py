@@ -166,8 +166,8 @@ def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
 def test_a_study_without_a_tree_works(files, tmp_path):
     bundle = train_run(config(files, tmp_path/"run", data=dict(tree="")), say=quiet)
     report = evaluate_run(config(files, tmp_path/"eval", data=dict(tree="")), say=quiet)
-    assert load_bundle(bundle).model.bases == 40 and "branch" not in pd.read_csv(tmp_path/"eval/scores.tsv",
-                                                                                 sep="\t").method.tolist()
+    assert load_bundle(bundle).model.bases == 40
+    assert "branch" not in pd.read_csv(tmp_path/"eval/scores.tsv", sep="\t").method.tolist()
     assert "tree" in report.read_text()
 
 
@@ -212,8 +212,8 @@ def test_reported_samples_that_taught_the_bundle_are_refused(files, tmp_path):
 def test_transductive_pretraining_is_once_on_all_and_said(files, tmp_path):
     heard = []
     evaluate_run(config(files, tmp_path/"run", run=dict(transductive=True)), say=heard.append)
-    assert any("pretrained on all samples" in o for o in heard) and any("1 x 6 steps of pretrain_asv" in o
-                                                                        for o in heard)
+    assert any("pretrained on all samples" in o for o in heard)
+    assert any("1 x 6 steps of pretrain_asv" in o for o in heard)
     log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True)
     assert log.stage.eq("pretrain_asv").any() and not log.stage.str.contains("fold . pretrain").any()
 
@@ -259,9 +259,8 @@ def test_write_table_round_trip_predicts_the_same(files, tmp_path):
 
 def test_order_of_the_table_changes_no_weight(files, tmp_path):
     write_table(shuffled(read_table(files/"table.biom")), tmp_path/"b.biom")
-    runs = [train_run(config(files, tmp_path/name, data=data), say=quiet) for name, data in (("a", {}),
-                                                                                             ("b",
-                                                                                              {"table": str(tmp_path/"b.biom")}))]
+    runs = [train_run(config(files, tmp_path/name, data=data), say=quiet)
+            for name, data in (("a", {}), ("b", {"table": str(tmp_path/"b.biom")}))]
     a, b = (load_bundle(o).model.state_dict() for o in runs)
     for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-4, atol=1e-5, msg=k)
 
@@ -277,8 +276,8 @@ def test_a_store_folder_trains_like_its_files(files, tmp_path):
     for k in a: assert torch.equal(a[k], b[k]), k
     assert (tmp_path/"files/scores.json").read_text() == (tmp_path/"mapped/scores.json").read_text()
     assert (tmp_path/"files/store").is_dir() and not (tmp_path/"mapped/store").exists()
-    told = [predict_run(tmp_path/"mapped/bundle", o, tmp_path/f"{i}.tsv",
-                        say=quiet).rows for i, o in enumerate((store, files/"table.biom"))]
+    told = [predict_run(tmp_path/"mapped/bundle", o, tmp_path/f"{i}.tsv", say=quiet).rows
+            for i, o in enumerate((store, files/"table.biom"))]
     np.testing.assert_allclose(told[0].prediction, told[1].prediction.loc[told[0].index], rtol=1e-5)
 
 
@@ -305,8 +304,8 @@ def test_embeddings_are_kept_and_used_again(files, tmp_path):
 def test_studies_pretrain_side_by_side(files, tmp_path):
     other = tmp_path/"other"
     write_study(simulate(samples=24, asvs=30, groups=6, length=32, seed=9), other)
-    stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet)) for i, o in enumerate((files,
-                                                                                                other))]
+    stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet))
+              for i, o in enumerate((files, other))]
     given = dict(table="", metadata="", tree="", target="", groups="", temperature=2.)
     def side_by_side(*folders, **more): return {**given, "corpus": ", ".join(folders), **more}
     with pytest.raises(AamError, match="the same name"):
@@ -324,8 +323,8 @@ def test_a_target_is_learned_from_several_studies(files, tmp_path):
     metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
     half = ", ".join(sorted(metadata.subject.unique())[:6])
     where = {"a": f"subject in ({half})", "b": f"subject not in ({half})"}
-    stores = [str(cache_run(config(files, tmp_path/name, data=dict(where=o)),
-                            say=quiet)) for name, o in where.items()]
+    stores = [str(cache_run(config(files, tmp_path/name, data=dict(where=o)), say=quiet))
+              for name, o in where.items()]
     data = dict(table="", metadata="", tree="", corpus=",".join(stores))
     heard = []
     bundle = load_bundle(train_run(config(files, tmp_path/"run", data=data), say=heard.append))
@@ -336,9 +335,8 @@ def test_a_target_is_learned_from_several_studies(files, tmp_path):
     evaluate_run(config(files, tmp_path/"eval", data={**data, "leave_out": "study"}), say=quiet)
     folds = pd.read_csv(tmp_path/"eval/folds.tsv", sep="\t", index_col=0)
     first = metadata.subject.isin(half.split(", ")).loc[folds.index]
-    assert (folds.held_out == np.where(first, "a",
-                                       "b")).all() and folds.groupby("fold").held_out.nunique().eq(1).all()
-    assert len(folds) == 48
+    assert (folds.held_out == np.where(first, "a", "b")).all()
+    assert folds.groupby("fold").held_out.nunique().eq(1).all() and len(folds) == 48
     with pytest.raises(AamError, match="their own metadata"):
         train_run(config(files, tmp_path/"no", data={**data, "tree": "x.nwk"}), say=quiet)
 

@@ -57,8 +57,8 @@ def test_every_size_makes_a_valid_study(sizes):
     table = study.table
     assert sparse.isspmatrix_csr(table.counts) and table.counts.dtype == np.int32
     assert table.counts.data.min() > 0
-    assert len(table.sample_ids) == sizes["samples"] == len(study.metadata) and (study.metadata.index
-                                                                                 == study.ids).all()
+    assert len(table.sample_ids) == sizes["samples"] == len(study.metadata)
+    assert (study.metadata.index == study.ids).all()
     assert (table.depths > 0).all() and len(set(table.sequences)) == len(table.sequences) <= sizes["asvs"]
     assert {len(o) for o in table.sequences} == {sizes["length"]}
     assert not set("".join(table.sequences)) - set("ACGT")
@@ -185,8 +185,8 @@ def test_our_readers_give_the_study_back(study, tmp_path):
                        read_tree(folder/"tree.nwk"))
     assert (again.table.counts != study.table.counts).nnz == 0
     assert list(again.table.sequences) == list(study.table.sequences)
-    assert list(again.metadata.subject) == list(study.metadata.subject) and np.array_equal(again.metadata.age,
-                                                                                           study.metadata.age)
+    assert list(again.metadata.subject) == list(study.metadata.subject)
+    assert np.array_equal(again.metadata.age, study.metadata.age)
     assert np.allclose(path_lengths(again.tree, again.tip), path_lengths(study.tree, study.tip))
     assert not again.notes and not study.notes
 
@@ -200,8 +200,7 @@ def test_text_that_looks_like_numbers_stays_text(tmp_path):
     folder = write_study(Study(table=table, metadata=metadata), tmp_path)
     assert not (folder/"tree.nwk").exists() and "#q2:types" in (folder/"metadata.tsv").read_text()
     again = read_metadata(folder/"metadata.tsv")
-    assert list(again.host[:2]) == ["01",
-                                    "02"] and pd.isna(again.host["c"]) and again.age["a"] == 1.5
+    assert list(again.host[:2]) == ["01", "02"] and pd.isna(again.host["c"]) and again.age["a"] == 1.5
     assert again.note["a"] == "a\"b"
     plain = write_study(Study(table=table), tmp_path/"plain")
     assert [o.name for o in plain.iterdir()] == ["table.biom"]

@@ -42,8 +42,8 @@ def same(a, b):
 
 def sound(t):
     "What a `Table` promises."
-    assert t.counts.dtype == np.int32 and t.counts.has_canonical_format and (t.counts.data
-                                                                             > 0).all() and t.counts.nnz
+    assert t.counts.dtype == np.int32 and t.counts.has_canonical_format and (t.counts.data > 0).all()
+    assert t.counts.nnz
     assert t.counts.shape == (len(t.sample_ids), len(t.sequences)) and t.counts.indices.dtype == np.int32
     for o in (t.sample_ids, t.sequences):
         assert o.dtype == object and len(set(o)) == len(o) and all(type(x) is str and x for x in o)
@@ -52,9 +52,8 @@ def sound(t):
 
 def as_json(t, dense=False):
     c = t.counts.T.tocoo()
-    data = t.counts.T.toarray().tolist() if dense else [[int(i), int(j), int(v)] for i, j, v in zip(c.row,
-                                                                                                    c.col,
-                                                                                                    c.data)]
+    data = t.counts.T.toarray().tolist() if dense else [[int(i), int(j), int(v)]
+                                                        for i, j, v in zip(c.row, c.col, c.data)]
     return dict(id=None, format="Biological Observation Matrix 1.0.0",
                 matrix_type="dense" if dense else "sparse", shape=list(c.shape), data=data,
                 rows=[dict(id=o, metadata=None) for o in t.sequences],
@@ -177,22 +176,21 @@ def h5_with(path, **change):
 
 @pytest.mark.parametrize("change, says", [
     (dict(matrix__indices=np.array([0, 2, 1, 99])), "features that are not among its 3"),
-                                          (dict(matrix__indices=np.array([0, 2, 1, -1])), "not among its 3"),
+    (dict(matrix__indices=np.array([0, 2, 1, -1])), "not among its 3"),
     (dict(matrix__indptr=np.array([0, 3, 1, 4])), "do not divide into 3 samples"),
-                                          (dict(matrix__indptr=np.array([0, 2, 4])), "do not divide"),
+    (dict(matrix__indptr=np.array([0, 2, 4])), "do not divide"),
     (dict(matrix__indices=np.array([0, 0, 1, 2])), "counts a feature of a sample twice"),
-                                          (dict(matrix__data=None), "no dataset 'sample/matrix/data'"),
+    (dict(matrix__data=None), "no dataset 'sample/matrix/data'"),
     (dict(matrix__data=np.ones((2, 2))), "2 dimensions"),
-                                          (dict(matrix__data=np.array([b"a", b"b", b"c", b"d"])),
-                                           r"dimensions of type \|S1"),
+    (dict(matrix__data=np.array([b"a", b"b", b"c", b"d"])), r"dimensions of type \|S1"),
     (dict(matrix__data=np.array([1, .5, 2, 3])), "feature 'GAAAAAAA' has 0.5|feature '.*' has 0.5.*relative "
                                                  "abundances"),
     (dict(matrix__data=np.array([1, -5, 2, 3.])), "has -5.*log ratios"),
-                                          (dict(matrix__data=np.array([1, np.nan, 2, 3])), "has nan"),
+    (dict(matrix__data=np.array([1, np.nan, 2, 3])), "has nan"),
     (dict(matrix__data=np.array([1, 3e9, 2, 3])), "has 3e.09.*2,147,483,647"),
-                                          (dict(matrix__data=np.zeros(4)), "empty table"),
+    (dict(matrix__data=np.zeros(4)), "empty table"),
     (dict(ids=["S0", "S1", "S0"]), r"sample ids occur more than once \('S0'\)"),
-                                          (dict(ids=["S0", "", "S2"]), "sample number 2 has no id"),
+    (dict(ids=["S0", "", "S2"]), "sample number 2 has no id"),
 ])
 def test_hdf5_that_is_not_sound(tmp_path, change, says):
     with pytest.raises(AamError, match=f"bad.biom.*({says})"):
@@ -242,12 +240,12 @@ def test_every_truncation_is_said(forms, name):
 
 @pytest.mark.parametrize("line, says", [
     ("ACGT\t1\t2", "line 3: 2 counts for 3 samples"), ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
-                                        ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
+    ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
     ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "has nan"),
-                                        ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
+    ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
     ("ACGT\t.1\t.2\t.7", "relative abundances"),
-                                        ("AAAA\t1\t2\t3", r"feature ids occur more than once \('AAAA'\)"),
-                                        ("\t1\t2\t3", "feature number 2 has no id"),
+    ("AAAA\t1\t2\t3", r"feature ids occur more than once \('AAAA'\)"),
+    ("\t1\t2\t3", "feature number 2 has no id"),
 ])
 def test_text_tables_that_are_not_sound(tmp_path, line, says):
     (tmp_path/"t.tsv").write_text(f"#OTU ID\tS1\tS2\tS3\nAAAA\t1\t2\t3\n{line}\n")
@@ -260,7 +258,7 @@ def test_text_tables_that_are_not_sound(tmp_path, line, says):
     ("#OTU ID\tS1\tS2\tConfidence\nACGT\t1\t2\t.9\nAAAA\t0\t3\t.8\n", "'Confidence'"),
     ("#OTU ID\tS1\tS2\ttaxonomy\nACGT\t1\t2\tk__B\nAAAA\t0\t3\n", "'taxonomy'"),
     ("# a comment\nfeature\tS1\tS2\n# another\nACGT\t1\t2\nAAAA\t0\t3", None),
-                                        ("#OTU ID\tS1\tS2\t\nACGT\t1\t2\t\nAAAA\t0\t3\t\n", "no name"),
+    ("#OTU ID\tS1\tS2\t\nACGT\t1\t2\t\nAAAA\t0\t3\t\n", "no name"),
 ])
 def test_headers_and_columns_that_are_no_samples(tmp_path, text, left):
     (tmp_path/"t.tsv").write_text(text)
@@ -269,17 +267,15 @@ def test_headers_and_columns_that_are_no_samples(tmp_path, text, left):
         return
     t = read_table(tmp_path/"t.tsv")
     assert list(t.sample_ids) == ["S1", "S2"] and t.counts.toarray().tolist() == [[1, 0], [2, 3]]
-    assert t.notes == ((f"columns {left} of {tmp_path/'t.tsv'} left out: they are no samples",
-                        ) if left else ())
+    assert t.notes == ((f"columns {left} of {tmp_path/'t.tsv'} left out: they are no samples",) if left
+                       else ())
 
 
 def test_sequences_fold_and_merge(tmp_path):
     (tmp_path/"t.tsv").write_text("#OTU ID\t007\tS2\nacgu\t1\t2\nACGT\t10\t0\nNNRY\t0\t3\n")
     t = read_table(tmp_path/"t.tsv")
     sound(t)
-    assert list(t.sequences) == ["ACGT", "NNRY"] and t.counts.toarray().tolist() == [[11, 0],
-                                                                                     [2,
-                                                                                      3]]
+    assert list(t.sequences) == ["ACGT", "NNRY"] and t.counts.toarray().tolist() == [[11, 0], [2, 3]]
     assert list(t.sample_ids) == ["007", "S2"]
     assert "1 sequences" in t.notes[0] and "1 of 3 features" in t.notes[1] and "summed" in t.notes[1]
     (tmp_path/"big.tsv").write_text(f"#OTU ID\tS1\nacgt\t{2**31-1}\nACGT\t1\n")
@@ -335,7 +331,7 @@ def test_a_table_that_lies_on_its_side(tmp_path):
 
 @pytest.mark.parametrize("text, says", [
     (">a\nACGT\n>a\nAAAA\n", r"sequence ids occur more than once \('a'\)"), (">a\nAC-GT\n", "'a' has '-'"),
-                                        (">a\n>b\nACGT\n", "'a' is empty"),
+    (">a\n>b\nACGT\n", "'a' is empty"),
     (">\nACGT\n", "sequence number 1 has no id"), (">a\nAC GT\n", "'a' has ' '"), (">a\nMKV*\n", r"has '\*'"),
 ])
 def test_fasta_that_is_not_sound(tmp_path, text, says):
@@ -349,8 +345,8 @@ def test_fasta_that_is_not_sound(tmp_path, text, says):
        st.integers(1, 12), st.sampled_from(["\n", "\r\n"]))
 def test_fasta_of_any_width(tmp_path_factory, sequences, width, end):
     path = tmp_path_factory.getbasetemp()/"any.fasta"
-    path.write_bytes("".join(f">{k} a remark{end}" + "".join(v[i:i+width] + end for i in range(0, len(v),
-                                                                                               width))
+    path.write_bytes("".join(f">{k} a remark{end}" + "".join(v[i:i+width] + end
+                                                             for i in range(0, len(v), width))
                              for k, v in sequences.items()).encode())
     assert read_sequences(path) == {k: v.upper().replace("U", "T") for k, v in sequences.items()}
 
@@ -479,11 +475,10 @@ def test_real_tables(data_dir, name):
     stats = json.loads((data_dir/name/"stats.json").read_text())
     theirs = biom.load_table(str(path))
     sound(t)
-    assert t.counts.shape == (stats["samples"],
-                              stats["features"]) and t.counts.nnz == stats["nnz"] and not t.notes
+    assert t.counts.shape == (stats["samples"], stats["features"]) and t.counts.nnz == stats["nnz"]
+    assert not t.notes
     assert (theirs.matrix_data.T != t.counts).nnz == 0
-    assert list(theirs.ids("observation")) == list(t.sequences)
-    assert list(theirs.ids()) == list(t.sample_ids)
+    assert list(theirs.ids("observation")) == list(t.sequences) and list(theirs.ids()) == list(t.sample_ids)
     assert took < 3 # A tenth of that on a quiet machine
 
 
@@ -501,10 +496,10 @@ def test_real_artefacts(data_dir):
     with h5py.File(io.BytesIO(read_qza(files/"cfs-table.qza", "feature-table.biom"))) as f:
         theirs = biom.Table.from_hdf5(f)
     assert (theirs.matrix_data.T != cfs.counts).nnz == 0 and list(theirs.ids()) == list(cfs.sample_ids)
-    hashed = [hashlib.md5(o.encode()).hexdigest()
-              for o in cfs.sequences] # The ids are the MD5 sums of the sequences
-    assert sum(a == b for a, b in zip(hashed,
-                                      theirs.ids("observation"))) >= 2_126 # All but those that had lower-case letters
+    # The ids are the MD5 sums of the sequences
+    hashed = [hashlib.md5(o.encode()).hexdigest() for o in cfs.sequences]
+    # All but those that had lower-case letters
+    assert sum(a == b for a, b in zip(hashed, theirs.ids("observation"))) >= 2_126
     for wrong in ("cfs-taxonomy.qza", "ibd-tree.qza", "ibd-metadata.tsv", "cfs-map.txt"):
         with pytest.raises(AamError, match=wrong): read_table(files/wrong)
     with pytest.raises(AamError, match=r"holds Phylogeny\[Rooted\]; wanted FeatureData\[Sequence\]"):
@@ -517,7 +512,8 @@ def test_a_real_classic_table(data_dir, tmp_path):
     path = data_dir/"qiime2_files"/"small-table.tsv"
     with pytest.raises(AamError, match="1 of 12 feature ids are not sequences .first: 'badfeature'"):
         read_table(path)
-    (tmp_path/"t.tsv").write_bytes(b"".join(o + b"\r" for o in path.read_bytes().split(b"\r")
+    (tmp_path/"t.tsv").write_bytes(b"".join(o + b"\r"
+                                            for o in path.read_bytes().split(b"\r")
                                             if not o.startswith(b"badfeature")))
     t = read_table(tmp_path/"t.tsv")
     sound(t)

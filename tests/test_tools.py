@@ -32,14 +32,13 @@ def test_a_good_site_has_no_problems(site):
 
 @pytest.mark.parametrize("text, wanted", [
     ('<a href="nowhere.html">', "dead link nowhere.html"),
-                                          ('<a href="a.html#none">', "no anchor a.html#none"),
-                                          ('<a href="#none">', "no anchor #none"),
+    ('<a href="a.html#none">', "no anchor a.html#none"), ('<a href="#none">', "no anchor #none"),
     ('<a href="https://our.site/docs/none.html">', "dead link https://our.site/docs/none.html"),
-                                          ('<a href="/none.html">', "dead link /none.html"),
+    ('<a href="/none.html">', "dead link /none.html"),
     ("<pre>Traceback (most recent call last)</pre>", "traceback"),
-                                          ('<div class="cell-output cell-output-error">', "traceback"),
+    ('<div class="cell-output cell-output-error">', "traceback"),
     ('<script src="https://cdn.example/x.js"></script>', "fetches https://cdn.example/x.js"),
-                                          ('<img src="//img.example/x.png">', "fetches"),
+    ('<img src="//img.example/x.png">', "fetches"),
 ])
 def test_a_bad_page_is_found(site, text, wanted):
     (site/"bad.html").write_text(text)
@@ -103,11 +102,9 @@ def test_the_lead_of_a_page_survives():
 
 @pytest.mark.parametrize("cells, wanted", [
     ([text("<<<<<<< HEAD")], "conflict markers"),
-                                           ([code("1/0",
-                                                  dict(output_type="error", ename="E", evalue="",
-                                                       traceback=[]))], "stores an error"),
+    ([code("1/0", dict(output_type="error", ename="E", evalue="", traceback=[]))], "stores an error"),
     ([code("x", dict(output_type="display_data", data={"image/png": "A"*80_000}))], "picture of 60 kB"),
-                                           ([text("a"*210_000)], "is 210 kB"),
+    ([text("a"*210_000)], "is 210 kB"),
 ])
 def test_a_bad_notebook_is_found(tmp_path, cells, wanted):
     found = check_notebooks.problems(notebook(tmp_path/"10_bad.ipynb", cells))
@@ -122,8 +119,8 @@ def test_raw_conflict_markers_are_found(tmp_path):
 
 def test_every_page_stands_in_the_sidebar_in_order():
     listed = re.findall(r"- (\S+\.ipynb)", (ROOT/"nbs/sidebar.yml").read_text())
-    there = sorted(str(p.relative_to(ROOT/"nbs")) for p in (ROOT/"nbs").rglob("*.ipynb")
-                   if not p.parts[-2].startswith("."))
+    there = sorted(str(p.relative_to(ROOT/"nbs"))
+                   for p in (ROOT/"nbs").rglob("*.ipynb") if not p.parts[-2].startswith("."))
     assert sorted(listed) == there
     numbered = [o for o in listed if o[0].isdigit()]
     assert numbered == sorted(numbered)

@@ -24,8 +24,8 @@ def problems(path):
     if any(MARKER.search("".join(c["source"])) for c in cells): return ["holds conflict markers in its cells"]
     outputs = [o for c in cells for o in c.get("outputs", [])]
     limit = TUTORIAL if "tutorials" in path.parts else PAGE
-    images = [len("".join(v)) * 3//4 for o in outputs for k, v in o.get("data",
-                                                                        {}).items() if k.startswith("image/")]
+    images = [len("".join(v)) * 3//4 for o in outputs
+              for k, v in o.get("data", {}).items() if k.startswith("image/")]
     return [f"is {size/1000:.0f} kB; at most {limit//1000} kB"] * (size > limit) + \
         [f"holds a picture of {o/1000:.0f} kB; at most {IMAGE//1000} kB" for o in images if o > IMAGE] + \
         ["stores an error"] * any(o["output_type"] == "error" for o in outputs)

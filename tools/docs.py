@@ -121,11 +121,11 @@ def problems(site, base=""):
     "What is wrong with the pages under `site`: what, and where."
     site = Path(site).resolve()
     found = {}
-    pages = {p: Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))
-             if "site_libs" not in p.parts}
+    pages = {p: Page(p.read_text(encoding="utf-8"))
+             for p in sorted(site.rglob("*.html")) if "site_libs" not in p.parts}
     for path, page in pages.items():
-        wrong = ["shows a traceback"] * page.traceback + [f"fetches {o}" for o in page.fetched
-                                                          if urlsplit(o).netloc]
+        wrong = ["shows a traceback"] * page.traceback + [f"fetches {o}"
+                                                          for o in page.fetched if urlsplit(o).netloc]
         for o in filter(None,
                         [*wrong, *(dead(site, path, o, pages, base) for o in dict.fromkeys(page.links))]):
             found.setdefault(o, []).append(str(path.relative_to(site)))

@@ -70,8 +70,8 @@ def with_source(cells):
     and cells that define private names only."""
     for cell in cells:
         if cell.cell_type != "code" or not EXPORT.search(cell.source): continue
-        names = [o.name for o in ast.parse(cell.source).body if isinstance(o,
-                                                                           (ast.FunctionDef, ast.ClassDef))]
+        names = [o.name for o in ast.parse(cell.source).body
+                 if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
         private = names and all(o.startswith("_") for o in names)
         if private or "@dataclass" in cell.source: cell.source = EXPORT.sub("#| exports", cell.source)
     return cells
