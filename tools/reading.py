@@ -1,5 +1,5 @@
-"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files and
-tangled imports.
+"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files,
+and tangled imports.
 
     python tools/reading.py                 a table of the figures
     python tools/reading.py --list          and each place
@@ -65,8 +65,8 @@ def code(source):
 
 def cells(page):
     "Kind and source of each cell of a page."
-    return [(o["cell_type"],
-             "".join(o["source"])) for o in json.loads(page.read_text(encoding="utf-8"))["cells"]]
+    return [(o["cell_type"], "".join(o["source"]))
+            for o in json.loads(page.read_text(encoding="utf-8"))["cells"]]
 
 
 def body_lines(source):
@@ -95,8 +95,8 @@ def shown(page):
     all_cells, found = cells(page), set()
     places = [i for i, _ in exported(page)] + [len(all_cells)]
     for here, after in zip(places, places[1:]):
-        examples = " ".join(s for kind, s in all_cells[here+1:after] if kind == "code"
-                            and not EXPORT.search(s))
+        examples = " ".join(s for kind, s in all_cells[here+1:after]
+                            if kind == "code" and not EXPORT.search(s))
         if any(re.search(rf"\b{o}\b", examples) for o in public(all_cells[here][1])): found.add(here)
     return found
 
@@ -220,8 +220,7 @@ def main():
     show("Exported cells", *of_cells(pages(root, args.only)), "cells that define something", root, args.list)
     show("Examples", *of_examples(pages(root, args.only)), "lines", root, args.list)
     show("Tests, tools and benchmarks", *of_files(files["beside"]), "lines", root, args.list)
-    imports = {".".join(p.relative_to(root).with_suffix("").parts): inner_imports(p,
-                                                                                  root)
+    imports = {".".join(p.relative_to(root).with_suffix("").parts): inner_imports(p, root)
                for p in files["package"]}
     most = max(imports, key=lambda o: len(imports[o]), default=None)
     if most:
