@@ -86,7 +86,8 @@ def test_planted_depth_leak(study, seed):
 
 
 def test_planted_depth_leak_of_a_number(study):
-    "Up with the age, and up and down again in the middle: bins see both, where one correlation sees the first."
+    """Up with the age, and up and down again in the middle: bins see both, where one correlation sees the
+    first."""
     age, counts = study.metadata["age"].to_numpy(), study.table.counts.toarray()
     for factor in (age/12 + .05, 1 + 30*(age > 16) + 8*(age < 8)):
         found = quick(with_counts(study, counts*factor[:, None]), "age", "subject")
