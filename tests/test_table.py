@@ -159,7 +159,7 @@ def test_a_dataset_that_cannot_be_followed_is_refused(tmp_path, lzf):
             f.create_dataset("sample/ids", data=["S0", "S1", "S2"], dtype=h5py.string_dtype(),
                              compression="lzf", chunks=(3,))
         else: f["sample/ids"] = h5py.ExternalLink(str(tmp_path/"other.biom"), "sample/ids")
-    with pytest.raises(AamError, match="t.biom is HDF5, but not a sound BIOM 2.1 table: .*(wanted is gzip|it "
+    with pytest.raises(AamError, match="t.biom is HDF5, but not a sound BIOM 2.1 table: .*(wanted gzip|it "
                                        "has no dataset|points outside)"):
         read_table(tmp_path/"t.biom")
 
@@ -175,21 +175,21 @@ def h5_with(path, **change):
 
 
 @pytest.mark.parametrize("change, says", [
-    (dict(matrix__indices=np.array([0, 2, 1, 99])), "features that are not among its 3"),
-    (dict(matrix__indices=np.array([0, 2, 1, -1])), "not among its 3"),
+    (dict(matrix__indices=np.array([0, 2, 1, 99])), "features beyond its 3"),
+    (dict(matrix__indices=np.array([0, 2, 1, -1])), "beyond its 3"),
     (dict(matrix__indptr=np.array([0, 3, 1, 4])), "do not divide into 3 samples"),
     (dict(matrix__indptr=np.array([0, 2, 4])), "do not divide"),
-    (dict(matrix__indices=np.array([0, 0, 1, 2])), "counts a feature of a sample twice"),
+    (dict(matrix__indices=np.array([0, 0, 1, 2])), "counts a feature twice in one sample"),
     (dict(matrix__data=None), "no dataset 'sample/matrix/data'"),
-    (dict(matrix__data=np.ones((2, 2))), "2 dimensions"),
-    (dict(matrix__data=np.array([b"a", b"b", b"c", b"d"])), r"dimensions of type \|S1"),
+    (dict(matrix__data=np.ones((2, 2))), "2-dimensional"),
+    (dict(matrix__data=np.array([b"a", b"b", b"c", b"d"])), r"-dimensional, of type \|S1"),
     (dict(matrix__data=np.array([1, .5, 2, 3])), "feature 'GAAAAAAA' has 0.5|feature '.*' has 0.5.*relative "
                                                  "abundances"),
     (dict(matrix__data=np.array([1, -5, 2, 3.])), "has -5.*log ratios"),
     (dict(matrix__data=np.array([1, np.nan, 2, 3])), "has nan"),
     (dict(matrix__data=np.array([1, 3e9, 2, 3])), "has 3e.09.*2,147,483,647"),
     (dict(matrix__data=np.zeros(4)), "empty table"),
-    (dict(ids=["S0", "S1", "S0"]), r"sample ids occur more than once \('S0'\)"),
+    (dict(ids=["S0", "S1", "S0"]), r"sample ids that occur more than once: 'S0'"),
     (dict(ids=["S0", "", "S2"]), "sample number 2 has no id"),
 ])
 def test_hdf5_that_is_not_sound(tmp_path, change, says):
@@ -218,10 +218,10 @@ def test_a_file_is_what_it_holds_and_says_so(forms):
     refused(b"", "empty.biom", "holds nothing at all")
     refused(b"((a:1,b:2):3);", "tree.biom", "a Newick tree")
     refused(b"<html>404</html>", "page.biom", "a web page")
-    refused(b"\0\1\2", "x", "no kind known")
+    refused(b"\0\1\2", "x", "an unknown kind")
     refused("\ufeff#OTU ID\tS1\n".encode("utf-16-le"), "excel.txt", "UTF-16")
     refused(b"@read\nACGT\n+\nIIII\n", "reads.txt", "FASTQ")
-    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "Separated by commas")
+    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "separated by commas")
     refused(b"{}", "a.json", "not a BIOM 1.0 table")
     refused(b"{", "b.json", "cannot be read as BIOM 1.0")
     for name in FORMS: assert read_table(forms/name) # Nothing was changed
@@ -239,12 +239,13 @@ def test_every_truncation_is_said(forms, name):
 
 
 @pytest.mark.parametrize("line, says", [
-    ("ACGT\t1\t2", "line 3: 2 counts for 3 samples"), ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
+    ("ACGT\t1\t2", "line 3: wanted a count for each of 3 samples; found 2"),
+    ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
     ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
     ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "has nan"),
     ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
     ("ACGT\t.1\t.2\t.7", "relative abundances"),
-    ("AAAA\t1\t2\t3", r"feature ids occur more than once \('AAAA'\)"),
+    ("AAAA\t1\t2\t3", r"feature ids that occur more than once: 'AAAA'"),
     ("\t1\t2\t3", "feature number 2 has no id"),
 ])
 def test_text_tables_that_are_not_sound(tmp_path, line, says):
@@ -267,8 +268,8 @@ def test_headers_and_columns_that_are_no_samples(tmp_path, text, left):
         return
     t = read_table(tmp_path/"t.tsv")
     assert list(t.sample_ids) == ["S1", "S2"] and t.counts.toarray().tolist() == [[1, 0], [2, 3]]
-    assert t.notes == ((f"columns {left} of {tmp_path/'t.tsv'} left out: they are no samples",) if left
-                       else ())
+    note = f"{tmp_path/'t.tsv'}: columns that are not samples were left out ({left})"
+    assert t.notes == ((note,) if left else ())
 
 
 def test_sequences_fold_and_merge(tmp_path):
@@ -279,7 +280,7 @@ def test_sequences_fold_and_merge(tmp_path):
     assert list(t.sample_ids) == ["007", "S2"]
     assert "1 sequences" in t.notes[0] and "1 of 3 features" in t.notes[1] and "summed" in t.notes[1]
     (tmp_path/"big.tsv").write_text(f"#OTU ID\tS1\nacgt\t{2**31-1}\nACGT\t1\n")
-    with pytest.raises(AamError, match="sum to more than 2,147,483,647"): read_table(tmp_path/"big.tsv")
+    with pytest.raises(AamError, match="sum to over 2,147,483,647"): read_table(tmp_path/"big.tsv")
 
 
 def test_names_need_their_sequences(tmp_path):
@@ -297,7 +298,7 @@ def test_names_need_their_sequences(tmp_path):
         assert list(t.sequences) == ["ACGTA", "ACGTC"] and t.counts.toarray().tolist() == [[1, 2], [4, 2]]
         assert len(t.notes) == 1 and "their reads were summed" in t.notes[0]
     (tmp_path/"some.fasta").write_text(f">{ids[1]}\nACGT\n>other\nAAAA\n")
-    with pytest.raises(AamError, match=r"some.fasta lacks 2 of the 3 features of .*t.tsv, which have 66.7% "
+    with pytest.raises(AamError, match=r"some.fasta lacks 2 of the 3 features of .*t.tsv, with 66.7% "
                                        r"of its reads"):
         read_table(tmp_path/"t.tsv", tmp_path/"some.fasta")
     (tmp_path/"none.fasta").write_text(">other\nAAAA\n")
@@ -326,11 +327,11 @@ def test_features_that_are_no_sequences(tmp_path, ids, says):
 
 def test_a_table_that_lies_on_its_side(tmp_path):
     (tmp_path/"t.tsv").write_text(f"sample\t{'ACGT'*8}\t{'AACC'*8}\nSample_1\t3\t0\nSample_2\t1\t2\n")
-    with pytest.raises(AamError, match="Turn the table round"): read_table(tmp_path/"t.tsv")
+    with pytest.raises(AamError, match="Transpose the table"): read_table(tmp_path/"t.tsv")
 
 
 @pytest.mark.parametrize("text, says", [
-    (">a\nACGT\n>a\nAAAA\n", r"sequence ids occur more than once \('a'\)"), (">a\nAC-GT\n", "'a' has '-'"),
+    (">a\nACGT\n>a\nAAAA\n", r"sequence ids that occur more than once: 'a'"), (">a\nAC-GT\n", "'a' has '-'"),
     (">a\n>b\nACGT\n", "'a' is empty"),
     (">\nACGT\n", "sequence number 1 has no id"), (">a\nAC GT\n", "'a' has ' '"), (">a\nMKV*\n", r"has '\*'"),
 ])
@@ -373,10 +374,10 @@ def test_artefacts_are_looked_over(tmp_path, monkeypatch):
     refused("it is a link", change=link)
     refused("its compression is unusual", change=lambda z: z.writestr("6e4d/data/b", "x", zipfile.ZIP_BZIP2))
     refused("it grows from", change=lambda z: z.writestr("6e4d/data/zeros", bytes(3_000_000)))
-    refused("no QIIME 2 artefact", change=lambda z: z.writestr("two/x", ""))
+    refused("not a QIIME 2 artefact", change=lambda z: z.writestr("two/x", ""))
     refused("Excel workbook", change=lambda z: z.writestr("[Content_Types].xml", ""))
     with pytest.warns(UserWarning):
-        refused("no QIIME 2 artefact", change=lambda z: z.writestr("6e4d/data/tree.nwk", "(other:1);"))
+        refused("not a QIIME 2 artefact", change=lambda z: z.writestr("6e4d/data/tree.nwk", "(other:1);"))
     refused("checksum differs", checksums__md5="0"*32 + "  data/tree.nwk\n")
     good = qza(tmp_path/"a.qza", "(a:1);", "Phylogeny[Rooted]", "tree.nwk",
                checksums__md5=hashlib.md5(b"(a:1);").hexdigest() + "  data/tree.nwk\n")
