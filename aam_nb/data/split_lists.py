@@ -139,7 +139,7 @@ def folds_given(
     ids, words, parts = _listed(ids, given, groups)
     out = [(ids[words != o], ids[words == o]) for o in (["test"] if parts else sorted(set(words)))]
     if all(len(a) and len(b) for a, b in out): return out
-    if parts: raise AamError("The split has only train or only test samples; wanted both.")
+    if parts: raise AamError("The split has samples in one part only; wanted train and test.")
     raise AamError("All samples are in one fold; wanted two folds or more.")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #95ede685
