@@ -23,13 +23,17 @@ from aam_nb.data.table import read_table
 from aam_nb.types import Table, strings
 
 
+def numbered(i):
+    "A sequence of 8 bases that spells the number `i`."
+    return "".join("ACGT"[(i >> 2*k) & 3] for k in range(8))
+
+
 def table(counts, samples=None, sequences=None):
     counts = sparse.csr_matrix(np.asarray(counts, dtype=np.int32))
     n, m = counts.shape
-    bases = np.array(list("ACGT"))
-    return Table(counts=counts, sample_ids=strings(samples or [f"S{i}" for i in range(n)]),
-                 sequences=strings(sequences or ["".join(bases[[(i >> 2*k) & 3 for k in range(8)]])
-                                                 for i in range(m)]))
+    samples = samples or [f"S{i}" for i in range(n)]
+    return Table(counts=counts, sample_ids=strings(samples),
+                 sequences=strings(sequences or [numbered(i) for i in range(m)]))
 
 
 TINY = table([[3, 0, 1], [0, 5, 5], [0, 0, 0]])
@@ -141,9 +145,8 @@ def test_ids_however_they_are_stored(tmp_path, kind):
     how = dict(compression="gzip", shuffle=True, chunks=(64,)) if kind == "shuffled" else {}
     with h5py.File(tmp_path/"t.biom", "a") as f:
         del f["sample/ids"]
-        value = np.array(samples, "S") if kind == "fixed" else np.arange(1000,
-                                                                         1000
-                                                                         + n) if kind == "numbers" else samples
+        values = {"fixed": np.array(samples, "S"), "numbers": np.arange(1000, 1000 + n)}
+        value = values.get(kind, samples)
         f.create_dataset("sample/ids", data=value, **how,
                          **({} if kind in ("fixed", "numbers") else dict(dtype=h5py.string_dtype())))
     same(read_table(tmp_path/"t.biom"), t)
@@ -345,9 +348,8 @@ def test_fasta_that_is_not_sound(tmp_path, text, says):
        st.integers(1, 12), st.sampled_from(["\n", "\r\n"]))
 def test_fasta_of_any_width(tmp_path_factory, sequences, width, end):
     path = tmp_path_factory.getbasetemp()/"any.fasta"
-    path.write_bytes("".join(f">{k} a remark{end}" + "".join(v[i:i+width] + end
-                                                             for i in range(0, len(v), width))
-                             for k, v in sequences.items()).encode())
+    def lines(letters): return "".join(letters[i:i+width] + end for i in range(0, len(letters), width))
+    path.write_bytes("".join(f">{k} a remark{end}" + lines(v) for k, v in sequences.items()).encode())
     assert read_sequences(path) == {k: v.upper().replace("U", "T") for k, v in sequences.items()}
 
 

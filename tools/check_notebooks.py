@@ -1,4 +1,5 @@
-"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small. Warns where a page reads like a code dump.
+"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small. Warns where a page reads
+like a code dump.
 
     python tools/check_notebooks.py
 """
