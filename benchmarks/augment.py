@@ -166,15 +166,14 @@ class Part:
         groups, stratum = study.metadata[data.groups].astype(str).to_numpy(), strata(self.values, self.task)
         self.train = np.sort(study.positions(kfold(study.ids, 5, groups, stratum, seed=42)[0][0]))
         inner = kfold(study.ids[self.train], 3, groups[self.train], stratum[self.train], seed=43)
-        self.folds = [tuple(study.positions(o) for o in fold) for fold in inner]
+        self.folds = [(study.positions(a), study.positions(b)) for a, b in inner]
         self.accelerator = make_accelerator(RunConfig(device="cpu"))
         print(f"{name}: {self.store}; {len(self.train)} samples of {len(np.unique(groups[self.train]))} "
               "groups in three inner folds", flush=True)
 
     def bench(self, seed, augment=None):
-        config = load_config("small",
-                             (f"run.seed={seed}", f"pretrain_asv.steps={STEPS['asvs']}",
-                              f"optim.steps={STEPS['target']}"))
+        steps = f"pretrain_asv.steps={STEPS['asvs']}", f"optim.steps={STEPS['target']}"
+        config = load_config("small", (f"run.seed={seed}", *steps))
         config = replace(config, data=self.data, augment=replace(config.augment, **augment or {}))
         return Bench(config=config, store=self.store, metadata=self.metadata, accelerator=self.accelerator)
 

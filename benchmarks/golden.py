@@ -52,7 +52,7 @@ CASES = {
                             "model.readout=attention", "model.patch=3", "loss.counts=0.2",
                             "pretrain_sample.freeze=false", "loss.span=2"]),
     "pools": ("train", [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.abundance=clr",
-                        "model.pools='clade, presence, mean, attention, sum'",
+                        "model.pools=clade,presence,mean,attention,sum",
                         "loss.metric=generalized,weighted", "data.limit=20", "data.select=random"]),
     "linear": ("train", [*MONTH, *SHORT, "model.linear=both", "model.components=8", "model.depth=true",
                          "target.loss=quantile"]),
@@ -168,22 +168,31 @@ def farthest(a, b):
     return most
 
 
+def kept_in(folder):
+    "The files of all cases, by their paths."
+    return {p.relative_to(folder/"kept") for p in (folder/"kept").rglob("*") if p.is_file()}
+
+
+def report(path, apart):
+    "Say how far a file is from what it was; 1 where that is too far, and otherwise 0."
+    if apart is None: print(f"DIFFERS (words): {path}")
+    elif apart > 1e-6: print(f"DIFFERS ({apart:.2e}): {path}")
+    elif apart: print(f"the same to 1e-6 ({apart:.1e}): {path}")
+    return int(apart is None or apart > 1e-6)
+
+
 def compare(before, after):
     "Print what differs; returns 1 where something does by more than 1e-6."
     wrong = same = 0
-    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()}
-                for o in (before, after))
+    old, new = kept_in(before), kept_in(after)
     for o in sorted(old - new): print(f"gone: {o}")
     for o in sorted(new - old): print(f"new: {o}")
     for o in sorted(old & new):
         apart = farthest(numbers_of(before/"kept"/o), numbers_of(after/"kept"/o))
-        if apart == 0: same += 1
-        elif apart is None or apart > 1e-6:
-            wrong += 1
-            print(f"DIFFERS ({'words' if apart is None else f'{apart:.2e}'}): {o}")
-        else: print(f"the same to 1e-6 ({apart:.1e}): {o}")
-    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, {len(old - new)} are "
-          "gone")
+        same += apart == 0
+        wrong += report(o, apart)
+    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, "
+          f"{len(old - new)} are gone")
     return int(bool(wrong or old - new))
 
 

@@ -6,7 +6,7 @@ benchmarks/results.
     python benchmarks/studies.py ecam_both         both columns at once, by one model
     python benchmarks/studies.py hmp_small         hmp_v35_bodysite, 18 sites of the body, by subject
     python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control
-    python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train and predict, with the recipe demo
+    python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train, predict with the recipe demo
     python benchmarks/studies.py ecam_aam          one split with the recipe aam, few steps (hours on a CPU)
 
 All but the last two use the recipe small and divide by subject. AAM_DATA names the folder of studies (default

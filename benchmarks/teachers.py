@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from aam_nb.recipe import load_config
-from aam_nb.sections import metrics
+from aam_nb.registry import metrics
 from aam_nb.batches.collate import known_places
 from aam_nb.batches.sample_batches import PlainBatches
 from aam_nb.batches.samples import SampleDataset, asvs_in
@@ -57,10 +57,11 @@ def taught(bench, start, table, train, test):
     objective, source = sample_stage(bench, model, train, embeddings=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
     known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
-    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=(config.loss.metric,),
+    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=config.loss.metric,
                 known=known)
-    look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
-    return look(train), look(test)
+    def measured(rows):
+        return measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
+    return measured(train), measured(test)
 
 
 if __name__ == "__main__":
@@ -89,7 +90,7 @@ if __name__ == "__main__":
           f"{'seconds':>10}")
     for metric in given.metrics.split(","):
         clock = time.perf_counter()
-        one = replace(config, loss=replace(config.loss, metric=metric))
+        one = replace(config, loss=replace(config.loss, metric=(metric,)))
         own, other = taught(replace(bench, config=one), start, table, train, test)
         figures = "".join(f"{other[f'distance_{o}']:10.3f}" for o in ("spearman", "mantel", "stress"))
         print(f"{metric:22}{figures}{own['distance_spearman']:32.3f}{time.perf_counter() - clock:10.0f}",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from pages import Page
+from html_pages import Page
 from planted import kinds, look, quick, real, small, text_of, with_again, with_columns, with_counts
 
 from aam_nb.core import AamError
