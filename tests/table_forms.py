@@ -34,8 +34,8 @@ def same(a, b):
 
 def sound(t):
     "What a `Table` promises."
-    assert t.counts.dtype == np.int32 and t.counts.has_canonical_format and (t.counts.data > 0).all()
-    assert t.counts.nnz
+    assert t.counts.dtype == np.int32 and t.counts.has_canonical_format
+    assert (t.counts.data > 0).all() and t.counts.nnz
     assert t.counts.shape == (len(t.sample_ids), len(t.sequences)) and t.counts.indices.dtype == np.int32
     for o in (t.sample_ids, t.sequences):
         assert o.dtype == object and len(set(o)) == len(o) and all(type(x) is str and x for x in o)
@@ -44,8 +44,8 @@ def sound(t):
 
 def as_json(t, dense=False):
     c = t.counts.T.tocoo()
-    data = t.counts.T.toarray().tolist() if dense else [[int(i), int(j), int(v)]
-                                                        for i, j, v in zip(c.row, c.col, c.data)]
+    triples = [[int(i), int(j), int(v)] for i, j, v in zip(c.row, c.col, c.data)]
+    data = t.counts.T.toarray().tolist() if dense else triples
     return dict(id=None, format="Biological Observation Matrix 1.0.0",
                 matrix_type="dense" if dense else "sparse", shape=list(c.shape), data=data,
                 rows=[dict(id=o, metadata=None) for o in t.sequences],

@@ -21,8 +21,8 @@ def site(tmp_path):
     "Two pages that link to each other."
     (tmp_path/"sub").mkdir()
     (tmp_path/"a.html").write_text(GOOD)
-    (tmp_path/"sub/b.html").write_text('<p id="x"><a href="../a.html">a</a><a '
-                                       'href="https://else.where/">out</a></p>')
+    (tmp_path/"sub/b.html").write_text('<p id="x"><a href="../a.html">a</a>'
+                                       '<a href="https://else.where/">out</a></p>')
     (tmp_path/"a.css").write_text("p { color: black; background: url(dot.png) }")
     return tmp_path
 
@@ -75,8 +75,8 @@ def text(source): return dict(cell_type="markdown", source=[source], metadata={}
 
 def test_pages_lose_their_number_and_links_follow(tmp_path):
     (tmp_path/"sub").mkdir()
-    notebook(tmp_path/"10_data_table.ipynb", [text("[next](11_data_metadata.ipynb), file "
-                                                   "11_data_metadata.ipynb")])
+    link = text("[next](11_data_metadata.ipynb), file 11_data_metadata.ipynb")
+    notebook(tmp_path/"10_data_table.ipynb", [link])
     notebook(tmp_path/"sub/first.ipynb", [text("[back](../10_data_table.ipynb#read)")])
     (tmp_path/"sidebar.yml").write_text("- 10_data_table.ipynb\n- sub/first.ipynb\n")
     docs.without_numbers(tmp_path)
@@ -86,10 +86,10 @@ def test_pages_lose_their_number_and_links_follow(tmp_path):
 
 
 def test_formulas_become_mathml():
-    page = docs.with_mathml('<script defer src="https://cdn/katex.min.js"></script><p><span class="math '
-                            'inline">\\(a &lt; b_1\\)</span></p>'
-                            '<link rel="stylesheet" href="https://cdn/katex.min.css"><span class="math '
-                            'display">\\[\\frac{1}{2}\\]</span>')
+    page = docs.with_mathml('<script defer src="https://cdn/katex.min.js"></script>'
+                            '<p><span class="math inline">\\(a &lt; b_1\\)</span></p>'
+                            '<link rel="stylesheet" href="https://cdn/katex.min.css">'
+                            '<span class="math display">\\[\\frac{1}{2}\\]</span>')
     assert "katex" not in page and page.count("<math") == page.count("</math>") == 2 and "\\frac" not in page
     assert 'display="block"' in page
 
