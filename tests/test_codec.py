@@ -19,25 +19,24 @@ def test_numbers_come_back(values):
     s = pd.Series([*values, np.nan], name="y")
     codec = TargetCodec.fit(s)
     z = codec.encode(s)
-    assert back(codec) == codec and codec.outputs == 1 and z.dtype == np.float32 and z.shape == (len(s),
-                                                                                                 1)
+    assert back(codec) == codec and codec.outputs == 1 and z.dtype == np.float32 and z.shape == (len(s), 1)
     assert np.isnan(z[-1, 0])
-    assert codec.mean == pytest.approx(np.mean(values), rel=1e-12,
-                                       abs=1e-12) and codec.sd == pytest.approx(np.std(values), rel=1e-9)
+    assert codec.mean == pytest.approx(np.mean(values), rel=1e-12, abs=1e-12)
+    assert codec.sd == pytest.approx(np.std(values), rel=1e-9)
     y = codec.decode(z)
-    assert y.dtype == np.float64 and np.isnan(y[-1]) and np.allclose(y[:-1], values, rtol=1e-6,
-                                                                     atol=1e-6*codec.sd)
+    assert y.dtype == np.float64 and np.isnan(y[-1])
+    assert np.allclose(y[:-1], values, rtol=1e-6, atol=1e-6*codec.sd)
     assert (back(codec).decode(z)[:-1] == y[:-1]).all() # Bit for bit
 
 
 @pytest.mark.parametrize("values, task, classes", [
     ([1., 2., 10., np.nan, 2.], "classification", ("1", "2", "10")),
-                                                   ([1, 2, 10], "classification", ("1", "2", "10")),
+    ([1, 2, 10], "classification", ("1", "2", "10")),
     (["1", "2", "10", "01"], "classification", ("01", "1", "2", "10")),
     ([.5, 1.5, 1.5], "classification", ("0.5", "1.5")), (["b", "a", None, "b"], "auto", ("a", "b")),
-                                                   ([True, False, True], "auto", ("False", "True")),
+    ([True, False, True], "auto", ("False", "True")),
     (pd.Categorical(["x", "y", "x"], categories=["y", "x", "z"]), "auto", ("x", "y")),
-                                                   (["1", "2", "1"], "auto", ("1", "2")),
+    (["1", "2", "1"], "auto", ("1", "2")),
 ])
 def test_classes_keep_their_names(values, task, classes):
     s = pd.Series(values, name="c")
@@ -47,15 +46,13 @@ def test_classes_keep_their_names(values, task, classes):
     known = s.notna().to_numpy()
     assert np.isnan(z[~known]).all() and z.dtype == np.float32
     logits = np.eye(len(classes))[z[known].astype(int)]*9
-    assert list(codec.labels(codec.decode(logits))) == [f"{o:g}" if isinstance(o,
-                                                                               float) else str(o)
-                                                        for o in s[known]]
+    names = [f"{o:g}" if isinstance(o, float) else str(o) for o in s[known]]
+    assert list(codec.labels(codec.decode(logits))) == names
 
 
 def test_the_same_class_from_a_number_or_its_text():
     codec = TargetCodec.fit(pd.Series([1., 2., 1.], name="c"), task="classification")
-    assert codec.encode(pd.Series(["1", "2", "3"]))[:2, 0].tolist() == [0,
-                                                                        1]
+    assert codec.encode(pd.Series(["1", "2", "3"]))[:2, 0].tolist() == [0, 1]
     assert np.isnan(codec.encode(pd.Series(["3"]))).all()
     assert codec.encode(pd.Series([2, 1]))[:, 0].tolist() == [1, 0]
 
@@ -71,15 +68,16 @@ def test_probabilities_are_those_of_scipy():
 
 
 @pytest.mark.parametrize("values, task, says", [
-    ([None, None], "auto", "'y' is missing for all 2 samples"), ([np.nan], "regression", "missing for the only sample"),
+    ([None, None], "auto", "'y' is missing for all 2 samples"),
+    ([np.nan], "regression", "missing for the only sample"),
     ([3., 3., np.nan], "auto", "is 3 for all 2 samples"),
     (["a", "a", None], "auto", "one class only, 'a', in all 2 samples"),
-                                                ([1., 1.], "classification", "one class only, '1'"),
+    ([1., 1.], "classification", "one class only, '1'"),
     (["a", "3", "b"], "regression", "2 of 3 values are text .first: 'a', 'b'"),
     (["1", "2", "3", "unknown"], "auto", "1 of 4 values are not .first: 'unknown'"),
     ([f"S{i}" for i in range(12)], "auto", "12 classes in 12 samples"),
-    (np.arange(12.)/7, "classification", "too many to learn"), ([1., 2.], "ranking", "The task is 'ranking'"),
-    ([1e308, -1e308], "regression", "not sound"),
+    (np.arange(12.)/7, "classification", "too many to learn"),
+    ([1., 2.], "ranking", "The task is 'ranking'"), ([1e308, -1e308], "regression", "not sound"),
 ])
 def test_what_cannot_be_a_target(values, task, says):
     with pytest.raises(AamError, match=says), np.errstate(all="ignore"):
@@ -89,15 +87,15 @@ def test_what_cannot_be_a_target(values, task, says):
 def test_text_that_is_all_numbers_can_be_regressed():
     s = pd.Series(["1", "2.5", None])
     codec = TargetCodec.fit(s, task="regression", name="dose")
-    assert codec.name == "dose" and codec.mean == 1.75 and np.allclose(codec.decode(codec.encode(s))[:2],
-                                                                       [1, 2.5])
+    assert codec.name == "dose" and codec.mean == 1.75
+    assert np.allclose(codec.decode(codec.encode(s))[:2], [1, 2.5])
     with pytest.raises(AamError, match="'dose' must be a number.*'high'"): codec.encode(pd.Series(["high"]))
 
 
-@pytest.mark.parametrize("change",
-                         [dict(sd=0.), dict(sd=float("nan")), dict(mean=None), dict(task="both"),
-                          dict(classes=["a"]),
-    dict(task="classification", classes=["a", "a"]), dict(classes=3), dict(odd=1)])
+@pytest.mark.parametrize("change", [
+    dict(sd=0.), dict(sd=float("nan")), dict(mean=None), dict(task="both"), dict(classes=["a"]),
+    dict(task="classification", classes=["a", "a"]), dict(classes=3), dict(odd=1),
+])
 def test_damaged_codecs_are_refused(change):
     saved = TargetCodec.fit(pd.Series([1., 2.], name="y")).to_dict() | change
     with pytest.raises(AamError): TargetCodec.from_dict(saved)
@@ -121,11 +119,11 @@ def test_B14_bounds_hold_in_the_targets_own_unit_and_never_cost(transform, outpu
     x = np.full((1, 1), output)
     at = by.iloc[[row]]
     out, plain, truth = bounded.decode(x, at)[0], free.decode(x, at)[0], y.iloc[row]
-    assert -.5 <= out <= 80 and abs(out - truth) <= abs(plain - truth) + 1e-12 and (out == plain
-                                                                                    or not -.5 <= plain <= 80)
+    assert -.5 <= out <= 80 and abs(out - truth) <= abs(plain - truth) + 1e-12
+    assert out == plain or not -.5 <= plain <= 80
     if truth <= 80:
-        assert bounded.decode(bounded.encode(y.iloc[[row]], at), at)[0] == pytest.approx(truth, rel=1e-5,
-                                                                                         abs=1e-4) # All of the range can be said
+        again = bounded.decode(bounded.encode(y.iloc[[row]], at), at)[0]
+        assert again == pytest.approx(truth, rel=1e-5, abs=1e-4) # The whole range can be predicted
 
 
 def test_B14_a_z_score_can_be_below_the_mean():
@@ -167,8 +165,8 @@ def test_an_interval_holds_what_lies_within_the_margin_when_encoded(transform, l
 
 def test_an_interval_that_is_drawn_in_still_holds_the_prediction():
     codec = replace(TargetCodec.fit(pd.Series([1., 3.]), loss="quantile", levels=(.1, .5, .9)), margin=-.5)
-    assert codec.interval(np.array([[-1., 0., 1.], [-.2, 0., .2]])) == pytest.approx(np.array([[1.5, 2.5],
-                                                                                               [2, 2]]))
+    found = codec.interval(np.array([[-1., 0., 1.], [-.2, 0., .2]]))
+    assert found == pytest.approx(np.array([[1.5, 2.5], [2, 2]]))
     with pytest.raises(AamError, match="not calibrated"):
         TargetCodec.fit(pd.Series([1., 3.])).interval(np.zeros((1, 1)))
     with pytest.raises(AamError, match="not calibrated"):
@@ -183,19 +181,18 @@ def test_temperature_is_that_of_a_softmax():
     for t in (.5, 3.):
         warm = back(replace(codec, temperature=t))
         p = warm.decode(x)
-        assert warm.temperature == t and np.allclose(p, softmax(x/t, axis=1),
-                                                     atol=1e-12) and (warm.labels(p)
-                                                                      == codec.labels(codec.decode(x))).all()
+        assert warm.temperature == t and np.allclose(p, softmax(x/t, axis=1), atol=1e-12)
+        assert (warm.labels(p) == codec.labels(codec.decode(x))).all()
     for t in (0., -1., np.nan, np.inf):
         with pytest.raises(AamError, match="not sound"): replace(codec, temperature=t)
 
 
-@pytest.mark.parametrize("change",
-                         [dict(transform="cube"), dict(places={"a": [1., 0.]}), dict(places={"a": [1.]}),
-                          dict(places=[]),
+@pytest.mark.parametrize("change", [
+    dict(transform="cube"), dict(places={"a": [1., 0.]}), dict(places={"a": [1.]}), dict(places=[]),
     dict(places={"a": ["x", 1.]}), dict(by=""), dict(mean="3"), dict(low=3., high=1.), dict(low="0"),
-                          dict(loss="mse"), dict(levels=[.1, .9]), dict(levels=3),
-    dict(under=-1.), dict(temperature=2.), dict(margin="wide"), dict(level=1.), dict(name=3)])
+    dict(loss="mse"), dict(levels=[.1, .9]), dict(levels=3), dict(under=-1.), dict(temperature=2.),
+    dict(margin="wide"), dict(level=1.), dict(name=3),
+])
 def test_damaged_codecs_of_numbers_are_refused(change):
     y, by = some()
     saved = TargetCodec.fit(y, transform="zscore_by", by=by, loss="quantile", levels=(.1, .5, .9)).to_dict()
@@ -206,9 +203,10 @@ def test_damaged_codecs_of_numbers_are_refused(change):
             TargetCodec.from_dict({a: b for a, b in saved.items() if a != k})
 
 
-@pytest.mark.parametrize("change", [dict(sd=2.), dict(places={"a": [0., 1.]}), dict(margin=1.), dict(low=0.),
-                                    dict(loss="mae"), dict(classes=["a", 3]),
-    dict(classes=["a", "b"], task="regression")])
+@pytest.mark.parametrize("change", [
+    dict(sd=2.), dict(places={"a": [0., 1.]}), dict(margin=1.), dict(low=0.), dict(loss="mae"),
+    dict(classes=["a", 3]), dict(classes=["a", "b"], task="regression"),
+])
 def test_damaged_codecs_of_classes_are_refused(change):
     with pytest.raises(AamError):
         TargetCodec.from_dict(TargetCodec.fit(pd.Series(list("ab"))).to_dict() | change)

@@ -25,7 +25,8 @@ def nan(column): return [None if pd.isna(o) else o for o in column]
 
 @pytest.mark.parametrize("header", [
     "id", "ID", "sampleid", "SampleID", "sample id", "Sample-ID", "sample_id", "feature-id", "#SampleID",
-                                    "#Sample ID", "#OTU ID", "sample_name"])
+    "#Sample ID", "#OTU ID", "sample_name",
+])
 def test_each_name_of_the_id_column(tmp_path, header):
     m = read(tmp_path, f"{header}\tage\n007\t3\n")
     assert list(m.index) == ["007"] and m.index.name == "sample_id" and m.age.tolist() == [3.]
@@ -56,10 +57,9 @@ def test_blanks_marks_quotes_and_line_ends(tmp_path):
 
 @pytest.mark.parametrize("cells, numeric", [
     ("1 2.5 -3e-2 +.5 7.", True), ("1  missing NA 2", True), ("1 2 x", False), ("1 inf 2", False),
-                                            ("1 0x1F", False), ("1 1_000", False),
-    ("1 1,5", False), ("1 1e999", False),
+    ("1 0x1F", False), ("1 1_000", False), ("1 1,5", False), ("1 1e999", False),
     ("Missing:_Not_provided 3", True), ("1 unknown", False), ("1 None", False), ("true false", False),
-                                            ("١ ٢", False),
+    ("١ ٢", False),
 ])
 def test_what_is_numeric(tmp_path, cells, numeric):
     cells = [o.replace("_", " ") if o.startswith("Missing") else o for o in cells.split(" ")]
@@ -70,8 +70,8 @@ def test_what_is_numeric(tmp_path, cells, numeric):
 
 
 def test_all_missing_is_text_and_types_are_obeyed(tmp_path):
-    m = read(tmp_path,
-             "id\ta\tb\tc\td\n#q2:types\tcategorical\tNumeric\t\t\n#q2:missing\tINSDC:missing\t\t\t\n"
+    m = read(tmp_path, "id\ta\tb\tc\td\n#q2:types\tcategorical\tNumeric\t\t\n"
+                       "#q2:missing\tINSDC:missing\t\t\t\n"
                        "S1\t01\t\tnot collected\t2\nS2\t1\t\t\t3\n")
     assert nan(m.a) == ["01", "1"] and nan(m.b) == nan(m.c) == [None, None]
     assert m.b.dtype == m.d.dtype == np.float64 and m.c.dtype != np.float64
@@ -79,13 +79,15 @@ def test_all_missing_is_text_and_types_are_obeyed(tmp_path):
 
 @pytest.mark.parametrize("word", [
     "", "missing", "Not Applicable", "not collected", "NOT PROVIDED", "restricted access",
-                                  "Missing: Not provided", "missing: control sample",
-    "not applicable: lab stock", "<not provided>", "NA", "n/a", "nan", "NaN", "null"])
+    "Missing: Not provided", "missing: control sample", "not applicable: lab stock", "<not provided>", "NA",
+    "n/a", "nan", "NaN", "null",
+])
 def test_missing_words(word): assert is_missing(word)
 
 
-@pytest.mark.parametrize("word",
-                         ["0", "None", "none", "unknown", "missing link", "nana", "no", "control", "not"])
+@pytest.mark.parametrize("word", [
+    "0", "None", "none", "unknown", "missing link", "nana", "no", "control", "not",
+])
 def test_words_that_are_answers(word): assert not is_missing(word)
 
 
@@ -93,23 +95,20 @@ def test_words_that_are_answers(word): assert not is_missing(word)
     ("", "m.tsv holds nothing"), ("\n\n# only\n", "is empty"), ("id\ta\n", "no samples"),
     ("age\tid\n3\tS1\n", "line 1: the first column is 'age'.*Move 'id' to the front"),
     ("id,age\nS1,3\n", "Separated by commas"),
-                                        ("id\ta\ta\nS1\t1\t2\n", "line 1: the columns 'a' occur more than "
-                                                                 "once"),
+    ("id\ta\ta\nS1\t1\t2\n", "line 1: the columns 'a' occur more than once"),
     ("id\t\tb\nS1\t1\t2\n", "column 2 has no name"),
     ("id\ta\nS1\t1\nS2\t2\nS1\t3\n", "line 4: the id 'S1' has a row already"),
-                                        ("id\ta\nS1\t1\t2\n", "line 2: 3 cells for the 2 columns"),
+    ("id\ta\nS1\t1\t2\n", "line 2: 3 cells for the 2 columns"),
     ("id\ta\n\t1\n", "line 2: the row has no id"),
     ("id\ta\nS1\t1\nid\ta\nS2\t2\n", "line 3: 'id' is a header"),
-                                        ("id\ta\n#q2:types\tnumber\nS1\t1\n",
-                                         "column 'a' is declared 'number'"),
+    ("id\ta\n#q2:types\tnumber\nS1\t1\n", "column 'a' is declared 'number'"),
     ("id\ta\n#q2:types\tnumeric\nS1\t1\nS2\tx\n", "'a' is declared numeric in #q2:types, but holds 'x'"),
     ("id\ta\nS1\t1\n#q2:types\tnumeric\n", "line 3: '#q2:types' is not known here"),
     ("id\ta\n#q2:units\tkg\nS1\t1\n", "line 2: '#q2:units' is not known"),
-                                        ('id\ta\nS1\t"open\nS2\t2\n', "line 3: .*quotation mark"),
+    ('id\ta\nS1\t"open\nS2\t2\n', "line 3: .*quotation mark"),
     ("#q2:types\tnumeric\nid\ta\nS1\t1\n", "first column is '#q2:types'"),
     (b"id\ta\nS1\t\xe9\n", "not UTF-8"), ("id\ta\n".encode("utf-16"), "UTF-16"),
-                                        (b"PK\x03\x04", "zip archive"), (b"\x89HDF\r\n\x1a\n", "HDF5"),
-    ("<html>", "web page"), ("{}", "JSON"),
+    (b"PK\x03\x04", "zip archive"), (b"\x89HDF\r\n\x1a\n", "HDF5"), ("<html>", "web page"), ("{}", "JSON"),
 ])
 def test_files_that_are_no_metadata(tmp_path, text, says):
     with pytest.raises(AamError, match=f"m.tsv.*{says}" if "holds nothing" not in says else says):
@@ -126,9 +125,8 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n",
 def test_any_cells_come_back(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp()/"any.tsv"
     with open(path, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f,
-                   dialect="excel-tab").writerows([["sample-id", "a", "b"],
-                                                   *([k, *v] for k, v in rows.items())])
+        lines = [["sample-id", "a", "b"], *([k, *v] for k, v in rows.items())]
+        csv.writer(f, dialect="excel-tab").writerows(lines)
     m = read_metadata(path)
     assert list(m.index) == list(rows)
     for k, c in enumerate("ab"):
@@ -138,7 +136,8 @@ def test_any_cells_come_back(tmp_path_factory, rows):
         assert nan(m[c]) == ([o and float(o) for o in known] if numeric else known)
 
 
-SEED = "# a remark\n#SampleID\tage\tsite\n#q2:types\tnumeric\tcategorical\nS1\t3.5\tgut\nS2\tnot collected\t\"left hand\"\nS3\t1e2\n".encode()
+SEED = ("# a remark\n#SampleID\tage\tsite\n#q2:types\tnumeric\tcategorical\nS1\t3.5\tgut\n"
+        "S2\tnot collected\t\"left hand\"\nS3\t1e2\n").encode()
 
 
 @settings(max_examples=300)
@@ -159,8 +158,7 @@ def test_damage_is_refused_or_harmless(tmp_path_factory, hits, end):
     ("ecam_infant/metadata.tsv", 741,
      dict(month_of_life="regression", delivery="classification", diet_3="classification")),
     ("ibd_crohns_2538/metadata.tsv", 449, dict(ibd="classification")),
-                                                    ("cfs87/metadata.tsv", 87,
-                                                     dict(Subject="classification")),
+    ("cfs87/metadata.tsv", 87, dict(Subject="classification")),
     ("global_gut/metadata.tsv", 528, dict(age_years="regression", country="classification")),
     ("hmp_v35_bodysite/metadata.tsv", 5452,
      dict(HMPbodysupersite="classification", HMPbodysubsite="classification")),
@@ -188,5 +186,6 @@ def test_real_metadata(data_dir, name, samples, targets):
 def test_ids_join_the_table(data_dir):
     from aam_nb.data.table import read_table
     for name in ("tiny_ecam60", "ecam_infant", "ibd_crohns_2538"):
-        assert list(read_metadata(data_dir/name/"metadata.tsv").index) == list(read_table(data_dir/name/"table.biom").sample_ids)
+        ids = read_table(data_dir/name/"table.biom").sample_ids
+        assert list(read_metadata(data_dir/name/"metadata.tsv").index) == list(ids)
     assert strings(["a"]).dtype == object

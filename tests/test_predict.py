@@ -1,5 +1,5 @@
-"""Prediction and embedding read samples from a store as the bundle says: at its depth and limit, told its
-covariates, with a row for each sample asked for."""
+"""Prediction and embedding read samples from a store as the bundle says: at its depth and limit, with its
+covariates, and with a row for each sample asked for."""
 from dataclasses import replace
 
 import numpy as np
@@ -82,10 +82,10 @@ def test_embedding_is_what_the_heads_read(bundle):
     store = build_store(Study(table=TABLE))
     ids = store.sample_ids[[7, 2, 11]]
     found = embed_store(bundle, store, ids)
-    told = predict_store(bundle, store, ids).rows
+    predicted = predict_store(bundle, store, ids).rows
     with torch.no_grad(): head = bundle.model.heads["target"](torch.from_numpy(found.vectors)).numpy()
-    np.testing.assert_allclose(AGE.decode(head), told.prediction, rtol=1e-5)
-    assert found.names.tolist() == ids.tolist() == told.index.tolist()
+    np.testing.assert_allclose(AGE.decode(head), predicted.prediction, rtol=1e-5)
+    assert found.names.tolist() == ids.tolist() == predicted.index.tolist()
 
 
 def test_asvs_embed_alone_or_together(bundle):
@@ -120,8 +120,8 @@ def test_vectors_survive_the_file(bundle, tmp_path, name):
 
 
 def test_nothing_to_score_still_has_its_rows(bundle):
-    told = predict_table(at_depth(bundle, 10**6), TABLE).rows
-    assert len(told) == 20 and told.prediction.isna().all() and (told.note != "").all()
+    predicted = predict_table(at_depth(bundle, 10**6), TABLE).rows
+    assert len(predicted) == 20 and predicted.prediction.isna().all() and (predicted.note != "").all()
 
 
 def test_an_untrained_level_is_not_embedded(bundle):
@@ -136,17 +136,17 @@ def test_stores_side_by_side_predict_and_embed_like_each(bundle):
     "A corpus gives the rows of its stores, one after the other."
     parts = [build_store(Study(table=TABLE.samples(o))) for o in (np.arange(9), np.arange(9, 20))]
     corpus = Corpus(parts)
-    told = predict_store(bundle, corpus).rows
+    predicted = predict_store(bundle, corpus).rows
     wanted = pd.concat([predict_store(bundle, o).rows for o in parts])
-    assert told.index.tolist() == wanted.index.tolist()
+    assert predicted.index.tolist() == wanted.index.tolist()
     for c in ("prediction", "unseen_reads"):
-        np.testing.assert_allclose(told[c], wanted[c], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(predicted[c], wanted[c], rtol=1e-5, atol=1e-9)
     one = build_store(Study(table=TABLE))
     ids = ["S12", "S03"]
     np.testing.assert_allclose(embed_store(bundle, corpus, ids).vectors,
                                embed_store(bundle, one, ids).vectors, rtol=1e-4, atol=1e-5)
-    assert set(embed_store(bundle, corpus, ids, "asv").names) == set(embed_store(bundle, one, ids,
-                                                                                 "asv").names)
+    in_corpus, in_one = (embed_store(bundle, o, ids, "asv").names for o in (corpus, one))
+    assert set(in_corpus) == set(in_one)
 
 
 # Targets as columns
@@ -160,10 +160,10 @@ def test_columns_have_the_names_and_numbers_of_their_codecs():
     out = np.random.default_rng(0).normal(size=(4, 7))
     ids = strings("abcd")
     frame = decoded(Targets((wide, q, SITE)), out, ids)
-    assert frame.columns.tolist() == ["age:prediction", "age:low", "age:high", "ph:prediction", "ph:q0.05",
-                                      "ph:q0.5", "ph:q0.95", "site:label",
-                                      "site:probability_gut", "site:probability_mouth",
-                                      "site:probability_skin"] and frame.index.tolist() == list("abcd")
+    assert frame.columns.tolist() == [
+        "age:prediction", "age:low", "age:high", "ph:prediction", "ph:q0.05", "ph:q0.5", "ph:q0.95",
+        "site:label", "site:probability_gut", "site:probability_mouth", "site:probability_skin"]
+    assert frame.index.tolist() == list("abcd")
     np.testing.assert_allclose(frame["age:prediction"], wide.decode(out[:, :1]))
     np.testing.assert_allclose(frame[["age:low", "age:high"]], wide.interval(out[:, :1]))
     np.testing.assert_allclose(frame[["ph:q0.05", "ph:q0.5", "ph:q0.95"]], q.quantiles(out[:, 1:4]))
@@ -181,9 +181,8 @@ def test_numbers_that_are_relative_to_a_category_are_decoded_by_it_in_any_order(
     codec = TargetCodec.fit(y, "regression", transform="zscore_by", by=place.site)
     targets = Targets((codec,))
     out = codec.encode(y, place.site)
-    np.testing.assert_allclose(decoded(targets, out[::-1], y.index[::-1],
-                                       place.sample(frac=1, random_state=0)).prediction.loc[y.index], y,
-                               rtol=1e-5)
+    mixed = decoded(targets, out[::-1], y.index[::-1], place.sample(frac=1, random_state=0))
+    np.testing.assert_allclose(mixed.prediction.loc[y.index], y, rtol=1e-5)
     with pytest.raises(AamError, match="This model needs 'site'"): decoded(targets, out, y.index)
     with pytest.raises(AamError, match="1 of 6 samples has no row in the metadata.*first: 'b'"):
         decoded(targets, out, y.index, place.drop(index="b"))
@@ -196,8 +195,8 @@ def test_numbers_that_are_relative_to_a_category_are_decoded_by_it_in_any_order(
 def test_several_targets_are_predicted_side_by_side(bundle):
     two = of(bundle, AGE, SITE)
     rows = predict_table(two, TABLE).rows
-    out = predict_rows(two.model, store := build_store(Study(table=TABLE)), np.arange(20),
-                     known=known_places(store.keys, two.known))
+    store = build_store(Study(table=TABLE))
+    out = predict_rows(two.model, store, np.arange(20), known=known_places(store.keys, two.known))
     assert out.shape == (20, 4) and predict_rows(two.model, store, np.zeros(0, np.int64)).shape == (0, 4)
     np.testing.assert_allclose(rows["age:prediction"], AGE.decode(out[:, :1]), rtol=1e-5)
     np.testing.assert_allclose(rows[[f"site:probability_{o}" for o in SITE.classes]],
@@ -216,8 +215,8 @@ def test_the_limit_of_the_bundle_is_kept(bundle, select):
         o = select_asvs(data[i], 5, select, bundle.config.run.seed, 0)
         counts[i, o.asv] = o.counts
     few = replace(TABLE, counts=type(TABLE.counts)(counts), sequences=store.sequences)
-    limited, wanted = predict_table(reading(bundle, limit=5, select=select),
-                                    TABLE).rows, predict_table(bundle, few).rows
+    limited = predict_table(reading(bundle, limit=5, select=select), TABLE).rows
+    wanted = predict_table(bundle, few).rows
     for c in ("prediction", "unseen_reads"): np.testing.assert_allclose(limited[c], wanted[c], rtol=1e-5)
     assert not np.allclose(limited.prediction, predict_table(bundle, TABLE).rows.prediction, rtol=1e-3)
 
@@ -232,10 +231,10 @@ def test_passes_average_what_a_person_reads(bundle):
     data = AtDepth(store, rows, DEPTH, two.config.run.seed, limit=6, select="random")
     known = known_places(store.keys, two.known)
     each = []
-    table = embed_asvs(two.model, store.tokens)
+    embeddings = embed_asvs(two.model, store.tokens)
     for turn in range(5):
-        each.append(torch.cat([o.target for _, o in sample_outputs(two.model, data.in_turn(turn), table,
-                                                                   known)]).numpy())
+        looked = sample_outputs(two.model, data.in_turn(turn), embeddings, known)
+        each.append(torch.cat([o.target for _, o in looked]).numpy())
     found = predict_store(two, store, passes=5).rows.iloc[rows]
     age = np.array([logged.decode(o[:, :1]) for o in each])
     p = np.array([SITE.decode(o[:, 1:]) for o in each])
@@ -245,10 +244,10 @@ def test_passes_average_what_a_person_reads(bundle):
     np.testing.assert_allclose(found["age:spread"], age.std(0, ddof=1), rtol=1e-3)
     np.testing.assert_allclose(found[[f"site:probability_{o}" for o in SITE.classes]], p.mean(0), rtol=1e-4)
     assert found["site:label"].tolist() == [SITE.classes[i] for i in best]
-    np.testing.assert_allclose(found["site:spread"], p.std(0, ddof=1)[np.arange(len(rows)), best], rtol=1e-3,
-                               atol=1e-7)
-    assert not np.allclose(found["age:prediction"], logged.decode(np.mean(each, axis=0)[:, :1]),
-                           rtol=1e-4) # Not the decoded mean
+    spread = p.std(0, ddof=1)[np.arange(len(rows)), best]
+    np.testing.assert_allclose(found["site:spread"], spread, rtol=1e-3, atol=1e-7)
+    decoded_mean = logged.decode(np.mean(each, axis=0)[:, :1])
+    assert not np.allclose(found["age:prediction"], decoded_mean, rtol=1e-4)
     one = predict_store(two, store).rows.iloc[rows]
     np.testing.assert_allclose(one["age:prediction"], age[0], rtol=1e-4)
     assert "age:spread" not in one
@@ -268,8 +267,8 @@ def test_passes_that_would_be_equal_are_refused(bundle):
 # Covariates
 
 @pytest.fixture(scope="module")
-def told(bundle):
-    "A bundle that is told a diet, a place and a number, whose model has learned to listen."
+def with_covariates(bundle):
+    "A bundle with a diet, a place and a number as covariates, whose model makes use of them."
     model = of(bundle, AGE, covariates=CovariateCodec.fit(PEOPLE, ("diet", ("country", "city"), "bmi")))
     with torch.no_grad():
         for p in model.model.fusion.parameters():
@@ -277,60 +276,62 @@ def told(bundle):
     return model
 
 
-def test_new_samples_are_told_their_own_covariates(told):
+def test_new_samples_have_their_own_covariates(with_covariates):
     "By id, whatever the order of the metadata and of the samples; other columns and rows are of no account."
-    rows = predict_table(told, TABLE, metadata=PEOPLE).rows.prediction
+    rows = predict_table(with_covariates, TABLE, metadata=PEOPLE).rows.prediction
     mixed = PEOPLE.sample(frac=1, random_state=1).assign(more=1)
     ids = TABLE.sample_ids[[7, 2, 15]]
-    np.testing.assert_allclose(predict_table(told, TABLE, ids, mixed, batch=2).rows.prediction,
+    np.testing.assert_allclose(predict_table(with_covariates, TABLE, ids, mixed, batch=2).rows.prediction,
                                rows.loc[ids], rtol=1e-4)
     for column in PEOPLE:
         other = PEOPLE.assign(**{column: PEOPLE[column].to_numpy()[::-1]})
-        moved = predict_table(told, TABLE, metadata=other).rows.prediction
+        moved = predict_table(with_covariates, TABLE, metadata=other).rows.prediction
         assert not np.allclose(moved, rows, rtol=1e-4), column
     store = build_store(Study(table=TABLE))
-    category, number = told.covariates.encode(PEOPLE)
-    out = predict_rows(told.model, store, np.arange(20), known=known_places(store.keys, told.known),
-                       covariates=(category, number))
+    category, number = with_covariates.covariates.encode(PEOPLE)
+    known = known_places(store.keys, with_covariates.known)
+    out = predict_rows(with_covariates.model, store, np.arange(20), known=known, covariates=(category, number))
     np.testing.assert_allclose(AGE.decode(out), rows, rtol=1e-4)
 
 
-def test_empty_cells_and_new_categories_are_fine(told):
-    holes = PEOPLE.astype(object).mask(np.random.default_rng(0).random(PEOPLE.shape)
-                                       < .5).astype({"bmi": float})
+def test_empty_cells_and_new_categories_are_fine(with_covariates):
+    empty = np.random.default_rng(0).random(PEOPLE.shape) < .5
+    holes = PEOPLE.astype(object).mask(empty).astype({"bmi": float})
     holes.loc[holes.index[:3], "diet"] = "insects"
-    rows = predict_table(told, TABLE, metadata=holes).rows.prediction
+    rows = predict_table(with_covariates, TABLE, metadata=holes).rows.prediction
     assert np.isfinite(rows).all()
-    known = predict_table(told, TABLE, metadata=holes.assign(diet=np.nan)).rows.prediction
+    known = predict_table(with_covariates, TABLE, metadata=holes.assign(diet=np.nan)).rows.prediction
     assert not np.allclose(rows[:3], known[:3], rtol=1e-4) # An unknown diet is not a missing one
 
 
-def test_what_metadata_lack_is_named(told):
+def test_what_metadata_lack_is_named(with_covariates):
     with pytest.raises(AamError, match="This model needs 'diet', 'country', 'city', 'bmi' of each sample"):
-        predict_table(told, TABLE)
+        predict_table(with_covariates, TABLE)
     with pytest.raises(AamError, match="'city'"):
-        predict_table(told, TABLE, metadata=PEOPLE.drop(columns="city"))
+        predict_table(with_covariates, TABLE, metadata=PEOPLE.drop(columns="city"))
     with pytest.raises(AamError, match="2 of 20 samples have no row"):
-        predict_table(told, TABLE, metadata=PEOPLE[2:])
-    assert len(predict_table(told, TABLE, TABLE.sample_ids[2:], PEOPLE[2:]).rows) == 18
+        predict_table(with_covariates, TABLE, metadata=PEOPLE[2:])
+    assert len(predict_table(with_covariates, TABLE, TABLE.sample_ids[2:], PEOPLE[2:]).rows) == 18
     counts = TABLE.counts.tolil()
     counts[0] = 0
     empty = replace(TABLE, counts=counts.tocsr())
-    assert predict_table(told, empty,
-                         metadata=PEOPLE[1:]).rows.note.iloc[0] == "no reads" # What cannot be scored needs no row
-    assert predict_table(at_depth(told, 10**6), TABLE, metadata=PEOPLE).rows.prediction.isna().all()
+    # What cannot be scored needs no row
+    assert predict_table(with_covariates, empty, metadata=PEOPLE[1:]).rows.note.iloc[0] == "no reads"
+    deep = at_depth(with_covariates, 10**6)
+    assert predict_table(deep, TABLE, metadata=PEOPLE).rows.prediction.isna().all()
 
 
-def test_vectors_of_samples_ask_for_no_covariates(told):
-    "They are of the reads alone: whatever the model is told, its summary is the same."
+def test_vectors_of_samples_ask_for_no_covariates(with_covariates):
+    "They are of the reads alone: whatever the covariates are, its summary is the same."
     store = build_store(Study(table=TABLE))
-    found = embed_store(told, store)
-    category, number = told.covariates.encode(PEOPLE)
+    found = embed_store(with_covariates, store)
+    category, number = with_covariates.covariates.encode(PEOPLE)
     data = SampleDataset(store, covariates=(category, number))
-    known = known_places(store.keys, told.known)
-    seen = torch.cat([o.summary for _, o in sample_outputs(told.model, data,
-                                                           embed_asvs(told.model, store.tokens), known)])
-    np.testing.assert_allclose(found.vectors, seen.numpy(), rtol=1e-5, atol=1e-6)
+    known = known_places(store.keys, with_covariates.known)
+    embeddings = embed_asvs(with_covariates.model, store.tokens)
+    looked = sample_outputs(with_covariates.model, data, embeddings, known)
+    wanted = torch.cat([o.summary for _, o in looked])
+    np.testing.assert_allclose(found.vectors, wanted.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_each_pass_draws_its_own_reads_and_the_first_as_the_table_is_rarefied(bundle):
@@ -342,10 +343,9 @@ def test_each_pass_draws_its_own_reads_and_the_first_as_the_table_is_rarefied(bu
         for i in range(len(rows)):
             o = data.look(i, turn)
             drawn[turn, i, o.asv] = o.counts
-    assert (drawn.sum(2) == DEPTH).all() and all((drawn[a] != drawn[b]).any(1).all() for a in range(4)
-                                                 for b in range(a))
+    assert (drawn.sum(2) == DEPTH).all()
+    assert all((drawn[a] != drawn[b]).any(1).all() for a in range(4) for b in range(a))
     wanted = rarefy(TABLE.samples(rows), DEPTH, 7)
     order = np.argsort(wanted.sequences)
-    assert (drawn[0] == wanted.counts.toarray()[:, order]).all() and (predict_table(at_depth(bundle, DEPTH),
-                                                                                    TABLE,
-                                                                                    passes=3).rows.spread.iloc[rows] > 0).all()
+    assert (drawn[0] == wanted.counts.toarray()[:, order]).all()
+    assert (predict_table(at_depth(bundle, DEPTH), TABLE, passes=3).rows.spread.iloc[rows] > 0).all()

@@ -13,10 +13,8 @@ from aam_nb.data.targets import Targets
 def test_targets_stand_side_by_side():
     targets = Targets.fit(META, several(loss="mse, ph=quantile", bounds="ph=0:14",
                                         transform="log1p_minmax, ph=none", quantiles=".1, .5, .9"))
-    assert targets.names == ("age", "site",
-                             "ph") and targets.outputs == 7 and targets.slices == [slice(0, 1), slice(1, 4),
-                                                                                   slice(4,
-                                                                                         7)]
+    assert targets.names == ("age", "site", "ph") and targets.outputs == 7
+    assert targets.slices == [slice(0, 1), slice(1, 4), slice(4, 7)]
     assert len(targets) == 3
     assert [(o.task, o.outputs, o.loss, o.levels) for o in targets.columns] == [
         ("regression", 1, "mse", ()), ("classification", 3, "mse", ()), ("regression", 3, "quantile", (.1, .5,
@@ -26,15 +24,13 @@ def test_targets_stand_side_by_side():
                                                                        14.)
     assert site == TargetCodec.fit(META.site)
     z = targets.encode(META)
-    assert z.shape == (6, 3) and z.dtype == np.float32 and np.array_equal(np.isnan(z),
-                                                                          META[["age", "site", "ph"]].isna())
+    assert z.shape == (6, 3) and z.dtype == np.float32
+    assert np.array_equal(np.isnan(z), META[["age", "site", "ph"]].isna())
     assert np.array_equal(z, np.hstack([o.encode(META[o.name]) for o in targets]), equal_nan=True)
     x = np.random.default_rng(0).normal(size=(4, 7))
     out = targets.decode(x)
-    assert list(out) == ["age", "site", "ph"] and all(np.array_equal(out[o.name],
-                                                                     o.decode(x[:,
-                                                                                k])) for o, k in zip(targets,
-                                                                                                     targets.slices))
+    assert list(out) == ["age", "site", "ph"]
+    assert all(np.array_equal(out[o.name], o.decode(x[:, k])) for o, k in zip(targets, targets.slices))
     assert Targets.from_dict(json.loads(json.dumps(targets.to_dict()))) == targets and targets.needs == ()
 
 
@@ -58,12 +54,11 @@ def test_only_training_rows_teach_the_categories():
     (several("aeg"), "Predicting needs the column 'aeg'.*Did you mean 'age'"),
     (several(loss="mse, site=mae"), "target.loss names 'site', whose values are classes"),
     (several(bounds="site=0:"), "target.bounds names 'site'"),
-                                          (several(transform="zscore, site=none"),
-                                           "target.transform names 'site'"),
+    (several(transform="zscore, site=none"), "target.transform names 'site'"),
     (several(transform="zscore_by", by="ph"), "target.by is 'ph', which is to be predicted"),
     (several(transform="zscore_by", by="rnu"), "needs the column 'rnu'"),
     (several(bounds="ph=0:6"), "'ph' lie above the bound 6"),
-                                          (several(task="auto, site=regression"), "'site' must be a number"),
+    (several(task="auto, site=regression"), "'site' must be a number"),
 ])
 def test_targets_that_cannot_be(config, says):
     with pytest.raises(AamError, match=says): Targets.fit(META, config)

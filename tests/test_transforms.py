@@ -23,16 +23,14 @@ def test_transforms_are_those_of_scikit_learn(transform):
     codec = TargetCodec.fit(y, transform=transform)
     log = transform.startswith("log1p")
     f, back_f = (np.log1p, np.expm1) if log else (np.asarray, np.asarray)
-    made = None if transform == "none" else (MinMaxScaler if transform.endswith("minmax")
-                                             else StandardScaler)().fit(f(y.to_numpy())[:, None])
+    scaler = MinMaxScaler if transform.endswith("minmax") else StandardScaler
+    made = None if transform == "none" else scaler().fit(f(y.to_numpy())[:, None])
     for v in (y.to_numpy(), new.to_numpy()):
         wanted = f(v)[:, None] if made is None else made.transform(f(v)[:, None])
         np.testing.assert_allclose(codec.encode(pd.Series(v)), wanted, rtol=1e-5, atol=1e-6)
         outputs = wanted + .3
-        np.testing.assert_allclose(codec.decode(outputs),
-                                   back_f(outputs if made is None else made.inverse_transform(outputs))[:,
-                                                                                                        0],
-                                   rtol=1e-9)
+        unscaled = outputs if made is None else made.inverse_transform(outputs)
+        np.testing.assert_allclose(codec.decode(outputs), back_f(unscaled)[:, 0], rtol=1e-9)
     assert back(codec) == codec and codec.column == Column(name="y", task="regression")
 
 
@@ -62,16 +60,15 @@ def test_wild_outputs_stay_finite():
     (dict(transform="log1p_zscore"), "1 of the 3 values of the target 'y' is -1 or less and has no "
                                      "log1p_zscore.*first: -4 of the sample 'B'"),
     (dict(transform="log1p_minmax"), "no log1p_minmax"),
-                                          (dict(bounds=(0., None)), "1 of the 3 .* below the bound 0.*-4 of "
-                                                                    "the sample 'B'"),
+    (dict(bounds=(0., None)), "1 of the 3 .* below the bound 0.*-4 of the sample 'B'"),
     (dict(bounds=(None, 5.)), "1 of the 3 .* above the bound 5.*first: 9 of the sample 'D'"),
-                                          (dict(bounds=(9., -4.)), "bound|not sound"),
+    (dict(bounds=(9., -4.)), "bound|not sound"),
     (dict(transform="sqrt"), "transform of the target 'y' is 'sqrt'; wanted one of none, minmax"),
-                                          (dict(loss="rmse"), "loss of the target 'y' is 'rmse'"),
+    (dict(loss="rmse"), "loss of the target 'y' is 'rmse'"),
     (dict(transform="zscore_by"), "wanted the category of each sample .target.by."),
-                                          (dict(loss="quantile"), "quantiles '' cannot be used"),
+    (dict(loss="quantile"), "quantiles '' cannot be used"),
     (dict(loss="quantile", levels=(.1, .9)), ".5 among them"),
-                                          (dict(loss="quantile", levels=(.9, .5)), "rising"),
+    (dict(loss="quantile", levels=(.9, .5)), "rising"),
     (dict(loss="asymmetric", under=0., over=0.), "not sound"), (dict(under=-1.), "not sound"),
 ])
 def test_what_a_transform_cannot_take(kwargs, says):
@@ -137,8 +134,8 @@ def test_drawn_means_are_nearer_to_the_truth():
         lost += [((o - truth)**2).mean() for o in (drawn, raw, y.mean())]
         variances += [places[str(i)][1]**2 for i in np.flatnonzero(n == 1)]
     assert lost[0] < .8*lost[1] and lost[0] < .9*lost[2]
-    assert np.mean(variances) == pytest.approx(4,
-                                               rel=.15) # The variance within, though each of these categories has one sample
+    # The variance within, though each of these categories has one sample
+    assert np.mean(variances) == pytest.approx(4, rel=.15)
 
 
 def test_B11_a_category_of_one_sample_is_safe():
@@ -148,17 +145,19 @@ def test_B11_a_category_of_one_sample_is_safe():
     codec = own(y, by)
     z = codec.encode(pd.Series([20., 25., 60.]), pd.Series(["lone"]*3))
     assert np.abs(z).max() < 12 and codec.places["lone"][1] > 1
-    for labels in (["x"]*20 + ["lone"], [f"s{i}" for i in range(21)],
-                   ["x"]*10 + ["y"]*10 + ["lone"]): # One large; all lone; all constant
-        v = np.arange(21.) if labels[1] == "s1" else np.array([3.]*10 + [3. if labels[10] == "x"
-                                                                         else 4.]*10 + [9.])
+    one_large, all_lone = ["x"]*20 + ["lone"], [f"s{i}" for i in range(21)]
+    constant = ["x"]*10 + ["y"]*10 + ["lone"]
+    for labels, v in ((one_large, np.array([3.]*20 + [9.])), (all_lone, np.arange(21.)),
+                      (constant, np.array([3.]*10 + [4.]*10 + [9.]))):
         codec = own(v, labels)
-        assert min(sd for _, sd in codec.places.values()) >= .1 and np.abs(codec.encode(pd.Series(v),
-                                                                                        pd.Series(labels))).max() < 12
+        assert min(sd for _, sd in codec.places.values()) >= .1
+        assert np.abs(codec.encode(pd.Series(v), pd.Series(labels))).max() < 12
 
 
-@pytest.mark.parametrize("there", [["1", "2", "3"], [1, 2, 3], [1., 2., 3.],
-                                   np.array([1, 2, 3], dtype=np.int32), pd.Series([1, 2, 3], dtype="Int64")])
+@pytest.mark.parametrize("there", [
+    ["1", "2", "3"], [1, 2, 3], [1., 2., 3.], np.array([1, 2, 3], dtype=np.int32),
+    pd.Series([1, 2, 3], dtype="Int64"),
+])
 def test_B12_categories_are_found_however_they_are_typed(there):
     y = np.concatenate([np.arange(20.), np.arange(20.) + 100])
     for kind in (int, float, str): # Whole numbers, the same with a missing one beside them, text
@@ -169,8 +168,7 @@ def test_B12_categories_are_found_however_they_are_typed(there):
         assert out[:2] == pytest.approx([codec.places["1"][0],
                                          codec.places["2"][0]])
         assert out[2] == pytest.approx(y.mean()) # 3 is not known
-    gone = pd.Series([1., np.nan],
-                     name="g") # A missing category is no category, neither in fitting nor in use
+    gone = pd.Series([1., np.nan], name="g") # A missing category is no category, in fitting and in use
     assert codec.decode(np.zeros((2, 1)), gone)[1] == pytest.approx(y.mean())
     assert "" not in own(y, [None] + ["a"]*39).places and "nan" not in own(y, [np.nan] + ["a"]*39).places
 
@@ -195,8 +193,8 @@ def test_B13_what_is_relative_is_never_read_without_its_category():
     with pytest.raises(AamError, match="60 samples, but 'g' has 3"): codec.decode(z, by[:3])
     targets = Targets((codec,))
     meta = pd.DataFrame(dict(y=y, g=by))
-    assert targets.needs == ("g",) and np.allclose(targets.decode(targets.encode(meta), meta)["y"], y,
-                                                   rtol=1e-5, equal_nan=True)
+    assert targets.needs == ("g",)
+    assert np.allclose(targets.decode(targets.encode(meta), meta)["y"], y, rtol=1e-5, equal_nan=True)
     with pytest.raises(AamError, match="Decoding needs the metadata's 'g'"): targets.decode(z)
     with pytest.raises(AamError, match="Decoding needs the column 'g'"): targets.decode(z, meta[["y"]])
     with pytest.raises(AamError, match="Learning needs the column 'g'"): targets.encode(meta[["y"]])

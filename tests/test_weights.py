@@ -20,8 +20,9 @@ def test_nothing_said_weighs_nothing():
     assert weights() is None and weights(class_weights="gut=1") is None and weights(balance="run:a=1") is None
 
 
-@pytest.mark.parametrize("train",
-                         [None, np.array([0, 2, 3, 4]), np.array([True, True, False, True, True, True])])
+@pytest.mark.parametrize("train", [
+    None, np.array([0, 2, 3, 4]), np.array([True, True, False, True, True, True]),
+])
 def test_balanced_weights_are_those_of_scikit_learn(train):
     from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
     rows = np.arange(6) if train is None else np.arange(6)[train]
@@ -34,8 +35,8 @@ def test_balanced_weights_are_those_of_scikit_learn(train):
     known = META.site.iloc[rows].dropna()
     classes = np.unique(known)
     given = dict(zip(classes, compute_class_weight("balanced", classes=classes, y=known)))
-    np.testing.assert_allclose(w[:, 1], [given.get(o, 1.) for o in META.site],
-                               rtol=1e-6) # 1 for the missing, and for a class that no training row has
+    # 1 for the missing, and for a class that no training row has
+    np.testing.assert_allclose(w[:, 1], [given.get(o, 1.) for o in META.site], rtol=1e-6)
     assert (w[:, [0, 2]] == 1).all() and w[rows][META.site.iloc[rows].notna(), 1].mean() == pytest.approx(1)
 
 
@@ -57,19 +58,17 @@ def test_numbers_and_missing_categories_weigh_too():
 
 @pytest.mark.parametrize("kwargs, says", [
     (dict(weights="wieght"), "target.weights needs the column 'wieght'"),
-                                          (dict(weights="run"), "weight 'run' must be a number"),
+    (dict(weights="run"), "weight 'run' must be a number"),
     (dict(weights="age"), "'age' has no weight of 0 or more for 1 of 6 samples .first: 'E'"),
     (dict(balance="rnu"), "target.balance needs the column 'rnu'.*'run'"),
-                                          (dict(balance="run:c=2"), "target.balance names 'c', which is not "
-                                                                    "among 'a', 'b'"),
+    (dict(balance="run:c=2"), "target.balance names 'c', which is not among 'a', 'b'"),
     (dict(balance="run:a"), "target.balance has 'a'; wanted NAME=WEIGHT"),
-                                          (dict(balance="run:"), "wanted COLUMN, or COLUMN:CATEGORY=WEIGHT"),
+    (dict(balance="run:"), "wanted COLUMN, or COLUMN:CATEGORY=WEIGHT"),
     (dict(balance="run:a=-1"), "each weight 0 or more"), (dict(balance="run:a=1,a=2"), "each name once"),
     (dict(class_weights="Gut=2"), "target.class_weights names 'Gut'.*Did you mean 'gut'"),
     (dict(class_weights="balance"), "target.class_weights has 'balance'; wanted NAME=WEIGHT"),
     (dict(class_weights="gut=many"), "has 'gut=many'"),
-                                          (dict(class_weights="balanced", target="age"),
-                                           "no target has classes"),
+    (dict(class_weights="balanced", target="age"), "no target has classes"),
     (dict(balance="run:a=0,b=0"), "All training samples weigh 0 for the target 'age'"),
 ])
 def test_weights_that_cannot_be(kwargs, says):
@@ -92,8 +91,8 @@ def test_real_targets_together(data_dir):
     targets = Targets.fit(m, config, train)
     z = targets.encode(m)
     w = target_weights(targets, m, config, train)
-    assert z.shape == w.shape == (741, 2) and targets.outputs == 3 and z[train, 0].mean() == pytest.approx(0,
-                                                                                                           abs=1e-5)
+    assert z.shape == w.shape == (741, 2) and targets.outputs == 3
+    assert z[train, 0].mean() == pytest.approx(0, abs=1e-5)
     np.testing.assert_allclose(w[train, 1], compute_sample_weight("balanced", m.delivery.iloc[train]),
                                rtol=1e-6)
     wide = np.stack([z[:, 0], -z[:, 1], z[:, 1]], axis=1)
