@@ -65,8 +65,11 @@ def nested_names_in(
     text:str, # "diet, country/city"
 )->list[str|list[str]]: # ["diet", ["country", "city"]]
     "Names with commas between them, and slashes from the whole to the part."
-    chains = ([unquoted(p) for p in pieces(o, "/")] for o in pieces(text) if o)
-    return [o if len(o) > 1 else o[0] for o in chains]
+    found = []
+    for piece in filter(None, pieces(text)):
+        chain = [unquoted(o) for o in pieces(piece, "/")]
+        found.append(chain if len(chain) > 1 else chain[0])
+    return found
 
 # %% ../nbs/0_start/55_shorthand.ipynb #f4efd13f
 def numbers_in(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from fastcore.basics import patch
 from scipy import sparse
 
 from .core import AamError, few
@@ -129,15 +130,14 @@ class Sample:
     index:int          # The sample's row in the store
     id:str             # Its name in the table
 
-# %% ../nbs/0_start/80_types.ipynb #ed8e7dbc
+# %% ../nbs/0_start/80_types.ipynb #dd947407
 def sample_of_pairs(
     offsets:Tensor, # i64 [b+1], where each sample's pairs begin
     pairs:int,      # n
 )->Tensor:          # i64 [n]
     "Which sample each pair belongs to."
-    starts = offsets[1:-1]
-    begun = offsets.new_zeros(pairs + 1).index_add(0, starts, starts.new_ones(starts.shape))
-    return begun.cumsum(0)[:pairs]
+    begun = offsets.new_zeros(pairs + 1).index_add(0, offsets, offsets.new_ones(offsets.shape))
+    return begun.cumsum(0)[:pairs] - 1
 
 # %% ../nbs/0_start/80_types.ipynb #551bdd1f
 @dataclass(frozen=True, kw_only=True)
@@ -197,20 +197,21 @@ class Batch(_Moves):
         "Distinct ASVs in the batch."
         return self.rows.shape[0]
 
-    @property
-    def places(self)->Tensor: # i64 [b]
-        "Where its samples stand in the global batch."
-        return self.index.new_tensor(range(self.start, self.start + self.size))
+# %% ../nbs/0_start/80_types.ipynb #7b24679f
+@patch(as_prop=True)
+def places(self:Batch)->Tensor: # i64 [b]
+    "Where its samples stand in the global batch."
+    return self.index.new_tensor(range(self.start, self.start + self.size))
 
-    @property
-    def sample(self)->Tensor: # i64 [n]
-        "Which sample each pair belongs to."
-        return sample_of_pairs(self.offsets, self.asv.shape[0])
+@patch(as_prop=True)
+def sample(self:Batch)->Tensor: # i64 [n]
+    "Which sample each pair belongs to."
+    return sample_of_pairs(self.offsets, self.asv.shape[0])
 
-    @property
-    def reads(self)->SampleReads:
-        "What the sample level reads of it."
-        return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
+@patch(as_prop=True)
+def reads(self:Batch)->SampleReads:
+    "What the sample level reads of it."
+    return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
 
 # %% ../nbs/0_start/80_types.ipynb #f4b98f81
 @dataclass(frozen=True, kw_only=True)

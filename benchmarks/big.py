@@ -21,7 +21,8 @@ from pathlib import Path
 
 from aam_nb import __version__
 
-SAMPLES, ASVS, HELD, BASES = 100_000, 300_000, 210, 150 # HELD: draws of an ASV a sample; repeats fall together
+# HELD: draws of an ASV a sample; repeats fall together
+SAMPLES, ASVS, HELD, BASES = 100_000, 300_000, 210, 150
 AIMS = dict(build=1.5, train=2.) # GiB
 AIM_LOADER = 1000 # Samples a second, one worker
 
@@ -40,8 +41,10 @@ def slices_of(samples, asvs, step=5000):
     dealt = keyed_rng(0, "deal").permutation(asvs)
     for a in range(0, samples, step):
         rng, n = keyed_rng(0, "slice", a), min(step, samples - a)
-        at = np.unique(np.repeat(np.arange(n), HELD)*asvs + dealt[(asvs*rng.random(n*HELD)**2).astype(np.int64)])
-        yield np.bincount(at//asvs, minlength=n), (at % asvs).astype(np.int32), rng.geometric(.03, len(at)).astype(np.float64)
+        at = np.unique(np.repeat(np.arange(n),
+                                 HELD)*asvs + dealt[(asvs*rng.random(n*HELD)**2).astype(np.int64)])
+        yield np.bincount(at//asvs, minlength=n), (at % asvs).astype(np.int32), rng.geometric(.03,
+                                                                                              len(at)).astype(np.float64)
 
 
 def write_biom(path, samples, sequences):
@@ -50,24 +53,33 @@ def write_biom(path, samples, sequences):
     import numpy as np
     from scipy import sparse
     with h5py.File(path, "w") as f:
-        f.attrs.update({"id": "big", "type": "OTU table", "format-url": "http://biom-format.org", "format-version": (2, 1),
+        f.attrs.update({"id": "big", "type": "OTU table", "format-url": "http://biom-format.org",
+                        "format-version": (2, 1),
                         "generated-by": "aam_nb benchmark", "creation-date": date.today().isoformat()})
         how = dict(compression="gzip", maxshape=(None,), chunks=(2**16,))
         for axis, ids in (("sample", [f"S{i:06d}" for i in range(samples)]), ("observation", sequences)):
             f.create_dataset(f"{axis}/ids", data=ids, dtype=h5py.string_dtype(), compression="gzip")
             for o in ("metadata", "group-metadata"): f.create_group(f"{axis}/{o}")
-            for o, kind in (("data", "f8"), ("indices", "i4")): f.create_dataset(f"{axis}/matrix/{o}", (0,), kind, **how)
+            for o, kind in (("data", "f8"), ("indices", "i4")):
+                f.create_dataset(f"{axis}/matrix/{o}", (0,), kind, **how)
         lengths = []
         for n, at, reads in slices_of(samples, len(sequences)):
             lengths.append(n)
             for o, values in (("data", reads), ("indices", at)):
-                part = f[f"sample/matrix/{o}"]; end = len(part); part.resize((end + len(values),)); part[end:] = values
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int32); f["sample/matrix/indptr"] = indptr
+                part = f[f"sample/matrix/{o}"]
+                end = len(part)
+                part.resize((end + len(values),))
+                part[end:] = values
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int32)
+        f["sample/matrix/indptr"] = indptr
         f.attrs["shape"], f.attrs["nnz"] = (len(sequences), samples), int(indptr[-1])
         part = f["sample/matrix"] # The other half at once: this process has no aim
-        other = sparse.csr_matrix((part["data"][:], part["indices"][:], indptr), shape=(samples, len(sequences))).tocsc()
+        other = sparse.csr_matrix((part["data"][:], part["indices"][:], indptr),
+                                  shape=(samples, len(sequences))).tocsc()
         for o in ("data", "indices"):
-            part = f[f"observation/matrix/{o}"]; part.resize((other.nnz,)); part[:] = getattr(other, o)
+            part = f[f"observation/matrix/{o}"]
+            part.resize((other.nnz,))
+            part[:] = getattr(other, o)
         f["observation/matrix/indptr"] = other.indptr
     return int(indptr[-1])
 
@@ -88,9 +100,11 @@ def make(folder, samples, asvs):
     rng = keyed_rng(0, "metadata")
     with open(folder/"metadata.tsv", "w") as f:
         f.write("sample-id\tsubject\tage\tsite\n")
-        for i in range(samples): f.write(f"S{i:06d}\tP{i//5}\t{rng.uniform(0, 90):.1f}\t{('gut', 'mouth', 'skin')[rng.integers(3)]}\n")
+        for i in range(samples):
+            f.write(f"S{i:06d}\tP{i//5}\t{rng.uniform(0, 90):.1f}\t{('gut', 'mouth', 'skin')[rng.integers(3)]}\n")
     pairs = write_biom(folder/"table.biom", samples, sequences)
-    return dict(samples=samples, asvs=asvs, pairs=pairs, biom=(folder/"table.biom").stat().st_size/1e6, tree=(folder/"tree.nwk").stat().st_size/1e6)
+    return dict(samples=samples, asvs=asvs, pairs=pairs, biom=(folder/"table.biom").stat().st_size/1e6,
+                tree=(folder/"tree.nwk").stat().st_size/1e6)
 
 
 # What is measured.
@@ -110,7 +124,8 @@ def build(folder):
 
 
 def train(folder):
-    "Steps of each stage of the recipe small, and one step through the encoder. ASVs of the steps are embedded, the others' vectors are zero."
+    """Steps of each stage of the recipe small, and one step through the encoder. ASVs of the steps are
+    embedded, the others' vectors are zero."""
     from dataclasses import replace
 
     import numpy as np
@@ -127,40 +142,58 @@ def train(folder):
     from aam_nb.training.objectives import AsvObjective, SampleObjective
     from aam_nb.training.optim import make_optimizer
     from aam_nb.training.outputs import embed_asvs
-    torch.set_num_threads(1); said = []
+    torch.set_num_threads(1)
+    said = []
     def say(what, seconds=None): said.append(dict(what=what, peak=peak(), seconds=seconds))
     def steps(objective, source, optim):
-        optimizer = make_optimizer(objective.model.named_parameters(), optim); begun = time.perf_counter()
-        for batch in source: optimizer.zero_grad(); objective.train_step(batch); optimizer.step()
+        optimizer = make_optimizer(objective.model.named_parameters(), optim)
+        begun = time.perf_counter()
+        for batch in source:
+            optimizer.zero_grad()
+            objective.train_step(batch)
+            optimizer.step()
         return (time.perf_counter() - begun)/len(source)
-    say("imports"); clock = time.perf_counter()
-    store = open_store(folder/"store"); say("store open", time.perf_counter() - clock)
-    clock = time.perf_counter(); age = store.metadata["age"]; codec = TargetCodec.fit(age, task="regression")
+    say("imports")
+    clock = time.perf_counter()
+    store = open_store(folder/"store")
+    say("store open", time.perf_counter() - clock)
+    clock = time.perf_counter()
+    age = store.metadata["age"]
+    codec = TargetCodec.fit(age, task="regression")
     say("metadata read", time.perf_counter() - clock)
-    cfg = load_config("small"); loss = replace(cfg.loss, distance=.1)
-    model = AamModel(cfg.model, store.tokens.shape[1], columns=(codec.column,), metrics=(loss.metric,)).train()
-    clock = time.perf_counter(); tree = store.tree
+    cfg = load_config("small")
+    loss = replace(cfg.loss, distance=.1)
+    model = AamModel(cfg.model, store.tokens.shape[1], columns=(codec.column,),
+                     metrics=(loss.metric,)).train()
+    clock = time.perf_counter()
+    tree = store.tree
     say(f"{tree} taken from the store", time.perf_counter() - clock)
-    asvs = AsvBatches(store, view=View(patch=cfg.model.patch, mask=cfg.loss.mask), batch=cfg.pretrain_asv.batch, steps=10)
-    say("10 steps of 256 ASVs, distances along the tree and masked bases", steps(AsvObjective(model, loss), asvs, cfg.pretrain_asv))
+    asvs = AsvBatches(store, view=View(patch=cfg.model.patch, mask=cfg.loss.mask),
+                      batch=cfg.pretrain_asv.batch, steps=10)
+    say("10 steps of 256 ASVs, distances along the tree and masked bases",
+        steps(AsvObjective(model, loss), asvs, cfg.pretrain_asv))
     model.encoder.fit_constants(torch.from_numpy(store.tokens[:2048].copy()))
     known = np.arange(len(store.tokens))
     view = View(augment=cfg.augment, identity=cfg.model.identity, metrics=(loss.metric,), known=known)
     source = SampleBatches(SampleDataset(store, target=codec.encode(age)), view, batch=32, steps=5)
-    rows = np.unique(np.concatenate([o.rows.numpy() for o in source])); clock = time.perf_counter()
-    table = embed_asvs(model, store.tokens, rows); table.add_(0.) # Every page of it is touched
+    rows = np.unique(np.concatenate([o.rows.numpy() for o in source]))
+    clock = time.perf_counter()
+    table = embed_asvs(model, store.tokens, rows)
+    table.add_(0.) # Every page of it is touched
     say(f"{len(rows):,} ASVs embedded, into a table for all of them", time.perf_counter() - clock)
     fit_constants(model, [source[0]], table)
     say("5 steps of 32 samples on embeddings, unweighted UniFrac beside the target",
         steps(SampleObjective(model, loss, table, cfg.augment.mixup), source, cfg.optim))
     source.steps = 1
     say(f"1 step of 32 samples through the encoder ({len(source[0].rows):,} ASVs)",
-        steps(SampleObjective(model, loss, None, cfg.augment.mixup, chunk=cfg.optim.chunk), source, cfg.optim))
+        steps(SampleObjective(model, loss, None, cfg.augment.mixup, chunk=cfg.optim.chunk), source,
+              cfg.optim))
     return dict(stages=said, peak=peak())
 
 
 def load(folder):
-    "Samples a second from one worker process and from none, after the first batches, which pay for the start."
+    """Samples a second from one worker process and from none, after the first batches, which pay for the
+    start."""
     import numpy as np
     import torch
     from aam_nb.sections import AugmentConfig
@@ -169,13 +202,21 @@ def load(folder):
     from aam_nb.batches.samples import SampleDataset
     from aam_nb.batches.view import View
     from aam_nb.batches.store import open_store
-    torch.set_num_threads(1); store = open_store(folder/"store"); out = {}
-    common, samples = dict(identity=64, known=np.arange(len(store.tokens))), SampleDataset(store, target=np.zeros(len(store)))
-    for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1), ("augmented, in the training process",
-                               dict(augment=AugmentConfig()), 0), ("augmented, unweighted UniFrac", dict(augment=AugmentConfig(), metrics=("unweighted",)), 1)):
+    torch.set_num_threads(1)
+    store = open_store(folder/"store")
+    out = {}
+    common, samples = dict(identity=64, known=np.arange(len(store.tokens))), SampleDataset(store,
+                                                                                           target=np.zeros(len(store)))
+    for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1),
+                               ("augmented, in the training process",
+                               dict(augment=AugmentConfig()), 0),
+                               ("augmented, unweighted UniFrac",
+                                dict(augment=AugmentConfig(), metrics=("unweighted",)), 1)):
         batches = loader(SampleBatches(samples, View(**common, **how), batch=32, steps=220), workers=workers)
         for _ in range(20): next(batches)
-        begun = time.perf_counter(); n = sum(o.size for o in batches); out[name] = n/(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        n = sum(o.size for o in batches)
+        out[name] = n/(time.perf_counter() - begun)
     return dict(rates=out, peak=peak(), worker=peak(resource.RUSAGE_CHILDREN))
 
 
@@ -186,7 +227,8 @@ def child(what, *args):
     "Run a piece of work in a process of its own."
     env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(__file__).resolve().parent.parent))
     print(f"{what} {' '.join(map(str, args[1:]))}...", flush=True)
-    done = subprocess.run([sys.executable, __file__, "--child", what, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env)
+    done = subprocess.run([sys.executable, __file__, "--child", what, *map(str, args)],
+                          stdout=subprocess.PIPE, text=True, env=env)
     if done.returncode: sys.exit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -195,37 +237,49 @@ def page(scale, sizes, trained, loaded):
     "The results page."
     names = dict(aam_nb=__version__, **{o: version(o) for o in ("torch", "numpy", "scipy", "h5py")})
     lines = ["# big", "", f"`python benchmarks/big.py{'' if scale == 1 else f' --scale {scale}'}`", "",
-             f"{date.today()}, one thread each on {os.cpu_count()} cores ({platform.machine()}) that ran other work beside, {json.dumps(names)}. "
+             f"{date.today()}, one thread each on {os.cpu_count()} cores ({platform.machine()}) that ran "
+             f"other work beside, {json.dumps(names)}. "
              "Memory is the largest resident memory of a whole process in GiB, imports included.", "",
              "## Building, at three sizes", "",
-             "| samples x ASVs | counts | BIOM, tree, store (MB) | metadata and tree read | whole build, processor seconds (clock) | us a count | peak |",
+             "| samples x ASVs | counts | BIOM, tree, store (MB) | metadata and tree read | whole build, "
+             "processor seconds (clock) | us a count | peak |",
              "|---|---|---|---|---|---|---|"]
     for files, o in sizes:
-        lines.append(f"| {files['samples']:,} x {files['asvs']:,} | {files['pairs']:,} | {files['biom']:.0f}, {files['tree']:.0f}, {o['size']:.0f} "
-                     f"| {o['read_seconds']:.1f} s, {o['read']:.2f} | {o['work']:.1f} ({o['seconds']:.1f}) | {o['work']/files['pairs']*1e6:.2f} "
+        lines.append(f"| {files['samples']:,} x {files['asvs']:,} | {files['pairs']:,} | "
+                     f"{files['biom']:.0f}, {files['tree']:.0f}, {o['size']:.0f} "
+                     f"| {o['read_seconds']:.1f} s, {o['read']:.2f} | {o['work']:.1f} ({o['seconds']:.1f}) | "
+                     f"{o['work']/files['pairs']*1e6:.2f} "
                      f"| {o['peak']:.2f} |")
-    lines += ["", f"Aim: under {AIMS['build']} GiB. Imports alone take {sizes[-1][1]['imports']:.2f}. {sizes[-1][1]['store']}", "",
+    lines += ["",
+              f"Aim: under {AIMS['build']} GiB. Imports alone take {sizes[-1][1]['imports']:.2f}. {sizes[-1][1]['store']}", "",
               "## Training from the whole", "", "| after | seconds | peak so far |", "|---|---|---|"]
     lines += [f"| {o['what']} | {'' if o['seconds'] is None else format(o['seconds'], '.2f')} | {o['peak']:.2f} |" for o in trained["stages"]]
-    lines += ["", f"Seconds are those of a step where there are steps. Peak {trained['peak']:.2f}, aim: under {AIMS['train']} GiB.", "",
+    lines += ["",
+              f"Seconds are those of a step where there are steps. Peak {trained['peak']:.2f}, aim: under {AIMS['train']} GiB.", "",
               "## Loading, batches of 32, one worker process", "", "| | samples/s |", "|---|---|"]
     lines += [f"| {k} | {v:,.0f} |" for k, v in loaded["rates"].items()]
-    lines += ["", f"Aim: over {AIM_LOADER:,}. Peak of the training process {loaded['peak']:.2f}, of a worker {loaded['worker']:.2f} (mapped pages of the store "
+    lines += ["", f"Aim: over {AIM_LOADER:,}. Peak of the training process {loaded['peak']:.2f}, of a worker "
+                  f"{loaded['worker']:.2f} (mapped pages of the store "
               "count in both)."]
     return "\n".join(lines) + "\n"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1., help="of the samples and of the ASVs")
-    parser.add_argument("--out", default="", help="results page; benchmarks/results/big.md at full scale, none otherwise")
-    parser.add_argument("--folder", default="", help="where the files go; a temporary folder that is removed at the end")
+    parser.add_argument("--out", default="", help="results page; benchmarks/results/big.md at full scale, "
+                                                  "none otherwise")
+    parser.add_argument("--folder", default="", help="where the files go; a temporary folder that is removed "
+                                                     "at the end")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder or None, prefix="big-") as tmp:
         sizes = []
         for part in (.25, .5, 1.):
-            folder = Path(tmp)/f"{part}"; folder.mkdir()
-            files = child("make", folder, int(SAMPLES*args.scale*part), int(ASVS*args.scale*part)); sizes.append((files, child("build", folder)))
+            folder = Path(tmp)/f"{part}"
+            folder.mkdir()
+            files = child("make", folder, int(SAMPLES*args.scale*part), int(ASVS*args.scale*part))
+            sizes.append((files, child("build", folder)))
         text = page(args.scale, sizes, child("train", folder), child("load", folder))
     print(text)
     out = args.out or (str(Path(__file__).parent/"results"/"big.md") if args.scale == 1 else "")

@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def ecam(data):
     "The infants of ecam_infant and their age in months, standardised."
     if not (data/"ecam_infant").is_dir(): sys.exit(f"No study in {data/'ecam_infant'}. Set AAM_DATA.")
-    study = make_study(read_table(data/"ecam_infant"/"table.biom"), read_metadata(data/"ecam_infant"/"metadata.tsv"),
+    study = make_study(read_table(data/"ecam_infant"/"table.biom"),
+                       read_metadata(data/"ecam_infant"/"metadata.tsv"),
                        read_tree(data/"ecam_infant"/"tree.nwk"), missing="drop", where="is_infant == 1")
     age = study.metadata["month_of_life"].to_numpy(float)
     return build_store(study), (age - np.nanmean(age))/np.nanstd(age)
@@ -42,7 +43,8 @@ def ecam(data):
 
 def plain(batch):
     "The same samples, with every ASV of every sample encoded for itself."
-    return replace(batch, tokens=batch.tokens[batch.asv], rows=batch.rows[batch.asv], identity=batch.identity[batch.asv],
+    return replace(batch, tokens=batch.tokens[batch.asv], rows=batch.rows[batch.asv],
+                   identity=batch.identity[batch.asv],
                    asv=torch.arange(len(batch.asv)))
 
 
@@ -56,16 +58,21 @@ def timed(objective, batch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="small", help="sizes and kinds of the model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=3, help="batches of each size")
-    args = parser.parse_args(); torch.set_num_threads(args.threads); torch.manual_seed(0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
     cfg = load_config(args.recipe)
     store, age = ecam(ROOT/os.environ.get("AAM_DATA", "../shared/data"))
-    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {cfg.optim.chunk}; processor time in brackets")
+    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {cfg.optim.chunk}; processor "
+          "time in brackets")
     for size in (8, 32):
-        model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1], columns=(Column(name="age", task="regression"),)).train()
+        model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1],
+                         columns=(Column(name="age", task="regression"),)).train()
         objective = SampleObjective(model, cfg.loss, chunk=cfg.optim.chunk)
         rows, known = [], SampleDataset(store, rows=np.isfinite(age), target=age)
         for batch in SampleBatches(known, View(identity=cfg.model.identity), batch=size, steps=args.steps):
@@ -73,8 +80,10 @@ def main():
             off = float((grad - want).norm()/want.norm())
             rows.append((len(batch.rows), len(batch.asv), once, anew, cpu, cpu2, off))
         u, n, once, anew, cpu, cpu2, off = np.array(rows).T
-        print(f"batch {size:2}: {n.mean():5.0f} ASVs, {u.mean():4.0f} distinct ({(n/u).mean():.2f}x); once {once.min():6.2f} s ({cpu.min():.2f}), "
-              f"plain {anew.min():6.2f} s ({cpu2.min():.2f}): ratio {np.median(anew/once):.2f} ({np.median(cpu2/cpu):.2f}); "
+        print(f"batch {size:2}: {n.mean():5.0f} ASVs, {u.mean():4.0f} distinct ({(n/u).mean():.2f}x); once "
+              f"{once.min():6.2f} s ({cpu.min():.2f}), "
+              f"plain {anew.min():6.2f} s ({cpu2.min():.2f}): ratio {np.median(anew/once):.2f} "
+              f"({np.median(cpu2/cpu):.2f}); "
               f"gradients differ by {off.max():.0e}")
 
 

@@ -21,7 +21,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
 TINY = DATA/"tiny_ecam60"
-FILES = [f"data.table='{TINY}/table.biom'", f"data.metadata='{TINY}/metadata.tsv'", f"data.tree='{TINY}/tree.nwk'"]
+FILES = [f"data.table='{TINY}/table.biom'", f"data.metadata='{TINY}/metadata.tsv'",
+         f"data.tree='{TINY}/tree.nwk'"]
 GROUPS = ["data.groups=host_subject_id"]
 MONTH = [*FILES, *GROUPS, "data.target=month_of_life"]
 BIRTH = [*FILES, *GROUPS, "data.target=delivery"]
@@ -36,21 +37,33 @@ CASES = {
     "month_trained": ("train", [*MONTH, *SHORT, *TRAINED]),
     "birth_frozen": ("train", [*BIRTH, *SHORT]),
     "birth_trained": ("train", [*BIRTH, *SHORT, *TRAINED, "target.class_weights=balanced"]),
-    "covariates": ("train", [*MONTH, *SHORT, "data.covariates=diet,sex/delivery", "model.fusion=gated", "target.loss=huber"]),
-    "cross": ("train", [*BIRTH, *SHORT, "data.covariates=diet", "model.fusion=cross", "model.scale_by=diet", "augment.mixup=0"]),
-    "two_targets": ("train", [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT, "target.bounds='month_of_life=0:'"]),
+    "covariates": ("train",
+                   [*MONTH, *SHORT, "data.covariates=diet,sex/delivery", "model.fusion=gated",
+                    "target.loss=huber"]),
+    "cross": ("train", [*BIRTH, *SHORT, "data.covariates=diet", "model.fusion=cross", "model.scale_by=diet",
+                        "augment.mixup=0"]),
+    "two_targets": ("train",
+                    [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT,
+                     "target.bounds='month_of_life=0:'"]),
     "distances": ("train", [*MONTH, *SHORT, *PAIRS, "loss.metric=unweighted,braycurtis,aitchison,faith_pd"]),
-    "attention": ("train", [*MONTH, *SHORT, *TRAINED, *PAIRS, "model.sample=attention", "model.readout=attention", "model.patch=3",
+    "attention": ("train", [*MONTH, *SHORT, *TRAINED, *PAIRS, "model.sample=attention",
+                            "model.readout=attention", "model.patch=3",
                             "loss.counts=0.2", "pretrain_sample.freeze=false", "loss.span=2"]),
-    "pools": ("train", [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.pools='clade, presence, mean, attention, sum'",
-                        "model.abundance=clr", "loss.metric=generalized,weighted", "data.limit=20", "data.select=random"]),
-    "linear": ("train", [*MONTH, *SHORT, "model.linear=both", "model.components=8", "model.depth=true", "target.loss=quantile"]),
-    "augmented": ("train", [*BIRTH, *SHORT, *TRAINED, "augment.mix=reads", "augment.jitter=dirichlet", "augment.substitution=0.01",
-                            "augment.window=10", "augment.reverse=0.1", "loss.tree=0", "augment.shuffle=true"]),
+    "pools": ("train",
+              [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.pools=clade,presence,mean,attention,sum",
+                        "model.abundance=clr", "loss.metric=generalized,weighted", "data.limit=20",
+                        "data.select=random"]),
+    "linear": ("train", [*MONTH, *SHORT, "model.linear=both", "model.components=8", "model.depth=true",
+                         "target.loss=quantile"]),
+    "augmented": ("train", [*BIRTH, *SHORT, *TRAINED, "augment.mix=reads", "augment.jitter=dirichlet",
+                            "augment.substitution=0.01",
+                            "augment.window=10", "augment.reverse=0.1", "loss.tree=0",
+                            "augment.shuffle=true"]),
     "two_months": ("evaluate", [*MONTH, *SHORT, "run.folds=3", "data.depth=500"]),
     "two_births": ("evaluate", [*BIRTH, *SHORT, "run.folds=3", "run.inner=3", "run.repeats=2"]),
     "two_both": ("evaluate", [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT, "run.folds=2"]),
-    "pretrained": ("pretrain", [*FILES, "pretrain_asv.steps=30", "pretrain_asv.every=10", "pretrain_sample.steps=20",
+    "pretrained": ("pretrain",
+                   [*FILES, "pretrain_asv.steps=30", "pretrain_asv.every=10", "pretrain_sample.steps=20",
                                 "pretrain_sample.every=10", "loss.metric=unweighted,jaccard"]),
     "looked_at": ("inspect", [*MONTH]),
 }
@@ -63,8 +76,10 @@ RENAMED = {"told": "covariates"} # Words of files that mean the same under anoth
 def aam(*words):
     "Run the command line of the code that PYTHONPATH picks."
     code = "from aam_nb.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, cwd="/")
-    if done.returncode: raise SystemExit(f"aam {' '.join(map(str, words))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True,
+                          cwd="/")
+    if done.returncode:
+        raise SystemExit(f"aam {' '.join(map(str, words))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return done.stdout
 
 
@@ -72,21 +87,28 @@ def keep(run, to):
     "Copy the small files that say what a run found."
     for path in sorted(run.rglob("*")):
         inner = path.relative_to(run)
-        if path.suffix not in KEPT or path.name in SKIPPED or {"store", "cache", "checkpoint", "checkpoints"} & set(inner.parts): continue
+        if path.suffix not in KEPT or path.name in SKIPPED or {"store", "cache", "checkpoint",
+                                                               "checkpoints"} & set(inner.parts):
+            continue
         (to/inner).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, to/inner)
 
 
 def run_case(name, folder):
     "One case, and the use of its bundle."
-    command, words = CASES[name]; work = folder/"work"/name
+    command, words = CASES[name]
+    work = folder/"work"/name
     base = ["--out", work, "--threads", "1", "--overwrite"]
-    aam(*([command, *base] if command == "demo" else [command, "demo", *base, *words] if command != "inspect" else [command, "demo", *words, "--out", work, "--overwrite"]))
+    if command == "inspect": aam(command, "demo", *words, "--out", work, "--overwrite")
+    else: aam(command, *([] if command == "demo" else ["demo"]), *base, *words)
     bundle = work/"bundle"
     if bundle.is_dir() and command in ("train", "pretrain"):
         told = ["--metadata", TINY/"metadata.tsv"] if any("covariates" in o for o in words) else []
-        if command == "train": aam("predict", "--bundle", bundle, "--table", TINY/"table.biom", *told, "--out", work/"all_predictions.tsv", "--overwrite")
-        aam("embed", "--bundle", bundle, "--table", TINY/"table.biom", "--out", work/"all_embeddings.tsv", "--overwrite")
+        if command == "train":
+            aam("predict", "--bundle", bundle, "--table", TINY/"table.biom", *told, "--out",
+                work/"all_predictions.tsv", "--overwrite")
+        aam("embed", "--bundle", bundle, "--table", TINY/"table.biom", "--out", work/"all_embeddings.tsv",
+            "--overwrite")
     keep(work, folder/"kept"/name)
 
 
@@ -109,12 +131,14 @@ def numbers_of(path):
     "Numbers and words of a kept file, in order."
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
-        return [o for k, v in sorted(load_file(path).items()) for o in (k, *v.astype(np.float64).ravel().tolist())]
+        return [o for k, v in sorted(load_file(path).items())
+                for o in (k, *v.astype(np.float64).ravel().tolist())]
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".tsv": cells = [o for line in text.splitlines() for o in line.split("\t")]
     else:
         rows = [json.loads(o) for o in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
-        cells = json.dumps(stripped(rows)).replace("[", " ").replace("]", " ").replace(",", " ").replace("{", " ").replace("}", " ").split()
+        cells = json.dumps(stripped(rows)).replace("[", " ").replace("]", " ").replace(",", " ").replace("{",
+                                                                                                         " ").replace("}", " ").split()
     return [as_number(o) for o in cells]
 
 
@@ -125,7 +149,8 @@ def as_number(cell):
 
 
 def farthest(a, b):
-    "Largest difference of two lists of numbers and words, relative to 1 or more; None where words or lengths differ."
+    """Largest difference of two lists of numbers and words, relative to 1 or more; None where words or
+    lengths differ."""
     if len(a) != len(b): return None
     most = 0.
     for x, y in zip(a, b):
@@ -138,21 +163,26 @@ def farthest(a, b):
 def compare(before, after):
     "Print what differs; returns 1 where something does by more than 1e-6."
     wrong = same = 0
-    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()} for o in (before, after))
+    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()}
+                for o in (before, after))
     for o in sorted(old - new): print(f"gone: {o}")
     for o in sorted(new - old): print(f"new: {o}")
     for o in sorted(old & new):
         apart = farthest(numbers_of(before/"kept"/o), numbers_of(after/"kept"/o))
         if apart == 0: same += 1
-        elif apart is None or apart > 1e-6: wrong += 1; print(f"DIFFERS ({'words' if apart is None else f'{apart:.2e}'}): {o}")
+        elif apart is None or apart > 1e-6:
+            wrong += 1
+            print(f"DIFFERS ({'words' if apart is None else f'{apart:.2e}'}): {o}")
         else: print(f"the same to 1e-6 ({apart:.1e}): {o}")
-    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, {len(old - new)} are gone")
+    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, {len(old - new)} are "
+          "gone")
     return int(bool(wrong or old - new))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("act", choices=["write", "compare"]); p.add_argument("folders", nargs="+", type=Path)
+    p.add_argument("act", choices=["write", "compare"])
+    p.add_argument("folders", nargs="+", type=Path)
     p.add_argument("--only", nargs="*", choices=CASES)
     args = p.parse_args()
     if args.act == "write": return write(args.folders[0].absolute(), args.only)

@@ -20,7 +20,8 @@ from aam_nb.evaluation.question import Question
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = (("ecam_infant", "month_of_life", ""), ("ecam_infant", "delivery", "host_subject_id"),
-        ("ibd_crohns_2538", "ibd", "host_subject_id"), ("cfs87", "Subject", ""), ("global_gut", "country", ""),
+        ("ibd_crohns_2538", "ibd", "host_subject_id"), ("cfs87", "Subject", ""),
+        ("global_gut", "country", ""),
         ("hmp_v35_bodysite", "HMPbodysubsite", ""), ("tiny_ecam60", "month_of_life", "host_subject_id"))
 CLEAN = (dict(samples=120, groups=30), dict(samples=60, groups=20, depth=1000), dict(samples=200, groups=200),
          dict(samples=40, groups=40, depth=2000), dict(samples=160, groups=40, depth=300))
@@ -67,7 +68,8 @@ def clean(seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=40, help="clean studies of each size")
     args = parser.parse_args()
     data = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")

@@ -41,18 +41,24 @@ def rates(source, repeats):
 def stored(name, where=""):
     "A real study, in memory."
     data = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")/name
-    return build_store(make_study(read_table(data/"table.biom"), read_metadata(data/"metadata.tsv"), read_tree(data/"tree.nwk"),
+    return build_store(make_study(read_table(data/"table.biom"), read_metadata(data/"metadata.tsv"),
+                                  read_tree(data/"tree.nwk"),
                                   missing="drop", where=where))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32); parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args(); torch.set_num_threads(1)
-    store = stored("ecam_infant", "is_infant == 1"); samples = SampleDataset(store, target=np.zeros(len(store)))
-    corpus = Corpus([store, stored("ibd_crohns_2538")]); beside = SampleDataset(corpus)
-    print(f"{store}\n{corpus}\nBatches of {args.batch}, {args.steps} steps, best of {args.repeats}; processor time in brackets")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    store = stored("ecam_infant", "is_infant == 1")
+    samples = SampleDataset(store, target=np.zeros(len(store)))
+    corpus = Corpus([store, stored("ibd_crohns_2538")])
+    beside = SampleDataset(corpus)
+    print(f"{store}\n{corpus}\nBatches of {args.batch}, {args.steps} steps, best of {args.repeats}; "
+          "processor time in brackets")
     common = dict(batch=args.batch, steps=args.steps)
     varied = View(augment=AugmentConfig())
     named = View(augment=AugmentConfig(), identity=64)
@@ -71,7 +77,8 @@ def main():
         clock, work = rates(source, args.repeats)
         aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""
         print(f"  {name:30} {clock:9,.0f} samples/s ({work:,.0f}){aim}")
-    clock, work = rates(AsvBatches(store, view=View(patch=6, mask=.15), batch=256, steps=args.steps//2), args.repeats)
+    clock, work = rates(AsvBatches(store, view=View(patch=6, mask=.15), batch=256, steps=args.steps//2),
+                        args.repeats)
     print(f"  {'256 ASVs, path lengths, masked':30} {clock:9,.0f} ASVs/s ({work:,.0f})")
 
 

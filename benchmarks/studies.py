@@ -27,15 +27,21 @@ def flags(name):
     d = DATA/name
     if name == "ibd_crohns_2538":
         q = DATA/"qiime2_files"
-        return dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza", target="ibd", groups="host_subject_id", missing="drop")
-    target = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target="month_of_life", groups="host_subject_id")
+        return dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza",
+                    target="ibd", groups="host_subject_id", missing="drop")
+    target = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target="month_of_life",
+                  groups="host_subject_id")
     return {**target, "where": "is_infant == 1"} if name == "ecam_infant" else target | TARGETS.get(name, {})
 
 
 TARGETS = dict(hmp_v35_bodysite=dict(target="HMPbodysubsite", groups="hostsubjectid"))
-COLUMNS = dict(ecam_delivery="delivery", ecam_both="month_of_life, delivery") # Where a job predicts others than its study's own
-JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"), ecam_delivery=("ecam_infant", "small", "evaluate"), ecam_both=("ecam_infant", "small", "evaluate"),
-            hmp_small=("hmp_v35_bodysite", "small", "evaluate"), ibd_small=("ibd_crohns_2538", "small", "evaluate"),
+# Where a job predicts others than its study's own
+COLUMNS = dict(ecam_delivery="delivery", ecam_both="month_of_life, delivery")
+JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"),
+            ecam_delivery=("ecam_infant", "small", "evaluate"),
+            ecam_both=("ecam_infant", "small", "evaluate"),
+            hmp_small=("hmp_v35_bodysite", "small", "evaluate"),
+            ibd_small=("ibd_crohns_2538", "small", "evaluate"),
             tiny_demo=("tiny_ecam60", "demo", "chain"), ecam_aam=("ecam_infant", "aam", "train"))
 
 
@@ -45,9 +51,16 @@ def run(job, out, overrides):
     from aam_nb.runs.evaluate import evaluate_run
     from aam_nb.runs.predict import predict_run
     from aam_nb.runs.train import train_run
-    study, recipe, how = JOBS[job]; heard = []; files = flags(study) | ({"target": COLUMNS[job]} if job in COLUMNS else {})
-    def say(text): print(text, flush=True); heard.append(str(text))
-    def config(name): return load_config(recipe, (*(f"data.{k}='''{v}'''" for k, v in files.items()), f"run.out='''{out/name}'''", *overrides))
+    study, recipe, how = JOBS[job]
+    heard = []
+    files = flags(study) | ({"target": COLUMNS[job]} if job in COLUMNS else {})
+    def say(text):
+        print(text, flush=True)
+        heard.append(str(text))
+    def config(name):
+        return load_config(recipe,
+                           (*(f"data.{k}='''{v}'''" for k, v in files.items()), f"run.out='''{out/name}'''",
+                            *overrides))
     if how in ("evaluate", "chain"): evaluate_run(config("evaluate"), say=say)
     if how in ("train", "chain"): bundle = train_run(config("train"), say=say)
     if how == "chain": predict_run(bundle, flags(study)["table"], out/"predictions.tsv", say=say)
@@ -57,7 +70,8 @@ def run(job, out, overrides):
 def written(job, heard, seconds, overrides, out):
     "The result as a page, without paths of the machine."
     from aam_nb.runs.folder import versions
-    lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard for o in text.splitlines() if " stands in " not in o]
+    lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard
+             for o in text.splitlines() if " stands in " not in o]
     command = " ".join(["python benchmarks/studies.py", job, *overrides])
     machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"
     return "\n".join([f"# {job}", "", f"`{command}`", "", machine, "", "```", *lines, "```", ""])
@@ -65,12 +79,17 @@ def written(job, heard, seconds, overrides, out):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("job", choices=JOBS); p.add_argument("overrides", nargs="*", help="section.key=value")
+    p.add_argument("job", choices=JOBS)
+    p.add_argument("overrides", nargs="*", help="section.key=value")
     p.add_argument("--out", type=Path, help="run folder (default: runs/JOB)")
-    args = p.parse_args(); begun = time.perf_counter()
-    out = args.out or ROOT/"runs"/args.job; heard = run(args.job, out, args.overrides)
-    results = ROOT/"benchmarks/results"; results.mkdir(exist_ok=True)
-    (results/f"{args.job}.md").write_text(written(args.job, heard, time.perf_counter() - begun, args.overrides, out))
+    args = p.parse_args()
+    begun = time.perf_counter()
+    out = args.out or ROOT/"runs"/args.job
+    heard = run(args.job, out, args.overrides)
+    results = ROOT/"benchmarks/results"
+    results.mkdir(exist_ok=True)
+    (results/f"{args.job}.md").write_text(written(args.job, heard, time.perf_counter() - begun,
+                                                  args.overrides, out))
 
 
 if __name__ == "__main__": main()

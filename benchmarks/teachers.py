@@ -39,7 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def divided(folder):
     "Store of a study, and rows that train and that are measured: a quarter of the groups."
-    study = make_study(read_table(folder/"table.biom"), read_metadata(folder/"metadata.tsv"), read_tree(folder/"tree.nwk"))
+    study = make_study(read_table(folder/"table.biom"), read_metadata(folder/"metadata.tsv"),
+                       read_tree(folder/"tree.nwk"))
     groups = study.metadata["host_subject_id"].astype(str).to_numpy()
     train, test = kfold(study.ids, 4, groups, seed=0)[0]
     return build_store(study), study.positions(train), study.positions(test), len(set(groups))
@@ -48,29 +49,45 @@ def divided(folder):
 def taught(bench, start, table, train, test):
     "What a sample level says of training and of other samples, once the metric has taught it."
     config, store = bench.config, bench.store
-    model = new_model(bench, store.tokens.shape[1]); model.encoder.load_state_dict(start.encoder.state_dict()); model.freeze_encoder()
+    model = new_model(bench, store.tokens.shape[1])
+    model.encoder.load_state_dict(start.encoder.state_dict())
+    model.freeze_encoder()
     objective, source = sample_stage(bench, model, train, embeddings=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
     known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
-    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=(config.loss.metric,), known=known)
+    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=(config.loss.metric,),
+                known=known)
     look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
     return look(train), look(test)
 
 
 if __name__ == "__main__":
-    ask = argparse.ArgumentParser(); ask.add_argument("study")
-    ask.add_argument("words", nargs="*", help="section.key=value"); ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
-    ask.add_argument("--steps", type=int, default=400); ask.add_argument("--asv-steps", type=int, default=500)
-    ask.add_argument("--batch", type=int, default=64); given = ask.parse_intermixed_args()
-    store, train, test, groups = divided(Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data"))/given.study)
-    config = load_config("small", (f"pretrain_sample.steps={given.steps}", f"pretrain_sample.batch={given.batch}", f"pretrain_asv.steps={given.asv_steps}",
+    ask = argparse.ArgumentParser()
+    ask.add_argument("study")
+    ask.add_argument("words", nargs="*", help="section.key=value")
+    ask.add_argument("--metrics", default=",".join(o for o in metrics if o != "precomputed"))
+    ask.add_argument("--steps", type=int, default=400)
+    ask.add_argument("--asv-steps", type=int, default=500)
+    ask.add_argument("--batch", type=int, default=64)
+    given = ask.parse_intermixed_args()
+    store, train, test, groups = divided(Path(os.environ.get("AAM_DATA",
+                                                             ROOT.parent/"shared"/"data"))/given.study)
+    config = load_config("small", (f"pretrain_sample.steps={given.steps}",
+                                   f"pretrain_sample.batch={given.batch}",
+                                   f"pretrain_asv.steps={given.asv_steps}",
                                    "run.threads=1", "run.device=cpu", *given.words))
-    bench = Bench(config=config, store=store, accelerator=make_accelerator(config.run)); clock = time.perf_counter()
-    start = pretrain_asvs(bench, train); table = embed_asvs(start.freeze_encoder(), store.tokens)
-    print(f"{given.study}: {len(train)} samples train, {len(test)} of other hosts are measured ({groups} hosts in all); "
-          f"ASV encoder {config.pretrain_asv.steps} steps, {time.perf_counter() - clock:.0f} s; then {given.steps} steps of {given.batch} samples a metric")
+    bench = Bench(config=config, store=store, accelerator=make_accelerator(config.run))
+    clock = time.perf_counter()
+    start = pretrain_asvs(bench, train)
+    table = embed_asvs(start.freeze_encoder(), store.tokens)
+    print(f"{given.study}: {len(train)} samples train, {len(test)} of other hosts are measured ({groups} "
+          "hosts in all); "
+          f"ASV encoder {config.pretrain_asv.steps} steps, {time.perf_counter() - clock:.0f} s; then "
+          f"{given.steps} steps of {given.batch} samples a metric")
     print(f"{'metric':22}{'spearman':>10}{'mantel':>10}{'stress':>10}{'spearman of training samples':>32}{'seconds':>10}")
     for metric in given.metrics.split(","):
-        clock = time.perf_counter(); one = replace(config, loss=replace(config.loss, metric=metric))
-        own, other = taught(replace(bench, config=one), start, table, train, test); seen = [other[f"distance_{o}"] for o in ("spearman", "mantel", "stress")]
+        clock = time.perf_counter()
+        one = replace(config, loss=replace(config.loss, metric=metric))
+        own, other = taught(replace(bench, config=one), start, table, train, test)
+        seen = [other[f"distance_{o}"] for o in ("spearman", "mantel", "stress")]
         print(f"{metric:22}{seen[0]:10.3f}{seen[1]:10.3f}{seen[2]:10.3f}{own['distance_spearman']:32.3f}{time.perf_counter() - clock:10.0f}", flush=True)

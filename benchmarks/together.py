@@ -18,12 +18,14 @@ from aam_nb.training.metrics import bootstrap
 
 def predictions(folder):
     "Out-of-fold predictions by sample id; group as text."
-    return pd.read_csv(Path(folder)/"predictions.tsv", sep="\t", index_col="sample_id", dtype={"sample_id": str, "group": str, "true": str})
+    return pd.read_csv(Path(folder)/"predictions.tsv", sep="\t", index_col="sample_id",
+                       dtype={"sample_id": str, "group": str, "true": str})
 
 
 def scores_of(found):
     "Task, and the scores of the model's predictions, each a function of row numbers."
-    classes = [o.removeprefix("aam:") for o in found.columns if o.startswith("aam:") and o not in ("aam:low", "aam:high")]
+    classes = [o.removeprefix("aam:") for o in found.columns
+               if o.startswith("aam:") and o not in ("aam:low", "aam:high")]
     task = "classification" if classes else "regression"
     true = np.array([classes.index(o) for o in found.true]) if classes else found.true.astype(float).to_numpy()
     said = found[[f"aam:{c}" for c in classes]].to_numpy() if classes else found.aam.to_numpy()
@@ -32,16 +34,26 @@ def scores_of(found):
 
 def compared(name, apart, both):
     "Scores apart and together, and together minus apart, on the samples that both have."
-    a, b = predictions(apart), predictions(both/name); ids = a.index.intersection(b.index); a, b = a.loc[ids], b.loc[ids]; rows = np.arange(len(ids))
-    same = "the same folds" if (a.groupby("fold").ngroup() == b.groupby("fold").ngroup()).all() else "other folds"
+    a, b = predictions(apart), predictions(both/name)
+    ids = a.index.intersection(b.index)
+    a, b = a.loc[ids], b.loc[ids]
+    rows = np.arange(len(ids))
+    same = "the same folds" if (a.groupby("fold").ngroup()
+                                == b.groupby("fold").ngroup()).all() else "other folds"
     for metric, before in scores_of(a).items():
         after = scores_of(b)[metric]
-        low, high = bootstrap(lambda r, before=before, after=after: after(r) - before(r), a.group.to_numpy(), n=1000, seed=42)
-        gap = after(rows) - before(rows); said = f"apart {before(rows):.3f}   together {after(rows):.3f}   difference {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
+        low, high = bootstrap(lambda r, before=before, after=after: after(r) - before(r), a.group.to_numpy(),
+                              n=1000, seed=42)
+        gap = after(rows) - before(rows)
+        said = f"apart {before(rows):.3f}   together {after(rows):.3f}   difference {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
         print(f"{name:16}{metric:10}{len(ids):6} samples, {same}   {said}")
 
 
 if __name__ == "__main__":
-    ask = argparse.ArgumentParser(); ask.add_argument("apart", nargs="+", help="TARGET=FOLDER"); ask.add_argument("--both", type=Path, required=True)
+    ask = argparse.ArgumentParser()
+    ask.add_argument("apart", nargs="+", help="TARGET=FOLDER")
+    ask.add_argument("--both", type=Path, required=True)
     given = ask.parse_args()
-    for word in given.apart: name, _, folder = word.partition("="); compared(name, folder, given.both)
+    for word in given.apart:
+        name, _, folder = word.partition("=")
+        compared(name, folder, given.both)

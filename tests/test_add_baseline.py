@@ -1,4 +1,4 @@
-"A baseline from outside the package is one record: it stands in the files and in the report of an evaluation, as if it were built in."
+"A baseline from outside the package is one record: it stands in files and reports as if it were built in."
 import json
 
 import numpy as np
@@ -28,7 +28,8 @@ def nearest(fold):
     return np.eye(fold.classes)[found] if fold.classes else found
 
 
-NEAREST = Baseline(name="nearest", title="Nearest sample", class_title="Class of the nearest sample", about=SENTENCE, predict=nearest,
+NEAREST = Baseline(name="nearest", title="Nearest sample", class_title="Class of the nearest sample",
+                   about=SENTENCE, predict=nearest,
                    needs_tree=True)
 
 
@@ -40,19 +41,22 @@ def files(tmp_path_factory):
 
 
 def config(files, out, target, **data):
-    names = {k: str(files/v) for k, v in dict(table="table.biom", metadata="metadata.tsv", tree="tree.nwk").items()}
+    names = {k: str(files/v) for k,
+             v in dict(table="table.biom", metadata="metadata.tsv", tree="tree.nwk").items()}
     how = {**SMALL, "data": {**names, "target": target, "groups": "subject", **data}}
     return config_from({**how, "run": {**SMALL["run"], "out": str(out)}})
 
 
 @pytest.mark.parametrize("target,title", [("age", "Nearest sample"), ("site", "Class of the nearest sample")])
 def test_it_stands_in_files_and_report(files, tmp_path, target, title):
-    with registered(baselines, NEAREST): report = evaluate_run(config(files, tmp_path/"run", target), say=lambda text: None)
+    with registered(baselines, NEAREST):
+        report = evaluate_run(config(files, tmp_path/"run", target), say=lambda text: None)
     page, folder = report.read_text(), report.parent
     assert f"{title}</th>" in page and SENTENCE in page and page.count(title) > 1
     found = json.loads((folder/"evaluation.json").read_text())
     main = "mae" if target == "age" else "auc"
-    assert len(found["scores"]["nearest"][main]) == 3 and main in found["differences"]["nearest"] and found["seconds"]["nearest"] > 0
+    assert len(found["scores"]["nearest"][main]) == 3 and main in found["differences"]["nearest"]
+    assert found["seconds"]["nearest"] > 0
     rows = pd.read_csv(folder/"predictions.tsv", sep="\t")
     assert set(rows["nearest"]) <= set(rows["true"])
     assert title in pd.read_csv(folder/"scores.tsv", sep="\t").title.tolist()
@@ -61,12 +65,14 @@ def test_it_stands_in_files_and_report(files, tmp_path, target, title):
 def test_it_is_scored_beside_a_training(files, tmp_path):
     lines = []
     with registered(baselines, NEAREST): train_run(config(files, tmp_path/"run", "age"), say=lines.append)
-    assert "nearest" in json.loads((tmp_path/"run/scores.json").read_text()) and "  nearest" in "\n".join(lines)
+    assert "nearest" in json.loads((tmp_path/"run/scores.json").read_text())
+    assert "  nearest" in "\n".join(lines)
 
 
 def test_it_is_gone_with_the_registration_and_names_are_not_taken_twice():
     study = simulate(samples=40, asvs=40, groups=10, seed=0)
-    fold = Fold(features=Features(study), y=study.metadata["age"].to_numpy(float), train=np.arange(30), test=np.arange(30, 40))
+    fold = Fold(features=Features(study), y=study.metadata["age"].to_numpy(float), train=np.arange(30),
+                test=np.arange(30, 40))
     with registered(baselines, NEAREST): assert fit_predict("nearest", fold).shape == (10,)
     with pytest.raises(AamError, match="no baseline 'nearest'"): fit_predict("nearest", fold)
     with pytest.raises(AamError, match="named 'forest' already"):

@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 from aam_nb.batches.build import build_store
 from aam_nb.batches.collate import collate
 from aam_nb.batches.samples import SampleDataset
+from aam_nb.batches.view import View
 from aam_nb.core import AamError
 from aam_nb.data.distances import Metric
 from aam_nb.data.simulate import simulate, write_study
@@ -52,7 +53,8 @@ def study(tmp_path_factory):
 
 def configured(study, out, *words):
     "A short training on that study, with some overrides."
-    files = [f"data.table={study}/table.biom", f"data.metadata={study}/metadata.tsv", f"data.tree={study}/tree.nwk"]
+    files = [f"data.table={study}/table.biom", f"data.metadata={study}/metadata.tsv",
+             f"data.tree={study}/tree.nwk"]
     wanted = ["data.target=age", "data.groups=subject", f"run.out={out}"]
     return load_config(None, (*files, *wanted, *SHORT, *words))
 
@@ -75,7 +77,7 @@ def test_a_batch_and_the_head_take_the_numbers_of_the_record(study):
     store = build_store(simulate(samples=6, asvs=40, groups=6, seed=8))
     wanted = hellinger(store.study().table.counts)
     with registered(metrics, HELLINGER):
-        batch = collate([SampleDataset(store)[i] for i in range(6)], store, metrics=("hellinger",))
+        batch = collate([SampleDataset(store)[i] for i in range(6)], store, View(metrics=("hellinger",)))
         head = distance_head("hellinger", 8, 4)
     np.testing.assert_allclose(batch.distance[0].numpy(), wanted, atol=1e-6)
     assert head.bounded and not head.squared

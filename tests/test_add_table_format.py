@@ -30,7 +30,8 @@ def recognises(head, path): return head.startswith(HEAD.encode())
 
 
 LONG = TableFormat(name="long", title="long form (.csv)", recognises=recognises, read=read_long)
-NAMED = TableFormat(name="named", title="the same, but only where it is named", recognises=lambda head, path: False,
+NAMED = TableFormat(name="named", title="the same, but only where it is named", recognises=lambda head,
+                    path: False,
                     read=read_long)
 
 

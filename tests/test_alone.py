@@ -18,7 +18,8 @@ def by_hand(y, here, train):
 @pytest.mark.parametrize("seed", range(2))
 def test_guesses_are_the_shrunk_means_of_other_folds(seed):
     rng = np.random.default_rng(seed)
-    value, fold, y, c = rng.integers(4, size=90), rng.integers(5, size=90), rng.normal(size=90), rng.integers(3, size=90)
+    value, fold = rng.integers(4, size=90), rng.integers(5, size=90)
+    y, c = rng.normal(size=90), rng.integers(3, size=90)
     guess, shares = guesses(*cells(value, fold, y, 1))[0][..., 0], guesses(*cells(value, fold, c, 3))[0]
     for a, f in np.ndindex(4, 5):
         train, here = fold != f, (value == a) & (fold != f)
@@ -28,12 +29,14 @@ def test_guesses_are_the_shrunk_means_of_other_folds(seed):
 
 def test_gain_is_the_share_of_the_squared_error():
     rng = np.random.default_rng(0)
-    value, fold, y, c = rng.integers(4, size=90), rng.integers(5, size=90), rng.normal(size=90), rng.integers(3, size=90)
+    value, fold = rng.integers(4, size=90), rng.integers(5, size=90)
+    y, c = rng.normal(size=90), rng.integers(3, size=90)
     hot = np.eye(3)[c]
     for k, target, truth in ((1, y, y[:, None]), (3, c, hot)):
         guess = guesses(*cells(value, fold, target, k))[0][value, fold]
         plain = np.array([truth[fold != f].mean(0) for f in range(5)])[fold]
-        assert np.isclose(gain(value, fold, target, k), 1 - ((truth - guess)**2).sum()/((truth - plain)**2).sum())
+        assert np.isclose(gain(value, fold, target, k),
+                          1 - ((truth - guess)**2).sum()/((truth - plain)**2).sum())
 
 
 def test_exchanges_keep_groups_whole():
@@ -58,7 +61,7 @@ def test_chance_does_not_fire(task):
 
 
 def test_a_trait_of_the_group_needs_many_groups():
-    "Plain exchanges would call this certain: 4 samples of each of 8 subjects follow the run. Of whole groups there are 70 ways."
+    "Plain exchanges would call this certain: the samples of 8 subjects follow the run. Groups have 70 ways."
     trait, group = np.repeat(np.arange(8) % 2, 4).astype(float), np.repeat(np.arange(8), 4)
     grouped, = shortcuts({"run": trait}, trait, "classification", group)
     plain, = shortcuts({"run": trait}, trait, "classification")
@@ -67,7 +70,8 @@ def test_a_trait_of_the_group_needs_many_groups():
 
 def test_too_little_is_not_tested():
     y = np.arange(30.) % 2
-    assert not shortcuts({"run": y[:18]}, y[:18], "classification") and not shortcuts({"run": y}, y*0, "classification")
+    assert not shortcuts({"run": y[:18]}, y[:18], "classification")
+    assert not shortcuts({"run": y}, y*0, "classification")
     assert not shortcuts({"run": y}, y, "classification", np.arange(30) % 4)
     assert shortcuts({"same": y*0}, y, "classification") == []
     lost = np.where(np.arange(30) < 10, np.nan, y)
@@ -88,7 +92,8 @@ def test_depth_is_one_test_asked_in_two_ways(target):
     study = simulate(samples=80, asvs=80, groups=24, seed=5)
     values, group = study.metadata[target], study.metadata["subject"]
     task = "regression" if target == "age" else "classification"
-    y = values.to_numpy(float) if target == "age" else np.unique(values.to_numpy(str), return_inverse=True)[1].astype(float)
+    y = values.to_numpy(float) if target == "age" else np.unique(values.to_numpy(str),
+                                                                 return_inverse=True)[1].astype(float)
     wanted, = shortcuts({"depth": depth_bins(study)}, y, task, group)
     assert repr(depth_alone(study, values, fitted=True, groups=group)) == repr(wanted)
     plain = depth_alone(study, values)

@@ -23,12 +23,13 @@ def study(): return simulate(samples=90, asvs=150, groups=30, seed=3)
 @pytest.fixture(scope="module")
 def truth(study):
     site = np.unique(study.metadata["site"].to_numpy(str), return_inverse=True)[1]
-    return dict(age=study.metadata["age"].to_numpy(float), site=site, subject=study.metadata["subject"].to_numpy(object))
+    return dict(age=study.metadata["age"].to_numpy(float), site=site,
+                subject=study.metadata["subject"].to_numpy(object))
 
 
 @pytest.fixture(scope="module")
 def fed(study):
-    "The study with covariates: missing categories and numbers, and in the last 30 rows a diet and a city that no row before has."
+    "The study with covariates, some missing; only the last 30 rows have the diet 'raw' and the city 'new'."
     rng, age = np.random.default_rng(0), study.metadata["age"].to_numpy(float)
     n = len(age)
     diet = np.array(["milk", "mixed", "solid"], dtype=object)[np.digitize(age + rng.normal(0, 4, n), [6, 12])]
@@ -40,7 +41,8 @@ def fed(study):
     weight, bmi = 4 + .4*age + rng.normal(0, 2, n), rng.normal(20, 3, n)
     weight[rng.random(n) < .2] = np.nan
     bmi[70:75] = np.nan # none in training
-    return replace(study, metadata=study.metadata.assign(diet=diet, country=country, city=city, weight=weight, bmi=bmi))
+    more = dict(diet=diet, country=country, city=city, weight=weight, bmi=bmi)
+    return replace(study, metadata=study.metadata.assign(**more))
 
 
 def predicted(name, study, y, train=TRAIN, test=TEST, **how):
@@ -51,7 +53,7 @@ def predicted(name, study, y, train=TRAIN, test=TEST, **how):
 
 
 def sklearn_covariates(metadata, y, classes, folds):
-    "The same baseline out of scikit-learn's parts: its encoders, its linear models, and the penalty by the penalty folds."
+    "The same baseline out of scikit-learn's parts: encoders, linear models, the penalty by penalty folds."
     from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -59,7 +61,8 @@ def sklearn_covariates(metadata, y, classes, folds):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
     metadata = metadata.assign(city=metadata.country + "/" + metadata.city) # missing where the city is
-    numbers = make_pipeline(StandardScaler(), SimpleImputer(strategy="constant", fill_value=0., add_indicator=True))
+    numbers = make_pipeline(StandardScaler(),
+                            SimpleImputer(strategy="constant", fill_value=0., add_indicator=True))
     encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["diet", "country", "city"]),
                                      sparse_threshold=0, remainder=numbers)
     columns = ["diet", "country", "city", "weight", "bmi"]
@@ -80,7 +83,8 @@ def test_covariates_are_a_pipeline_of_sklearn(fed, truth, task, classes):
     if classes: y = np.digitize(y, [6, 12]) # infants of three stages
     folds = penalty_folds(y, TRAIN, task, truth["subject"], seed=draw_key(42, "inner") % 2**32)
     ours = predicted("covariates", fed, y, classes=classes, groups=truth["subject"], covariates=COVARIATES)
-    assert np.allclose(ours, sklearn_covariates(fed.metadata, y, classes, folds), atol=1e-4) and np.ptp(ours, axis=0).min() > .1
+    assert np.allclose(ours, sklearn_covariates(fed.metadata, y, classes, folds), atol=1e-4)
+    assert np.ptp(ours, axis=0).min() > .1
 
 
 def test_covariates_that_training_lacks_count_for_nothing(fed, truth):
@@ -98,17 +102,21 @@ def test_covariates_are_there_when_they_are_named(fed, truth):
     y = truth["age"]
     assert "covariates" in possible_baselines(fed, COVARIATES) and "covariates" not in possible_baselines(fed)
     assert set(possible_baselines(fed, COVARIATES)) == set(baselines)
-    with pytest.raises(AamError, match="the covariates are '' and the study has metadata"): predicted("covariates", fed, y)
+    with pytest.raises(AamError, match="the covariates are '' and the study has metadata"):
+        predicted("covariates", fed, y)
     with pytest.raises(AamError, match="the study has no metadata"):
         predicted("covariates", replace(fed, metadata=None), y, covariates=COVARIATES)
-    with pytest.raises(AamError, match="'town' is no column"): predicted("covariates", fed, y, covariates=(("country", "town"),))
+    with pytest.raises(AamError, match="'town' is no column"):
+        predicted("covariates", fed, y, covariates=(("country", "town"),))
 
 
 def test_records_say_everything_that_a_report_needs():
     assert list(baselines) == ["trivial", "depth", "covariates", "clr", "branch", "forest"]
     assert len({o.order for o in baselines.values()}) == len(baselines)
-    for o in baselines.values(): assert o.about and not o.about.endswith(".") and o.called("regression") and o.called("classification")
-    assert (baselines["trivial"].called("regression"), baselines["trivial"].called("classification")) == ("Median", "Class shares")
+    for o in baselines.values():
+        assert o.about and not o.about.endswith(".") and o.called("regression") and o.called("classification")
+    called = baselines["trivial"].called
+    assert (called("regression"), called("classification")) == ("Median", "Class shares")
 
 
 @pytest.mark.parametrize("name", baselines)
@@ -130,14 +138,16 @@ def test_test_rows_teach_nothing(fed, truth, name, classes, target):
 @pytest.mark.parametrize("name", baselines)
 def test_class_that_training_lacks(fed, truth, name):
     site = truth["site"]
-    p = predicted(name, fed, site, np.flatnonzero(site != 1), np.flatnonzero(site == 1)[:5], classes=3, groups=truth["subject"],
-                  threads=1, covariates=COVARIATES)
+    train, test = np.flatnonzero(site != 1), np.flatnonzero(site == 1)[:5]
+    how = dict(groups=truth["subject"], threads=1, covariates=COVARIATES)
+    p = predicted(name, fed, site, train, test, classes=3, **how)
     assert p.shape == (5, 3) and np.allclose(p.sum(1), 1) and (p[:, 1] == 0).all()
 
 
 def test_signal_is_found(study, truth):
     y, features, mae = truth["age"], Features(study), {}
-    for o in possible_baselines(study): mae[o] = np.abs(predicted(o, features, y, groups=truth["subject"]) - y[TEST]).mean()
+    for o in possible_baselines(study):
+        mae[o] = np.abs(predicted(o, features, y, groups=truth["subject"]) - y[TEST]).mean()
     assert max(mae["clr"], mae["branch"], mae["forest"]) < .8*mae["trivial"]
     assert mae["trivial"] == pytest.approx(np.abs(np.median(y[TRAIN]) - y[TEST]).mean())
 
@@ -147,7 +157,8 @@ def test_depth_sees_depth_and_constant_depth_nothing():
     depth = np.exp(rng.normal(8, 1, 100)).astype(int)
     y, base = (np.log(depth) - 8)**2, simulate(samples=100, asvs=20, groups=20, seed=0)
     counts = sparse.csr_matrix(np.stack([depth, depth], axis=1))
-    deep = replace(base, table=replace(base.table, counts=counts, sequences=base.table.sequences[:2]), tree=None, tip=None)
+    deep = replace(base, table=replace(base.table, counts=counts, sequences=base.table.sequences[:2]),
+                   tree=None, tip=None)
     rows = dict(train=np.arange(70), test=np.arange(70, 100))
     error = np.abs(predicted("depth", deep, y, **rows) - y[70:]).mean()
     assert error < .2*np.abs(np.median(y[:70]) - y[70:]).mean()
@@ -173,7 +184,8 @@ def test_canary_permuted_labels_show_no_skill(study, truth):
 
 
 def test_unknown_name(study):
-    with pytest.raises(AamError, match="Did you mean 'forest'"): predicted("florest", study, np.zeros(90), [0], [1])
+    with pytest.raises(AamError, match="Did you mean 'forest'"):
+        predicted("florest", study, np.zeros(90), [0], [1])
 
 
 def test_reference_scores_on_infants(data_dir):
@@ -188,7 +200,8 @@ def test_reference_scores_on_infants(data_dir):
     s = make_study(*files, where="is_infant == 1")
     known = s.metadata["month_of_life"].notna()
     s = replace(s, table=s.table.samples(known.to_numpy()), metadata=s.metadata[known])
-    y, g = s.metadata["month_of_life"].to_numpy(float), s.metadata["host_subject_id"].astype(str).to_numpy(object)
+    y = s.metadata["month_of_life"].to_numpy(float)
+    g = s.metadata["host_subject_id"].astype(str).to_numpy(object)
     assert len(y) == 699 and len(set(g)) == 42
     features, p = Features(s), {o: np.zeros(699) for o in ("clr", "branch")}
     for train, test in kfold(s.ids, 5, g, strata(y, "regression"), 42):

@@ -227,7 +227,7 @@ def test_counts_as_scikit_bio_has_them(metric):
 
 @given(seeds, sizes, st.sampled_from(OF_READS))
 def test_nothing_but_the_reads_count(seed, n, metric):
-    "Not the order of ASVs, columns that the batch lacks, who else is in it, stored zeros, or (mostly) the depth."
+    "Not the order of ASVs, columns that the batch lacks, who else is in it, stored zeros, or mostly the depth."
     rng = np.random.default_rng(seed)
     counts = random_counts(rng, 6, n)
     want = sample_distances(counts, metric, asvs=n + 3)

@@ -1,4 +1,4 @@
-"What plain models see equals scikit-bio and a computation by hand, and the training rows alone decide what is kept."
+"What plain models see equals scikit-bio and a computation by hand; training rows alone decide what is kept."
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +30,8 @@ def test_features_against_skbio_and_by_hand(study):
     assert np.allclose(clr_gram(study.table.counts), clr(study.table.counts) @ clr(study.table.counts).T)
     assert np.allclose(relative(study.table.counts).toarray(), counts/whole)
     in_order = counts[:, np.argsort(study.tip)] # ASVs in the tree's order of tips
-    below = np.stack([in_order[:, a:b].sum(1) for a, b in zip(tree.start, tree.stop, strict=True)], axis=1)/whole
+    below = np.stack([in_order[:, a:b].sum(1) for a, b in zip(tree.start, tree.stop, strict=True)],
+                     axis=1)/whole
     assert np.allclose(log_branch(study), np.log(1 + below/1e-4)*np.sqrt(tree.length))
     assert np.allclose(branch_gram(study, block=17), log_branch(study) @ log_branch(study).T)
 
@@ -52,9 +53,10 @@ def test_prevalence_counts_training_rows_only():
 
 
 def test_covariate_codes_by_hand():
-    rows = pd.DataFrame(dict(diet=["a", "b", None, "c"], country=["X", "Y", "X", "X"], city=["x", "y", None, "z"],
+    rows = pd.DataFrame(dict(diet=["a", "b", None, "c"], country=["X", "Y", "X", "X"],
+                             city=["x", "y", None, "z"],
                              bmi=[1., 3., np.nan, 2.]))
-    found = covariate_features(rows, "diet, country/city, bmi", np.array([0, 1]))
+    found = covariate_features(rows, ("diet", ("country", "city"), "bmi"), np.array([0, 1]))
     # missing, unknown, a, b | missing, unknown, X, Y | missing, unknown, x, y | number, missing
     # The number stands where its column is read.
     parts = dict(diet=[[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]],

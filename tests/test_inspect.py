@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from pages import Page
+from html_pages import Page
 from planted import kinds, look, quick, real, small, text_of, with_again, with_columns, with_counts
 
 from aam_nb.core import AamError
@@ -86,7 +86,8 @@ def test_planted_depth_leak(study, seed):
 
 
 def test_planted_depth_leak_of_a_number(study):
-    "Up with the age, and up and down again in the middle: bins see both, where one correlation sees the first."
+    """Up with the age, and up and down again in the middle: bins see both, where one correlation sees the
+    first."""
     age, counts = study.metadata["age"].to_numpy(), study.table.counts.toarray()
     for factor in (age/12 + .05, 1 + 30*(age > 16) + 8*(age < 8)):
         found = quick(with_counts(study, counts*factor[:, None]), "age", "subject")

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from pages import CHROMIUM, inner_links, Page, QUIET
+from html_pages import CHROMIUM, inner_links, Page, QUIET
 from planted import look, small, with_again, with_columns
 
 from aam_nb.data.split import split_independent

@@ -92,7 +92,8 @@ def held_out_r2(study, kind, draws, deal=True):
         y, how = values.to_numpy(float), asked(study, kind, values, seed)
         split, groups = split_for(study.ids, **how), None if how["groups"] is None else labels(how["groups"])
         train, test = study.positions([*split.train, *split.valid]), study.positions(split.test)
-        p = baselines.fit_predict("branch", features, y, train, test, "regression", groups=groups)
+        fold = baselines.Fold(features=features, y=y, train=train, test=test, groups=groups)
+        p = baselines.fit_predict("branch", fold)
         error += ((p - y[test])**2).sum()
         plain += ((y[train].mean() - y[test])**2).sum()
     return 1 - error/plain

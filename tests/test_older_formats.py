@@ -38,10 +38,12 @@ def older(request, tmp_path, monkeypatch):
 
 
 def same_numbers(found, wanted):
-    "Whether two tables of predictions hold the same words, and the same numbers to a part in a hundred thousand."
+    """Whether two tables of predictions hold the same words, and the same numbers to a part in a hundred
+    thousand."""
     assert list(found.columns) == list(wanted.columns)
     for name in wanted.columns:
-        if wanted[name].dtype.kind == "f": np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+        if wanted[name].dtype.kind == "f":
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
         else: assert found[name].fillna("").tolist() == wanted[name].fillna("").tolist()
 
 
@@ -56,7 +58,8 @@ def test_a_bundle_predicts_the_same(older, tmp_path):
 
 def test_a_store_opens_and_is_what_is_built_today(older, tmp_path):
     files = older/"study"
-    study = make_study(read_table(files/"table.biom"), read_metadata(files/"metadata.tsv"), read_tree(files/"tree.nwk"))
+    study = make_study(read_table(files/"table.biom"), read_metadata(files/"metadata.tsv"),
+                       read_tree(files/"tree.nwk"))
     old, new = open_store(older/"store", check=True), build_store(study, tmp_path/"store")
     assert old.digest == new.digest
 
@@ -86,4 +89,5 @@ def test_an_evaluation_goes_on_to_the_same_scores(older):
     evaluate_run(going_on(older/"evaluate"), say=quiet)
     found = json.loads(path.read_text())["scores"]
     for method, scores in wanted.items():
-        for name, values in scores.items(): assert found[RENAMED.get(method, method)][name] == pytest.approx(values, abs=1e-5)
+        for name, values in scores.items():
+            assert found[RENAMED.get(method, method)][name] == pytest.approx(values, abs=1e-5)

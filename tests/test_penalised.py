@@ -1,4 +1,4 @@
-"Penalised models on inner products equal scikit-learn on the raw features, and the penalty is chosen on whole groups."
+"Penalised models on inner products equal scikit-learn on raw features; whole groups choose the penalty."
 import numpy as np
 import pytest
 
@@ -29,7 +29,8 @@ def test_ridge_is_sklearn_on_raw_features(n, p, alpha):
     train, test = order[:n*2//3], order[n*2//3:]
     z, squares = coordinates(x @ x.T, train)
     ours = ridge(z, squares, y, train, np.array([5., alpha]))[test, 1]
-    assert np.allclose(ours, Ridge(alpha=alpha, solver="svd").fit(x[train], y[train]).predict(x[test]), atol=1e-5)
+    assert np.allclose(ours, Ridge(alpha=alpha, solver="svd").fit(x[train], y[train]).predict(x[test]),
+                       atol=1e-5)
 
 
 @pytest.mark.parametrize("n,p,k", [(60, 300, 2), (60, 300, 4), (150, 12, 3)])
@@ -40,7 +41,8 @@ def test_logistic_is_sklearn_on_raw_features(n, p, k, alpha):
     y = np.digitize(y, np.quantile(y, np.arange(1, k)/k))
     train, test = order[:n*2//3], order[n*2//3:]
     ours = logistic(coordinates(x @ x.T, train)[0], y, k, train, np.array([alpha, 1e3]))[test, :, 0]
-    theirs = LogisticRegression(C=1/alpha, tol=1e-10, max_iter=20_000).fit(x[train], y[train]).predict_proba(x[test])
+    theirs = LogisticRegression(C=1/alpha, tol=1e-10, max_iter=20_000).fit(x[train],
+                                                                           y[train]).predict_proba(x[test])
     assert np.allclose(ours, theirs, atol=2e-4)
 
 
@@ -54,7 +56,7 @@ def test_penalty_folds_keep_groups_and_stay_inside(truth):
 
 
 def test_penalty_is_chosen_on_groups():
-    "A subject's own offset helps only when the subject is on both sides; group folds must choose a strong penalty."
+    "A subject's own offset helps only on both sides of a fold; whole groups must choose a strong penalty."
     rng = np.random.default_rng(0)
     g, offset, train = np.repeat(np.arange(30), 8), rng.normal(size=30), np.arange(240)
     x = rng.normal(size=(30, 200))[g] + rng.normal(size=(240, 200))*.1

@@ -302,7 +302,8 @@ def test_damage_is_refused_or_harmless(seeds, tmp_path_factory, kind, hits, end)
     except AamError as e:
         assert "damaged" in str(e)
         return
-    assert np.isfinite(rows).all() and (rows >= 0).all() and (np.diag(rows) == 0).all()
+    assert np.isfinite(rows).all() and (rows >= 0).all()
+    assert (np.diag(rows) <= 1e-6).all() # As much as rounding may do to a 0
     assert len(set(found.ids)) == len(found)
     assert isinstance(found, Distances)
 
@@ -344,7 +345,7 @@ def model_on(metric, distance, seed=0):
 
 @pytest.mark.parametrize("top", [1., 60.])
 def test_the_model_learns_them_and_its_bundle_remembers_which(tmp_path, top):
-    "Points in a plane, every third pair not known: loss falls, known pairs are ranked, a bundle says the same."
+    "Points, every third pair not known: loss falls, known pairs are ranked, a bundle says the same."
     rng = np.random.default_rng(0)
     points = rng.uniform(size=(12, 2))
     matrix = np.linalg.norm(points[:, None] - points[None], axis=2)*top/1.5
@@ -375,7 +376,7 @@ def test_the_model_learns_them_and_its_bundle_remembers_which(tmp_path, top):
 
 
 def test_pairs_of_different_studies_do_not_count():
-    "Loss, gradient and metrics are those of pairs within each study; a batch without known pairs counts nothing."
+    "Loss, gradient and metrics are of pairs within each study; a batch without known pairs counts nothing."
     matrix = random_distances(8)[0].astype(np.float32)
     apart = np.add.outer([0]*5 + [1]*3, -np.array([0]*5 + [1]*3)) != 0
     blocks = np.where(apart, np.nan, matrix).astype(np.float32)

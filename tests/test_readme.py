@@ -33,7 +33,9 @@ def test_the_two_commands_are_there():
 def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)\s]+)\)", TEXT)
     inside = [o.split("#")[0] for o in links if "://" not in o]
-    assert len(inside) > 5 and all((ROOT/o).exists() for o in inside), [o for o in inside if not (ROOT/o).exists()]
+    assert len(inside) > 5 and all((ROOT/o).exists() for o in inside), [o
+                                                                        for o in inside
+                                                                        if not (ROOT/o).exists()]
 
 
 def parsed(words):
@@ -45,7 +47,8 @@ def parsed(words):
     context = group.make_context("aam", words[:1], resilient_parsing=True)
     name, command, rest = group.resolve_command(context, words)
     while hasattr(command, "commands"): # A group of commands, as in `aam cache store`
-        context = command.make_context(name, rest[:1], parent=context, resilient_parsing=True); _, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest[:1], parent=context, resilient_parsing=True)
+        _, command, rest = command.resolve_command(context, rest)
     return name, command.make_context(name, rest, parent=context)
 
 
@@ -60,23 +63,28 @@ def test_a_flag_that_is_not_there_is_refused():
     with pytest.raises(Exception, match="no-such-flag"): parsed(["train", "--no-such-flag", "1"])
 
 
-@pytest.mark.parametrize("words", [o for o in commands() if o[:2] == ["accelerate", "launch"]], ids=lambda o: " ".join(o[:4]))
+@pytest.mark.parametrize("words", [o for o in commands() if o[:2] == ["accelerate", "launch"]],
+                         ids=lambda o: " ".join(o[:4]))
 def test_launch_commands_name_a_recipe_and_keys(words):
     from aam_nb.recipe import load_config
     module, recipe, *overrides = words[words.index("-m")+1:]
     config = load_config(ROOT/recipe, tuple(overrides))
-    assert (ROOT/"aam_nb"/(module.removeprefix("aam_nb.") + ".py")).is_file() and config.data.table == "table.qza"
+    assert (ROOT/"aam_nb"/(module.removeprefix("aam_nb.") + ".py")).is_file()
+    assert config.data.table == "table.qza"
 
 
 def test_extras_named_are_extras():
     import configparser
-    settings = configparser.ConfigParser(delimiters=["="], interpolation=None); settings.read(ROOT/"settings.ini")
+    settings = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(ROOT/"settings.ini")
     for extra in re.findall(r"'\.\[(\w+)\]'", TEXT): assert f"{extra}_requirements" in settings["DEFAULT"]
 
 
 @pytest.mark.slow
 def test_demo_runs(tmp_path):
-    done = subprocess.run([sys.executable, "-c", "from aam_nb.cli import main; main()", "demo", "--out", str(tmp_path/"demo")],
-                          capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run([sys.executable, "-c", "from aam_nb.cli import main; main()", "demo", "--out",
+                           str(tmp_path/"demo")],
+                          capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     assert list((tmp_path/"demo").rglob("*.html"))

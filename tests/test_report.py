@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 from made_up import made, small, with_intervals
-from pages import CHROMIUM, inner_links, Page, QUIET
+from html_pages import CHROMIUM, inner_links, Page, QUIET
 
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate

@@ -1,4 +1,5 @@
-"From files to a bundle and back: what was trained is what predicts, and nothing depends on order, folder or company."
+"""From files to a bundle and back: what was trained is what predicts, and nothing depends on order, folder
+or company."""
 import shutil
 import sys
 from dataclasses import replace
@@ -24,7 +25,8 @@ from aam_nb.runs.train import train_run
 from aam_nb.types import Table
 
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
-         "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4}, "run": {"folds": 3, "inner": 2, "threads": 1, "watch": 0.}}
+         "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4},
+         "run": {"folds": 3, "inner": 2, "threads": 1, "watch": 0.}}
 
 
 def quiet(text): pass
@@ -40,7 +42,8 @@ def files(tmp_path_factory):
 
 def config(files, out, target="age", **sections):
     "A small configuration on that study."
-    data = dict(table=str(files/"table.biom"), metadata=str(files/"metadata.tsv"), tree=str(files/"tree.nwk"), target=target, groups="subject")
+    data = dict(table=str(files/"table.biom"), metadata=str(files/"metadata.tsv"),
+                tree=str(files/"tree.nwk"), target=target, groups="subject")
     base = config_from(SMALL)
     given = {"data": data, "run": {"out": str(out)}}
     for k, v in sections.items(): given[k] = {**given.get(k, {}), **v}
@@ -54,19 +57,25 @@ def numbers(frame):
 
 def shuffled(table, seed=0):
     "The same table with rows and columns in another order."
-    rng = np.random.default_rng(seed); r, c = rng.permutation(len(table.sample_ids)), rng.permutation(len(table.sequences))
-    return Table(counts=table.counts[r][:, c].tocsr(), sample_ids=table.sample_ids[r], sequences=table.sequences[c])
+    rng = np.random.default_rng(seed)
+    r, c = rng.permutation(len(table.sample_ids)), rng.permutation(len(table.sequences))
+    return Table(counts=table.counts[r][:, c].tocsr(), sample_ids=table.sample_ids[r],
+                 sequences=table.sequences[c])
 
 
 @pytest.mark.parametrize("target", ["age", "site"])
 @pytest.mark.parametrize("how", [dict(optim=dict(freeze=True)), dict(optim=dict(freeze=False, chunk=16)),
-                                 dict(optim=dict(freeze=False, chunk=16), model=dict(sample="attention", sample_layers=1, readout="attention", patch=4)),
-                                 dict(data=dict(depth=2000))], ids=["frozen", "trained", "attention", "depth"])
+                                 dict(optim=dict(freeze=False, chunk=16),
+                                      model=dict(sample="attention", sample_layers=1, readout="attention",
+                                                 patch=4)),
+                                 dict(data=dict(depth=2000))],
+                         ids=["frozen", "trained", "attention", "depth"])
 def test_what_was_trained_predicts(files, tmp_path, target, how):
     bundle = train_run(config(files, tmp_path/"run", target, **how), say=quiet)
     told = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", index_col=0)
     assert set(told.part) == {"valid", "test"}
-    moved = tmp_path/"elsewhere"; shutil.move(bundle, moved)
+    moved = tmp_path/"elsewhere"
+    shutil.move(bundle, moved)
     table = read_table(files/"table.biom")
     again = predict_run(moved, files/"table.biom", tmp_path/"new.tsv", say=quiet).rows
     np.testing.assert_allclose(numbers(again.loc[told.index]), numbers(told), rtol=1e-5, atol=1e-5)
@@ -77,10 +86,13 @@ def test_what_was_trained_predicts(files, tmp_path, target, how):
 
 def test_original_units_and_labels(files, tmp_path):
     truth = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
-    train_run(config(files, tmp_path/"age"), say=quiet); train_run(config(files, tmp_path/"site", "site"), say=quiet)
-    age = pd.read_csv(tmp_path/"age/predictions.tsv", sep="\t", index_col=0); site = pd.read_csv(tmp_path/"site/predictions.tsv", sep="\t", index_col=0)
+    train_run(config(files, tmp_path/"age"), say=quiet)
+    train_run(config(files, tmp_path/"site", "site"), say=quiet)
+    age = pd.read_csv(tmp_path/"age/predictions.tsv", sep="\t", index_col=0)
+    site = pd.read_csv(tmp_path/"site/predictions.tsv", sep="\t", index_col=0)
     np.testing.assert_allclose(age.true, truth.loc[age.index].age.astype(float), rtol=1e-6)
-    assert truth.age.astype(float).min() - 20 < age.prediction.min() and age.prediction.max() < truth.age.astype(float).max() + 20
+    assert truth.age.astype(float).min() - 20 < age.prediction.min()
+    assert age.prediction.max() < truth.age.astype(float).max() + 20
     assert set(site.label) <= set(truth.site) and (site.true == truth.loc[site.index].site).all()
     np.testing.assert_allclose(site.filter(like="probability_").sum(axis=1), 1, atol=1e-6)
 
@@ -95,8 +107,13 @@ def test_groups_stay_whole_and_nothing_is_lost(files, tmp_path):
 
 def test_unscored_samples_keep_their_row(files, tmp_path):
     bundle = load_bundle(train_run(config(files, tmp_path/"run", data=dict(depth=1000)), say=quiet))
-    table = read_table(files/"table.biom"); counts = table.counts.tolil(); counts[0] = 0; counts[1] = 0; counts[1, 3] = 7
-    found = predict_table(bundle, replace(table, counts=counts.tocsr().astype(np.int32)), ids=table.sample_ids[[1, 5, 0]])
+    table = read_table(files/"table.biom")
+    counts = table.counts.tolil()
+    counts[0] = 0
+    counts[1] = 0
+    counts[1, 3] = 7
+    found = predict_table(bundle, replace(table, counts=counts.tocsr().astype(np.int32)),
+                          ids=table.sample_ids[[1, 5, 0]])
     assert list(found.rows.index) == list(table.sample_ids[[1, 5, 0]])
     assert "7 reads" in found.rows.note.iloc[0] and found.rows.note.iloc[2] == "no reads"
     assert found.rows.prediction.isna().tolist() == [True, False, True]
@@ -104,7 +121,8 @@ def test_unscored_samples_keep_their_row(files, tmp_path):
 
 def test_unseen_reads_are_counted(files, tmp_path):
     bundle = load_bundle(train_run(config(files, tmp_path/"run"), say=quiet))
-    table = read_table(files/"table.biom"); split = pd.read_csv(tmp_path/"run/split.tsv", sep="\t", index_col=0).iloc[:, 0]
+    table = read_table(files/"table.biom")
+    split = pd.read_csv(tmp_path/"run/split.tsv", sep="\t", index_col=0).iloc[:, 0]
     trained = np.isin(table.sample_ids, split.index[split == "train"])
     seen = np.asarray(table.counts[trained].sum(axis=0)).ravel() > 0
     wanted = 1 - np.asarray(table.counts[:, seen].sum(axis=1)).ravel()/table.depths
@@ -118,7 +136,8 @@ def test_evaluation_scores_every_sample_once_and_goes_on(files, tmp_path):
     assert report.is_file() and len(found) == 48 and found.sample_id.is_unique
     assert (found.groupby("group").fold.nunique() == 1).all()
     assert {"aam", "trivial", "depth", "clr", "branch", "forest", "average"} <= set(found.columns)
-    folds = sorted((tmp_path/"run/folds").glob("*.npz")); before = [p.stat().st_mtime_ns for p in folds]
+    folds = sorted((tmp_path/"run/folds").glob("*.npz"))
+    before = [p.stat().st_mtime_ns for p in folds]
     evaluate_run(replace(cfg, run=replace(cfg.run, resume=True)), say=quiet)
     assert len(folds) == 3 and [p.stat().st_mtime_ns for p in folds] == before
     again = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", dtype={"sample_id": str})
@@ -128,13 +147,17 @@ def test_evaluation_scores_every_sample_once_and_goes_on(files, tmp_path):
 def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
     "A target planted in depth alone: evaluate warns and repeats at a common depth."
     study = simulate(samples=48, asvs=50, groups=12, length=40, seed=8)
-    counts = study.table.counts.copy().tocsr(); rng = np.random.default_rng(0)
-    old = study.metadata.age.to_numpy(float); deep = old > np.median(old)
+    counts = study.table.counts.copy().tocsr()
+    rng = np.random.default_rng(0)
+    old = study.metadata.age.to_numpy(float)
+    deep = old > np.median(old)
     for i in np.flatnonzero(~deep):
-        a, b = counts.indptr[i:i+2]; counts.data[a:b] = rng.multivariate_hypergeometric(counts.data[a:b], counts.data[a:b].sum()//4)
+        a, b = counts.indptr[i:i+2]
+        counts.data[a:b] = rng.multivariate_hypergeometric(counts.data[a:b], counts.data[a:b].sum()//4)
     counts.eliminate_zeros()
     write_study(replace(study, table=replace(study.table, counts=counts)), tmp_path/"data")
-    heard = []; evaluate_run(config(tmp_path/"data", tmp_path/"run"), say=heard.append)
+    heard = []
+    evaluate_run(config(tmp_path/"data", tmp_path/"run"), say=heard.append)
     assert any("warning" in o and "depth" in o for o in heard)
     level, = (tmp_path/"run").glob("depth_*/scores.tsv")
     assert level.parent.name.removeprefix("depth_") + " reads" in (tmp_path/"run/report.html").read_text()
@@ -143,7 +166,8 @@ def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
 def test_a_study_without_a_tree_works(files, tmp_path):
     bundle = train_run(config(files, tmp_path/"run", data=dict(tree="")), say=quiet)
     report = evaluate_run(config(files, tmp_path/"eval", data=dict(tree="")), say=quiet)
-    assert load_bundle(bundle).model.bases == 40 and "branch" not in pd.read_csv(tmp_path/"eval/scores.tsv", sep="\t").method.tolist()
+    assert load_bundle(bundle).model.bases == 40
+    assert "branch" not in pd.read_csv(tmp_path/"eval/scores.tsv", sep="\t").method.tolist()
     assert "tree" in report.read_text()
 
 
@@ -151,11 +175,15 @@ def test_pretrained_bundle_starts_a_run(files, tmp_path):
     first = pretrain_run(config(files, tmp_path/"first", data=dict(target="", groups="")), say=quiet)
     named = dict(start=str(first), transductive=True)
     second = load_bundle(train_run(config(files, tmp_path/"second", run=named), say=quiet))
-    for a, b in zip(load_bundle(first).model.encoder.state_dict().values(), second.model.encoder.state_dict().values(), strict=True): assert torch.equal(a, b)
+    for a, b in zip(load_bundle(first).model.encoder.state_dict().values(),
+                    second.model.encoder.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
     with pytest.raises(AamError, match="another ASV encoder"):
         train_run(config(files, tmp_path/"third", run=named, model=dict(patch=4)), say=quiet)
-    with pytest.raises(AamError, match="without a target"): predict_run(first, files/"table.biom", tmp_path/"p.tsv", say=quiet)
-    further = load_bundle(pretrain_run(config(files, tmp_path/"further", data=dict(target="", groups=""), run=dict(start=str(first))), say=quiet))
+    with pytest.raises(AamError, match="without a target"):
+        predict_run(first, files/"table.biom", tmp_path/"p.tsv", say=quiet)
+    further = load_bundle(pretrain_run(config(files, tmp_path/"further", data=dict(target="", groups=""),
+                                              run=dict(start=str(first))), say=quiet))
     fresh = load_bundle(first).model.state_dict()
     assert not torch.equal(further.model.state_dict()["encoder.stem.weight"], fresh["encoder.stem.weight"])
 
@@ -164,29 +192,36 @@ def test_reported_samples_that_taught_the_bundle_are_refused(files, tmp_path):
     metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
     half = sorted(metadata.subject.unique())[:6]
     where = {True: f"subject in ({', '.join(half)})", False: f"subject not in ({', '.join(half)})"}
-    first = pretrain_run(config(files, tmp_path/"first", data=dict(where=where[True], target="", groups="")), say=quiet)
+    first = pretrain_run(config(files, tmp_path/"first", data=dict(where=where[True], target="", groups="")),
+                         say=quiet)
     start = dict(start=str(first), folds=2)
     for command in (train_run, evaluate_run):
-        with pytest.raises(AamError, match="was pretrained on .*transductive"): command(config(files, tmp_path/"no", run=start), say=quiet)
+        with pytest.raises(AamError, match="was pretrained on .*transductive"):
+            command(config(files, tmp_path/"no", run=start), say=quiet)
     assert not (tmp_path/"no").exists()
     fresh = train_run(config(files, tmp_path/"fresh", run=start, data=dict(where=where[False])), say=quiet)
     taught = load_bundle(fresh).taught_by(metadata.index)
-    assert taught[metadata.subject.isin(half)].all() and 0 < taught[~metadata.subject.isin(half)].mean() < 1 # the start's samples and its own training part
+    # the start's samples and its own training part
+    assert taught[metadata.subject.isin(half)].all() and 0 < taught[~metadata.subject.isin(half)].mean() < 1
     report = evaluate_run(config(files, tmp_path/"named", run=dict(transductive=True, **start)), say=quiet)
-    text = report.read_text(); assert "Warning</strong> Transductive: " in text and "No reason was found to doubt" not in text
+    text = report.read_text()
+    assert "Warning</strong> Transductive: " in text and "No reason was found to doubt" not in text
     assert text.count("Transductive: ") == 1 # Among the warnings, and not again among the notes
 
 
 def test_transductive_pretraining_is_once_on_all_and_said(files, tmp_path):
-    heard = []; evaluate_run(config(files, tmp_path/"run", run=dict(transductive=True)), say=heard.append)
-    assert any("pretrained on all samples" in o for o in heard) and any("1 x 6 steps of pretrain_asv" in o for o in heard)
+    heard = []
+    evaluate_run(config(files, tmp_path/"run", run=dict(transductive=True)), say=heard.append)
+    assert any("pretrained on all samples" in o for o in heard)
+    assert any("1 x 6 steps of pretrain_asv" in o for o in heard)
     log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True)
     assert log.stage.eq("pretrain_asv").any() and not log.stage.str.contains("fold . pretrain").any()
 
 
 def test_sample_distances_pretrain_and_help(files, tmp_path):
     "UniFrac as second teacher, with a trained encoder: the chain of the recipe aam in small."
-    cfg = config(files, tmp_path/"run", model=dict(sample="attention", sample_layers=1, readout="attention", patch=1, identity=0),
+    cfg = config(files, tmp_path/"run",
+                 model=dict(sample="attention", sample_layers=1, readout="attention", patch=1, identity=0),
                  pretrain_asv=dict(steps=0), pretrain_sample=dict(steps=6, batch=8, freeze=False, chunk=16),
                  optim=dict(steps=6, batch=8, freeze=False, chunk=16, every=3), loss=dict(distance=1.))
     bundle = load_bundle(train_run(cfg, say=quiet))
@@ -196,23 +231,27 @@ def test_sample_distances_pretrain_and_help(files, tmp_path):
 
 
 def test_same_seed_same_bundle_other_seed_another(files, tmp_path):
-    weights = [load_bundle(train_run(config(files, tmp_path/str(i), run=dict(seed=s)), say=quiet)).model.heads.state_dict()["target.linear.weight"]
+    weights = [load_bundle(train_run(config(files, tmp_path/str(i), run=dict(seed=s)),
+                                     say=quiet)).model.heads.state_dict()["target.linear.weight"]
                for i, s in enumerate((1, 1, 2))]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
 def test_an_older_run_is_never_replaced_unasked(files, tmp_path):
-    cfg = config(files, tmp_path/"run"); train_run(cfg, say=quiet)
+    cfg = config(files, tmp_path/"run")
+    train_run(cfg, say=quiet)
     before = (tmp_path/"run/bundle/model.safetensors").read_bytes()
     with pytest.raises(AamError, match="--overwrite"): train_run(cfg, say=quiet)
     with pytest.raises(AamError, match="other choices"):
-        train_run(replace(cfg, optim=replace(cfg.optim, steps=13), run=replace(cfg.run, resume=True)), say=quiet)
+        train_run(replace(cfg, optim=replace(cfg.optim, steps=13), run=replace(cfg.run, resume=True)),
+                  say=quiet)
     assert (tmp_path/"run/bundle/model.safetensors").read_bytes() == before
     train_run(replace(cfg, run=replace(cfg.run, overwrite=True)), say=quiet)
 
 
 def test_write_table_round_trip_predicts_the_same(files, tmp_path):
-    bundle = load_bundle(train_run(config(files, tmp_path/"run"), say=quiet)); table = read_table(files/"table.biom")
+    bundle = load_bundle(train_run(config(files, tmp_path/"run"), say=quiet))
+    table = read_table(files/"table.biom")
     write_table(shuffled(table), tmp_path/"b.biom")
     a, b = predict_table(bundle, table).rows, predict_table(bundle, read_table(tmp_path/"b.biom")).rows
     np.testing.assert_allclose(b.prediction.loc[a.index], a.prediction, rtol=1e-5, atol=1e-5)
@@ -220,58 +259,74 @@ def test_write_table_round_trip_predicts_the_same(files, tmp_path):
 
 def test_order_of_the_table_changes_no_weight(files, tmp_path):
     write_table(shuffled(read_table(files/"table.biom")), tmp_path/"b.biom")
-    runs = [train_run(config(files, tmp_path/name, data=data), say=quiet) for name, data in (("a", {}), ("b", {"table": str(tmp_path/"b.biom")}))]
+    runs = [train_run(config(files, tmp_path/name, data=data), say=quiet)
+            for name, data in (("a", {}), ("b", {"table": str(tmp_path/"b.biom")}))]
     a, b = (load_bundle(o).model.state_dict() for o in runs)
     for k in a: torch.testing.assert_close(a[k], b[k], rtol=1e-4, atol=1e-5, msg=k)
 
 
 def test_a_store_folder_trains_like_its_files(files, tmp_path):
-    "The same weights and scores from files and from the store that was cached from them; nothing is stored again."
-    cfg = config(files, tmp_path/"files"); train_run(cfg, say=quiet)
+    """The same weights and scores from files and from the store that was cached from them; nothing is
+    stored again."""
+    cfg = config(files, tmp_path/"files")
+    train_run(cfg, say=quiet)
     store = cache_run(replace(cfg, run=replace(cfg.run, out=str(tmp_path/"store"))), say=quiet)
     train_run(config(files, tmp_path/"mapped", data=dict(table=str(store), metadata="", tree="")), say=quiet)
     a, b = (load_bundle(tmp_path/o/"bundle").model.state_dict() for o in ("files", "mapped"))
     for k in a: assert torch.equal(a[k], b[k]), k
     assert (tmp_path/"files/scores.json").read_text() == (tmp_path/"mapped/scores.json").read_text()
     assert (tmp_path/"files/store").is_dir() and not (tmp_path/"mapped/store").exists()
-    told = [predict_run(tmp_path/"mapped/bundle", o, tmp_path/f"{i}.tsv", say=quiet).rows for i, o in enumerate((store, files/"table.biom"))]
+    told = [predict_run(tmp_path/"mapped/bundle", o, tmp_path/f"{i}.tsv", say=quiet).rows
+            for i, o in enumerate((store, files/"table.biom"))]
     np.testing.assert_allclose(told[0].prediction, told[1].prediction.loc[told[0].index], rtol=1e-5)
 
 
 def test_samples_of_a_store_can_be_chosen_later(files, tmp_path):
-    cfg = config(files, tmp_path/"run"); store = cache_run(replace(cfg, run=replace(cfg.run, out=str(tmp_path/"store"))), say=quiet)
+    cfg = config(files, tmp_path/"run")
+    store = cache_run(replace(cfg, run=replace(cfg.run, out=str(tmp_path/"store"))), say=quiet)
     for name, more in (("a", {}), ("b", dict(table=str(store), metadata="", tree=""))):
         train_run(config(files, tmp_path/name, data={"where": "site == gut", **more}), say=quiet)
-    assert (tmp_path/"a/scores.json").read_text() == (tmp_path/"b/scores.json").read_text() and (tmp_path/"b/store").is_dir()
+    assert (tmp_path/"a/scores.json").read_text() == (tmp_path/"b/scores.json").read_text()
+    assert (tmp_path/"b/store").is_dir()
 
 
 def test_embeddings_are_kept_and_used_again(files, tmp_path):
-    shared = dict(cache=str(tmp_path/"kept")); evaluate_run(config(files, tmp_path/"a", run=shared), say=quiet)
+    shared = dict(cache=str(tmp_path/"kept"))
+    evaluate_run(config(files, tmp_path/"a", run=shared), say=quiet)
     kept = {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()}
-    assert sorted(o.rpartition("-")[0] for o in kept) == ["embeddings"]*3 + ["tree"] # embeddings once a fold, for all its inner models
+    # embeddings once a fold, for all its inner models
+    assert sorted(o.rpartition("-")[0] for o in kept) == ["embeddings"]*3 + ["tree"]
     evaluate_run(config(files, tmp_path/"b", run=shared), say=quiet)
     assert {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()} == kept
     assert (tmp_path/"a/predictions.tsv").read_text() == (tmp_path/"b/predictions.tsv").read_text()
 
 
 def test_studies_pretrain_side_by_side(files, tmp_path):
-    other = tmp_path/"other"; write_study(simulate(samples=24, asvs=30, groups=6, length=32, seed=9), other)
-    stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet)) for i, o in enumerate((files, other))]
+    other = tmp_path/"other"
+    write_study(simulate(samples=24, asvs=30, groups=6, length=32, seed=9), other)
+    stores = [str(cache_run(config(o, tmp_path/f"store{i}"), say=quiet))
+              for i, o in enumerate((files, other))]
     given = dict(table="", metadata="", tree="", target="", groups="", temperature=2.)
     def side_by_side(*folders, **more): return {**given, "corpus": ", ".join(folders), **more}
-    with pytest.raises(AamError, match="the same name"): pretrain_run(config(files, tmp_path/"no", data=side_by_side(stores[0], stores[0])), say=quiet)
-    heard = []; how = dict(data=side_by_side(*stores), pretrain_sample=dict(steps=4, batch=6))
+    with pytest.raises(AamError, match="the same name"):
+        pretrain_run(config(files, tmp_path/"no", data=side_by_side(stores[0], stores[0])), say=quiet)
+    heard = []
+    how = dict(data=side_by_side(*stores), pretrain_sample=dict(steps=4, batch=6))
     bundle = load_bundle(pretrain_run(config(files, tmp_path/"run", **how), say=heard.append))
     assert bundle.model.bases == 40 and "Corpus(2 studies" in heard[0]
     assert bundle.taught_by([o for p in (files, other) for o in read_table(p/"table.biom").sample_ids]).all()
 
 
 def test_a_target_is_learned_from_several_studies(files, tmp_path):
-    "Two halves of a study in two stores: the same samples as one table, each half with its own tree; a half can be left out."
-    metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#"); half = ", ".join(sorted(metadata.subject.unique())[:6])
+    """Two halves of a study in two stores: the same samples as one table, each half with its own tree; a
+    half can be left out."""
+    metadata = pd.read_csv(files/"metadata.tsv", sep="\t", index_col=0, comment="#")
+    half = ", ".join(sorted(metadata.subject.unique())[:6])
     where = {"a": f"subject in ({half})", "b": f"subject not in ({half})"}
-    stores = [str(cache_run(config(files, tmp_path/name, data=dict(where=o)), say=quiet)) for name, o in where.items()]
-    data = dict(table="", metadata="", tree="", corpus=",".join(stores)); heard = []
+    stores = [str(cache_run(config(files, tmp_path/name, data=dict(where=o)), say=quiet))
+              for name, o in where.items()]
+    data = dict(table="", metadata="", tree="", corpus=",".join(stores))
+    heard = []
     bundle = load_bundle(train_run(config(files, tmp_path/"run", data=data), say=heard.append))
     assert "Corpus(2 studies, 48 samples" in heard[0]
     told = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", index_col=0)
@@ -280,27 +335,38 @@ def test_a_target_is_learned_from_several_studies(files, tmp_path):
     evaluate_run(config(files, tmp_path/"eval", data={**data, "leave_out": "study"}), say=quiet)
     folds = pd.read_csv(tmp_path/"eval/folds.tsv", sep="\t", index_col=0)
     first = metadata.subject.isin(half.split(", ")).loc[folds.index]
-    assert (folds.held_out == np.where(first, "a", "b")).all() and folds.groupby("fold").held_out.nunique().eq(1).all() and len(folds) == 48
-    with pytest.raises(AamError, match="their own metadata"): train_run(config(files, tmp_path/"no", data={**data, "tree": "x.nwk"}), say=quiet)
+    assert (folds.held_out == np.where(first, "a", "b")).all()
+    assert folds.groupby("fold").held_out.nunique().eq(1).all() and len(folds) == 48
+    with pytest.raises(AamError, match="their own metadata"):
+        train_run(config(files, tmp_path/"no", data={**data, "tree": "x.nwk"}), say=quiet)
 
 
 def test_given_distances_teach(files, tmp_path):
-    "A matrix made elsewhere is the objective of stage 2; augmentation that would make it false is refused with all reasons at once."
-    table = read_table(files/"table.biom"); x = table.counts.toarray().astype(float)
-    far = np.abs(x[:, None] - x[None]).sum(-1)/1e3; np.fill_diagonal(far, 0)
+    """A matrix made elsewhere is the objective of stage 2; augmentation that would make it false is
+    refused with all reasons at once."""
+    table = read_table(files/"table.biom")
+    x = table.counts.toarray().astype(float)
+    far = np.abs(x[:, None] - x[None]).sum(-1)/1e3
+    np.fill_diagonal(far, 0)
     pd.DataFrame(far, index=table.sample_ids, columns=table.sample_ids).to_csv(tmp_path/"d.tsv", sep="\t")
-    how = dict(data=dict(distances=str(tmp_path/"d.tsv")), loss=dict(metric="precomputed"), pretrain_sample=dict(steps=4, batch=8))
-    with pytest.raises(AamError, match="augment.rarefy.*\n.*augment.asv_dropout"): train_run(config(files, tmp_path/"no", **how), say=quiet)
+    how = dict(data=dict(distances=str(tmp_path/"d.tsv")), loss=dict(metric="precomputed"),
+               pretrain_sample=dict(steps=4, batch=8))
+    with pytest.raises(AamError, match="augment.rarefy.*\n.*augment.asv_dropout"):
+        train_run(config(files, tmp_path/"no", **how), say=quiet)
     assert not (tmp_path/"no").exists()
-    bundle = train_run(config(files, tmp_path/"run", augment=dict(rarefy=0., asv_dropout=0.), **how), say=quiet)
+    bundle = train_run(config(files, tmp_path/"run", augment=dict(rarefy=0., asv_dropout=0.), **how),
+                       say=quiet)
     assert load_bundle(bundle).model.metrics == ("precomputed_unbounded",) and far.max() > 1
-    log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True); assert log[log.stage == "pretrain_sample"].distance.gt(0).all()
+    log = pd.read_json(tmp_path/"run/metrics.jsonl", lines=True)
+    assert log[log.stage == "pretrain_sample"].distance.gt(0).all()
 
 
 def test_a_mix_that_cannot_be_made_is_refused_before_anything_is_written(files, tmp_path, monkeypatch):
     mixed = dict(augment=dict(mix="phylomix"))
-    with pytest.raises(AamError, match="phylomix.*--tree"): train_run(config(files, tmp_path/"no", data=dict(tree=""), **mixed), say=quiet)
+    with pytest.raises(AamError, match="phylomix.*--tree"):
+        train_run(config(files, tmp_path/"no", data=dict(tree=""), **mixed), say=quiet)
     train_run(config(files, tmp_path/"yes", **mixed), say=quiet)
     monkeypatch.setitem(sys.modules, "skbio", None) # as where the extra is not installed
-    with pytest.raises(AamError, match=r"aam_nb\[mix\]"): train_run(config(files, tmp_path/"no", **mixed), say=quiet)
+    with pytest.raises(AamError, match=r"aam_nb\[mix\]"):
+        train_run(config(files, tmp_path/"no", **mixed), say=quiet)
     assert not (tmp_path/"no").exists()

@@ -154,7 +154,7 @@ def test_split_round_trip_and_its_errors(tmp_path):
     assert "wanted sample_id and part" in bad("")
     assert "Line 3" in bad("sample_id\tpart\na\ttrain\nb\tdev\n")
     assert "Line 2" in bad("sample_id\tpart\na\n")
-    assert "two parts" in bad("sample_id\tpart\na\ttrain\na\ttest\n")
+    assert "Two parts" in bad("sample_id\tpart\na\ttrain\na\ttest\n")
     assert "text" in bad(b"\xff\xfe\x00")
     with pytest.raises(AamError, match="no file"): read_split(tmp_path/"absent.tsv")
     with pytest.raises(AamError): read_split(tmp_path)

@@ -20,12 +20,14 @@ def test_tokens_equal_a_plain_loop(seqs, more):
     assert found.dtype == np.uint8 and found.tolist() == wanted and found.max() < VOCAB
     assert list(detokenize(found)) == ["".join(o if o in "ACGT" else "N" for o in s) for s in seqs]
 
-@pytest.mark.parametrize("bad", ["acgt", "ACGU", "AC-T", "AC T", "AC\0T", "ACÄT", "AC菌T", "ACGT\n", "EQIL", "ACG?"])
+@pytest.mark.parametrize("bad",
+                         ["acgt", "ACGU", "AC-T", "AC T", "AC\0T", "ACÄT", "AC菌T", "ACGT\n", "EQIL", "ACG?"])
 def test_letters_that_are_no_nucleotide_codes_are_refused_with_their_place(bad):
     with pytest.raises(AamError, match="1 of 2 sequences.* at base [1-5] of"): tokenize(["ACGTACGT", bad])
 
 def test_none_is_cut_and_none_is_empty():
-    with pytest.raises(AamError, match="1 of 2 sequences are longer than 4 bases"): tokenize(["ACGT", "ACGTA"], 4)
+    with pytest.raises(AamError, match="1 of 2 sequences are longer than 4 bases"):
+        tokenize(["ACGT", "ACGTA"], 4)
     with pytest.raises(AamError, match="Sequence 2 is empty"): tokenize(["ACGT", ""])
     assert tokenize([], 5).shape == (0, 5) and list(detokenize(tokenize(["A"], 3))) == ["A"]
 

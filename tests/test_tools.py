@@ -18,8 +18,10 @@ GOOD = '<html><head><link rel="stylesheet" href="a.css"></head><body id="top"><a
 @pytest.fixture
 def site(tmp_path):
     "Two pages that link to each other."
-    (tmp_path/"sub").mkdir(); (tmp_path/"a.html").write_text(GOOD)
-    (tmp_path/"sub/b.html").write_text('<p id="x"><a href="../a.html">a</a><a href="https://else.where/">out</a></p>')
+    (tmp_path/"sub").mkdir()
+    (tmp_path/"a.html").write_text(GOOD)
+    (tmp_path/"sub/b.html").write_text('<p id="x"><a href="../a.html">a</a><a '
+                                       'href="https://else.where/">out</a></p>')
     (tmp_path/"a.css").write_text("p { color: black; background: url(dot.png) }")
     return tmp_path
 
@@ -29,10 +31,14 @@ def test_a_good_site_has_no_problems(site):
 
 
 @pytest.mark.parametrize("text, wanted", [
-    ('<a href="nowhere.html">', "dead link nowhere.html"), ('<a href="a.html#none">', "no anchor a.html#none"), ('<a href="#none">', "no anchor #none"),
-    ('<a href="https://our.site/docs/none.html">', "dead link https://our.site/docs/none.html"), ('<a href="/none.html">', "dead link /none.html"),
-    ("<pre>Traceback (most recent call last)</pre>", "traceback"), ('<div class="cell-output cell-output-error">', "traceback"),
-    ('<script src="https://cdn.example/x.js"></script>', "fetches https://cdn.example/x.js"), ('<img src="//img.example/x.png">', "fetches"),
+    ('<a href="nowhere.html">', "dead link nowhere.html"),
+    ('<a href="a.html#none">', "no anchor a.html#none"), ('<a href="#none">', "no anchor #none"),
+    ('<a href="https://our.site/docs/none.html">', "dead link https://our.site/docs/none.html"),
+    ('<a href="/none.html">', "dead link /none.html"),
+    ("<pre>Traceback (most recent call last)</pre>", "traceback"),
+    ('<div class="cell-output cell-output-error">', "traceback"),
+    ('<script src="https://cdn.example/x.js"></script>', "fetches https://cdn.example/x.js"),
+    ('<img src="//img.example/x.png">', "fetches"),
 ])
 def test_a_bad_page_is_found(site, text, wanted):
     (site/"bad.html").write_text(text)
@@ -55,10 +61,12 @@ def test_no_page_is_a_problem(tmp_path):
 
 
 def notebook(path, cells):
-    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5))); return path
+    path.write_text(json.dumps(dict(cells=cells, metadata={}, nbformat=4, nbformat_minor=5)))
+    return path
 
 
-def code(source, *outputs): return dict(cell_type="code", source=[source], outputs=list(outputs), metadata={}, execution_count=None)
+def code(source, *outputs):
+    return dict(cell_type="code", source=[source], outputs=list(outputs), metadata={}, execution_count=None)
 
 
 def text(source): return dict(cell_type="markdown", source=[source], metadata={})
@@ -66,7 +74,8 @@ def text(source): return dict(cell_type="markdown", source=[source], metadata={}
 
 def test_pages_lose_their_number_and_links_follow(tmp_path):
     (tmp_path/"sub").mkdir()
-    notebook(tmp_path/"10_data_table.ipynb", [text("[next](11_data_metadata.ipynb), file 11_data_metadata.ipynb")])
+    notebook(tmp_path/"10_data_table.ipynb", [text("[next](11_data_metadata.ipynb), file "
+                                                   "11_data_metadata.ipynb")])
     notebook(tmp_path/"sub/first.ipynb", [text("[back](../10_data_table.ipynb#read)")])
     (tmp_path/"sidebar.yml").write_text("- 10_data_table.ipynb\n- sub/first.ipynb\n")
     docs.without_numbers(tmp_path)
@@ -76,20 +85,26 @@ def test_pages_lose_their_number_and_links_follow(tmp_path):
 
 
 def test_formulas_become_mathml():
-    page = docs.with_mathml('<script defer src="https://cdn/katex.min.js"></script><p><span class="math inline">\\(a &lt; b_1\\)</span></p>'
-                            '<link rel="stylesheet" href="https://cdn/katex.min.css"><span class="math display">\\[\\frac{1}{2}\\]</span>')
-    assert "katex" not in page and page.count("<math") == page.count("</math>") == 2 and "\\frac" not in page and 'display="block"' in page
+    page = docs.with_mathml('<script defer src="https://cdn/katex.min.js"></script><p><span class="math '
+                            'inline">\\(a &lt; b_1\\)</span></p>'
+                            '<link rel="stylesheet" href="https://cdn/katex.min.css"><span class="math '
+                            'display">\\[\\frac{1}{2}\\]</span>')
+    assert "katex" not in page and page.count("<math") == page.count("</math>") == 2 and "\\frac" not in page
+    assert 'display="block"' in page
 
 
 def test_the_lead_of_a_page_survives():
-    cells = pages.with_lead([pages.mk_cell("# Title\n\n> Subtitle\n\nA sentence.\n\n## Not the title", "markdown")])
+    cells = pages.with_lead([pages.mk_cell("# Title\n\n> Subtitle\n\nA sentence.\n\n## Not the title",
+                                           "markdown")])
     assert [c.source for c in cells] == ["# Title\n\n> Subtitle\n\n", "A sentence.\n\n## Not the title"]
     assert [c.source for c in pages.with_lead([pages.mk_cell("## No title", "markdown")])] == ["## No title"]
 
 
 @pytest.mark.parametrize("cells, wanted", [
-    ([text("<<<<<<< HEAD")], "conflict markers"), ([code("1/0", dict(output_type="error", ename="E", evalue="", traceback=[]))], "stores an error"),
-    ([code("x", dict(output_type="display_data", data={"image/png": "A"*80_000}))], "picture of 60 kB"), ([text("a"*210_000)], "is 210 kB"),
+    ([text("<<<<<<< HEAD")], "conflict markers"),
+    ([code("1/0", dict(output_type="error", ename="E", evalue="", traceback=[]))], "stores an error"),
+    ([code("x", dict(output_type="display_data", data={"image/png": "A"*80_000}))], "picture of 60 kB"),
+    ([text("a"*210_000)], "is 210 kB"),
 ])
 def test_a_bad_notebook_is_found(tmp_path, cells, wanted):
     found = check_notebooks.problems(notebook(tmp_path/"10_bad.ipynb", cells))
@@ -97,13 +112,15 @@ def test_a_bad_notebook_is_found(tmp_path, cells, wanted):
 
 
 def test_raw_conflict_markers_are_found(tmp_path):
-    path = tmp_path/"raw.ipynb"; path.write_text('{"cells": [\n<<<<<<< HEAD\n]}')
+    path = tmp_path/"raw.ipynb"
+    path.write_text('{"cells": [\n<<<<<<< HEAD\n]}')
     assert check_notebooks.problems(path) == ["holds conflict markers"]
 
 
 def test_every_page_stands_in_the_sidebar_in_order():
     listed = re.findall(r"- (\S+\.ipynb)", (ROOT/"nbs/sidebar.yml").read_text())
-    there = sorted(str(p.relative_to(ROOT/"nbs")) for p in (ROOT/"nbs").rglob("*.ipynb") if not p.parts[-2].startswith("."))
+    there = sorted(str(p.relative_to(ROOT/"nbs"))
+                   for p in (ROOT/"nbs").rglob("*.ipynb") if not p.parts[-2].startswith("."))
     assert sorted(listed) == there
     numbered = [o for o in listed if o[0].isdigit()]
     assert numbered == sorted(numbered)
@@ -117,14 +134,19 @@ def git(folder, *words):
 
 
 def two_branches(folder, names):
-    "A checkout set up by tools/setup.sh, in which two branches changed the same line of each file; the state before they merge."
+    """A checkout set up by tools/setup.sh, in which two branches changed the same line of each file; the
+    state before they merge."""
     git(folder, "init", "-q", "-b", "main")
     for name in (".gitattributes", ".gitconfig", "tools/setup.sh"):
-        (folder/name).parent.mkdir(exist_ok=True); shutil.copy(ROOT/name, folder/name)
+        (folder/name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT/name, folder/name)
     for branch, line in ((None, "x = 1\n"), ("other", "x = 2\n"), ("main", "x = 3\n")):
         if branch: git(folder, "checkout", "-q", *(["-b"] if branch == "other" else []), branch)
-        for name in names: (folder/name).parent.mkdir(exist_ok=True, parents=True); (folder/name).write_text(line)
-        git(folder, "add", "-A"); git(folder, "commit", "-qm", line)
+        for name in names:
+            (folder/name).parent.mkdir(exist_ok=True, parents=True)
+            (folder/name).write_text(line)
+        git(folder, "add", "-A")
+        git(folder, "commit", "-qm", line)
     done = subprocess.run(["bash", "tools/setup.sh"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -157,4 +179,5 @@ def test_source_is_shown_where_the_reference_would_hide_it():
 def test_an_example_is_not_run_for_the_reference_but_its_imports_are():
     assert pages.for_reference("import os\nslow()\nfrom a import b") == "import os\nfrom a import b"
     assert pages.for_reference("#| export\nif TYPE_CHECKING: import x\ny = 1") == "#| export\nif True: import x\ny = 1"
-    assert pages.for_reference("show_doc(f)") == "show_doc(f)" and pages.for_reference("%matplotlib inline\nx") == ""
+    assert pages.for_reference("show_doc(f)") == "show_doc(f)"
+    assert pages.for_reference("%matplotlib inline\nx") == ""

@@ -21,7 +21,8 @@ from urllib.parse import unquote, urlsplit
 from pages import ROOT, processed
 
 REMOTE = re.compile(r"""(?:@import\s*|url\()\s*(?:url\()?["']?((?:https?:)?//[^"')\s]+)""")
-NUMBER = re.compile(r"(?<!\w)\d+[a-zA-Z0-9]*_(?=\w+\.ipynb)") # as in 10_data_table.ipynb, whose page is data_table.html
+# as in 10_data_table.ipynb, whose page is data_table.html
+NUMBER = re.compile(r"(?<!\w)\d+[a-zA-Z0-9]*_(?=\w+\.ipynb)")
 KATEX = re.compile(r"<(script|link)\b[^>]*katex[^>]*>(\s*</script>)?")
 TEX = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 LINK = re.compile(r"\]\([^)\s]*\)")
@@ -30,26 +31,33 @@ LINK = re.compile(r"\]\([^)\s]*\)")
 def without_numbers(folder):
     "Give pages, and links to them, the names that Quarto gives: smalldocs knows no `output-file`."
     for path in sorted(folder.rglob("*")):
-        if path.suffix == ".yml": path.write_text(NUMBER.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+        if path.suffix == ".yml":
+            path.write_text(NUMBER.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
         if path.suffix != ".ipynb": continue
-        path.write_text(LINK.sub(lambda m: NUMBER.sub("", m[0]), path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.write_text(LINK.sub(lambda m: NUMBER.sub("", m[0]), path.read_text(encoding="utf-8")),
+                        encoding="utf-8")
         path.rename(path.with_name(NUMBER.sub("", path.name)))
 
 
 def with_mathml(page):
-    "Formulas as MathML, which browsers draw by themselves, instead of TeX for a script from another host. Quarto is told the same."
+    """Formulas as MathML, which browsers draw by themselves, instead of TeX for a script from another
+    host. Quarto is told the same."""
     from latex2mathml.converter import convert
     page = KATEX.sub("", page)
-    return TEX.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"), page)
+    return TEX.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"),
+                   page)
 
 
 def by_smalldocs(proc):
-    "Render with smalldocs; returns what it warned of, but for what we know of it and for links, which `problems` looks at."
+    """Render with smalldocs; returns what it warned of, but for what we know of it and for links, which
+    `problems` looks at."""
     from smalldocs.site import build
     without_numbers(proc)
     warnings = build(proc, quiet=True).warnings
-    for path in sorted((proc/"_docs").rglob("*.html")): path.write_text(with_mathml(path.read_text(encoding="utf-8")), encoding="utf-8")
-    known = ("format commonmark is not built", "unknown key format-links", "html-math-method", "output-file is not read", "broken link")
+    for path in sorted((proc/"_docs").rglob("*.html")):
+        path.write_text(with_mathml(path.read_text(encoding="utf-8")), encoding="utf-8")
+    known = ("format commonmark is not built", "unknown key format-links", "html-math-method",
+             "output-file is not read", "broken link")
     return [o for o in warnings if not any(k in o for k in known)]
 
 
@@ -72,16 +80,20 @@ def build(workers=2):
 class Page(HTMLParser):
     "Anchors, links and fetched files of a page, and whether it shows a traceback."
     def __init__(self, text):
-        super().__init__(); self.ids, self.links, self.fetched = set(), [], []
+        super().__init__()
+        self.ids, self.links, self.fetched = set(), [], []
         self.traceback = "Traceback (most recent call last)" in text or "cell-output-error" in text
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         "Sort one tag's addresses."
-        a = dict(attrs); self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
+        a = dict(attrs)
+        self.ids |= {a[k] for k in ("id", "name") if a.get(k)}
         if tag == "a" and a.get("href"): self.links.append(a["href"])
-        if tag in ("script", "img", "iframe", "source", "video", "audio") and a.get("src"): self.fetched.append(a["src"])
-        if tag == "link" and a.get("rel") in ("stylesheet", "icon", "preload", "modulepreload"): self.fetched.append(a.get("href", ""))
+        if tag in ("script", "img", "iframe", "source", "video", "audio") and a.get("src"):
+            self.fetched.append(a["src"])
+        if tag == "link" and a.get("rel") in ("stylesheet", "icon", "preload", "modulepreload"):
+            self.fetched.append(a.get("href", ""))
 
 
 def home():
@@ -98,18 +110,24 @@ def dead(site, page, link, pages, base):
     folder = site if url.path.startswith("/") else page.parent
     path = (folder/unquote(url.path).lstrip("/")).resolve() if url.path else page
     if path.is_dir(): path = path/"index.html"
-    if path.name.endswith(".html.md"): path = path.with_suffix("") # Quarto's Markdown twin, which smalldocs does not make
+    if path.name.endswith(".html.md"):
+        path = path.with_suffix("") # Quarto's Markdown twin, which smalldocs does not make
     if not path.is_file(): return f"dead link {link}"
-    if url.fragment and path in pages and unquote(url.fragment) not in pages[path].ids: return f"no anchor {link}"
+    if url.fragment and path in pages and unquote(url.fragment) not in pages[path].ids:
+        return f"no anchor {link}"
 
 
 def problems(site, base=""):
     "What is wrong with the pages under `site`: what, and where."
-    site = Path(site).resolve(); found = {}
-    pages = {p: Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html")) if "site_libs" not in p.parts}
+    site = Path(site).resolve()
+    found = {}
+    pages = {p: Page(p.read_text(encoding="utf-8"))
+             for p in sorted(site.rglob("*.html")) if "site_libs" not in p.parts}
     for path, page in pages.items():
-        wrong = ["shows a traceback"] * page.traceback + [f"fetches {o}" for o in page.fetched if urlsplit(o).netloc]
-        for o in filter(None, [*wrong, *(dead(site, path, o, pages, base) for o in dict.fromkeys(page.links))]):
+        wrong = ["shows a traceback"] * page.traceback + [f"fetches {o}"
+                                                          for o in page.fetched if urlsplit(o).netloc]
+        for o in filter(None,
+                        [*wrong, *(dead(site, path, o, pages, base) for o in dict.fromkeys(page.links))]):
             found.setdefault(o, []).append(str(path.relative_to(site)))
     for css in sorted(site.rglob("*.css")):
         remote = REMOTE.findall(css.read_text(encoding="utf-8"))

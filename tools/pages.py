@@ -20,14 +20,16 @@ from nbdev.quarto import refresh_quarto_yml
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLE = re.compile(r"(# .+\n+(?:> .+\n*)*)")
-PRIVATE = re.compile(r"\[(`_\w+`)\]\([^)]*#_\w+\)") # nbdev links private names too, to a reference that has no place for them
+# nbdev links private names too, to a reference that has no place for them
+PRIVATE = re.compile(r"\[(`_\w+`)\]\([^)]*#_\w+\)")
 EXPORTED = re.compile(r"^#\|\s*(export|exports|exporti|exec_doc)\b", re.M)
 EXPORT = re.compile(r"^#\|\s*export\s*$", re.M)
 
 
 def for_reference(source):
     "What of a cell the reference needs: all of an exported cell and of `show_doc`, else its imports alone."
-    if EXPORTED.search(source) or source.lstrip().startswith(("show_doc", "#| echo: false")): return source.replace("if TYPE_CHECKING:", "if True:")
+    if EXPORTED.search(source) or source.lstrip().startswith(("show_doc", "#| echo: false")):
+        return source.replace("if TYPE_CHECKING:", "if True:")
     try: body = ast.parse(source).body
     except SyntaxError: return ""
     return "\n".join(ast.unparse(o) for o in body if isinstance(o, (ast.Import, ast.ImportFrom)))
@@ -54,7 +56,8 @@ class Filter(FilterDefaults):
 
 
 def with_lead(cells):
-    "nbdev takes title and subtitle from the first markdown cell and drops what follows there; give that a cell of its own."
+    """nbdev takes title and subtitle from the first markdown cell and drops what follows there; give that
+    a cell of its own."""
     for i, cell in enumerate(cells):
         if cell.cell_type == "markdown" and (m := TITLE.match(cell.source)):
             cell.source, rest = m[1], cell.source[m.end():].strip()
@@ -67,7 +70,8 @@ def with_source(cells):
     and cells that define private names only."""
     for cell in cells:
         if cell.cell_type != "code" or not EXPORT.search(cell.source): continue
-        names = [o.name for o in ast.parse(cell.source).body if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
+        names = [o.name for o in ast.parse(cell.source).body
+                 if isinstance(o, (ast.FunctionDef, ast.ClassDef))]
         private = names and all(o.startswith("_") for o in names)
         if private or "@dataclass" in cell.source: cell.source = EXPORT.sub("#| exports", cell.source)
     return cells
@@ -87,12 +91,14 @@ def prepare(source, to):
 
 def processed(workers):
     "All of nbs/ as a renderer takes it, in _proc/."
-    if str(ROOT) not in sys.path: sys.path.insert(0, str(ROOT)) # travels to the workers, which import the package
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT)) # travels to the workers, which import the package
     refresh_quarto_yml()
     proc = ROOT/"_proc"
     shutil.rmtree(proc, ignore_errors=True)
     shutil.copytree(ROOT/"nbs", proc, ignore=shutil.ignore_patterns(".*", "*.ipynb"))
-    names = sorted(p.relative_to(ROOT/"nbs") for p in (ROOT/"nbs").rglob("*.ipynb") if not p.parts[-2].startswith("."))
+    names = sorted(p.relative_to(ROOT/"nbs") for p in (ROOT/"nbs").rglob("*.ipynb")
+                   if not p.parts[-2].startswith("."))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(pool.map(prepare, [ROOT/"nbs"/o for o in names], [proc/o for o in names]))
     return proc

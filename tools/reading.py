@@ -1,4 +1,5 @@
-"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files, tangled imports.
+"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files,
+and tangled imports.
 
     python tools/reading.py                 a table of the figures
     python tools/reading.py --list          and each place
@@ -64,7 +65,8 @@ def code(source):
 
 def cells(page):
     "Kind and source of each cell of a page."
-    return [(o["cell_type"], "".join(o["source"])) for o in json.loads(page.read_text(encoding="utf-8"))["cells"]]
+    return [(o["cell_type"], "".join(o["source"]))
+            for o in json.loads(page.read_text(encoding="utf-8"))["cells"]]
 
 
 def body_lines(source):
@@ -88,17 +90,20 @@ def public(source):
 
 
 def shown(page):
-    "Numbers of the exported cells that are followed by an example, which names something that the cell defines."
+    """Numbers of the exported cells that are followed by an example, which names something that the cell
+    defines."""
     all_cells, found = cells(page), set()
     places = [i for i, _ in exported(page)] + [len(all_cells)]
     for here, after in zip(places, places[1:]):
-        examples = " ".join(s for kind, s in all_cells[here+1:after] if kind == "code" and not EXPORT.search(s))
+        examples = " ".join(s for kind, s in all_cells[here+1:after]
+                            if kind == "code" and not EXPORT.search(s))
         if any(re.search(rf"\b{o}\b", examples) for o in public(all_cells[here][1])): found.add(here)
     return found
 
 
 def bare(page):
-    "Numbers and names of the exported cells with public functions or classes and no example right after them."
+    """Numbers and names of the exported cells with public functions or classes and no example right after
+    them."""
     with_example, found = shown(page), []
     for i, source in exported(page):
         names = [o for o in public(source) if re.search(rf"(?m)^(def|class) {o}\b", source)]
@@ -151,10 +156,12 @@ def of_files(paths):
     for path in paths:
         text = path.read_text(encoding="utf-8")
         total += text.count("\n")
-        places = {"lines with ;": packed(text), f"lines over {WIDE}": wide(text), "lines over 120": wide(text, 120),
+        places = {"lines with ;": packed(text), f"lines over {WIDE}": wide(text),
+                  "lines over 120": wide(text, 120),
                   "nested comprehensions": nested(text)}
         for k, lines in places.items(): found.setdefault(k, []).extend(f"{path}:{o}" for o in lines)
-        found.setdefault(f"functions of more than {ARGUMENTS} arguments", []).extend(f"{path}:{i} {o}" for i, o in crowded(text))
+        found.setdefault(f"functions of more than {ARGUMENTS} arguments",
+                         []).extend(f"{path}:{i} {o}" for i, o in crowded(text))
         for most in (LONG_FILE, LONGEST_FILE):
             found.setdefault(f"files over {most} lines", []).extend([str(path)]*(text.count("\n") > most))
     return total, found
@@ -168,21 +175,24 @@ def of_examples(paths):
             if kind != "code" or EXPORT.search(source): continue
             text = code(source)
             total += text.count("\n") + 1
-            for k, lines in {"lines with ;": packed(text), f"lines over {WIDE}": wide(text), "nested comprehensions": nested(text)}.items():
+            for k, lines in {"lines with ;": packed(text), f"lines over {WIDE}": wide(text),
+                             "nested comprehensions": nested(text)}.items():
                 found.setdefault(k, []).extend(f"{page} cell {i} line {o}" for o in lines)
     return total, found
 
 
 def of_cells(paths):
     "Figures of exported cells: (how many define something, name of a figure -> places)."
-    found = {f"cells over {LONG_CELL} lines": [], f"cells over {LONGEST_CELL} lines": [], "cells without an example": []}
+    found = {f"cells over {LONG_CELL} lines": [], f"cells over {LONGEST_CELL} lines": [],
+             "cells without an example": []}
     total = 0
     for page in paths:
         defining = exported(page)
         total += len(defining)
         for i, source in defining:
             for most in (LONG_CELL, LONGEST_CELL):
-                if body_lines(source) > most: found[f"cells over {most} lines"].append(f"{page} cell {i}, {body_lines(source)} lines")
+                if body_lines(source) > most:
+                    found[f"cells over {most} lines"].append(f"{page} cell {i}, {body_lines(source)} lines")
         found["cells without an example"] += [f"{page} cell {i} {o}" for i, o in bare(page)]
     return total, found
 
@@ -191,14 +201,16 @@ def show(title, total, found, unit, root, places):
     "Print the figures of one kind."
     print(f"\n{title}: {total:,} {unit}")
     for name, where in found.items():
-        share = f"{100*len(where)/total:5.2f} %" if total and not name.startswith(("files", "functions")) else " "*7
+        share = f"{100*len(where)/total:5.2f} %" if total and not name.startswith(("files",
+                                                                                   "functions")) else " "*7
         print(f"  {len(where):6,}  {share}  {name}")
         if places: print(*(f"            {o.replace(str(root) + '/', '')}" for o in where), sep="\n")
 
 
 def main():
     "Print all figures."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout")
     parser.add_argument("--only", default="", help="a part of a path")
     parser.add_argument("--list", action="store_true", help="name each place")
@@ -208,9 +220,12 @@ def main():
     show("Exported cells", *of_cells(pages(root, args.only)), "cells that define something", root, args.list)
     show("Examples", *of_examples(pages(root, args.only)), "lines", root, args.list)
     show("Tests, tools and benchmarks", *of_files(files["beside"]), "lines", root, args.list)
-    imports = {".".join(p.relative_to(root).with_suffix("").parts): inner_imports(p, root) for p in files["package"]}
+    imports = {".".join(p.relative_to(root).with_suffix("").parts): inner_imports(p, root)
+               for p in files["package"]}
     most = max(imports, key=lambda o: len(imports[o]), default=None)
-    if most: print(f"\nMost imports: {most}, {len(imports[most])} modules; modules in import circles: {len(circles(imports))}")
+    if most:
+        print(f"\nMost imports: {most}, {len(imports[most])} modules; modules in import circles: "
+              f"{len(circles(imports))}")
 
 
 if __name__ == "__main__": sys.exit(main())

@@ -53,7 +53,9 @@ def readme():
 def main():
     "Write or compare."
     path, text = ROOT/"README.md", readme()
-    if "--check" not in sys.argv: path.write_text(text, encoding="utf-8"); return 0
+    if "--check" not in sys.argv:
+        path.write_text(text, encoding="utf-8")
+        return 0
     same = path.is_file() and path.read_text(encoding="utf-8") == text
     if not same: print("README.md is not what nbs/index.ipynb says. Run: python tools/readme.py")
     return int(not same)

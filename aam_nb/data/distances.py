@@ -110,7 +110,7 @@ def _both_ways(out:np.ndarray)->np.ndarray:
 
 # %% ../../nbs/1_data/85_distances.ipynb #31fe94fb
 def _between(a, b, tree:Tree, tip:np.ndarray, kind:str, alpha:float)->np.ndarray:
-    "Distances between the samples of `a` [i, asvs] and those of `b` [j, asvs], or within `a` when `b` is None."
+    "Distances between the samples of `a` [i, asvs] and of `b` [j, asvs], or within `a` when `b` is None."
     tree, tip = tree_with_reads(tree, tip, a if b is None else sparse.vstack([a, b], format="csr"))
     x = _below(a, tree, tip, kind)
     y = x if b is None else _below(b, tree, tip, kind)
@@ -265,7 +265,7 @@ def sample_distances(
     alpha:float=.5,           # For "generalized" only
     asvs:int|None=None,       # ASVs of the table, for "aitchison"; the columns of `counts` if None
 )->np.ndarray:                # float [b, b], symmetric, 0 on the diagonal
-    "Distances between the samples of a batch. Raises `AamError` for an unknown distance, or one without its tree."
+    "Distances between the samples of a batch. Raises `AamError` for an unknown distance or a missing tree."
     record = metrics[metric]
     if record.between is None:
         raise AamError(f"The distance '{metric}' is not computed from reads. "

@@ -16,7 +16,7 @@ from .metadata import read_metadata
 from .split import (
     check_whole, fold_numbers, group_labels, labels, leave_one_out, repeated, sort_by_id, split_groups,
     split_independent)
-from ..disk import whole_file
+from ..disk import write_tsv
 from ..types import Split, strings
 
 # %% auto #0
@@ -191,17 +191,12 @@ def folds_for(
     return repeated(ids, folds, repeats, groups, strata, seed)
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #f102f85f
-def _write(path, head, rows):
-    "Lines of cells with tabs between."
-    lines = ["\t".join(map(str, o)) + "\n" for o in [head, *rows]]
-    with whole_file(path) as p: p.write_text("".join(lines), encoding="utf-8", newline="\n")
-
 def write_split(
     split:Split,   # The split
     path:str|Path, # TSV file to write
 )->None:
     "Write one line a sample: `sample_id`, `part`. The file is whole or absent."
-    _write(path, ["sample_id", "part"], [(o, part) for part in PARTS for o in getattr(split, part)])
+    write_tsv(path, ["sample_id", "part"], [(o, part) for part in PARTS for o in getattr(split, part)])
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #cf6004c0
 def _text_lines(path)->list[str]:
@@ -245,7 +240,7 @@ def write_folds(
         rows += [(o, repeat, fold, *([] if name is None else [name])) for o in test]
     only = sorted({o for train, _ in folds for o in train} - {o[0] for o in rows})
     head = ["sample_id", "repeat", "fold"] + ([] if names[0] is None else ["held_out"])
-    _write(path, head, rows + [(o, *[""]*(len(head) - 1)) for o in only])
+    write_tsv(path, head, rows + [(o, *[""]*(len(head) - 1)) for o in only])
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #15d7124e
 def _fold_of(path, n, line, cells)->tuple[int,int]|None: # None where a sample is not tested

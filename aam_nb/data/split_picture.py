@@ -19,10 +19,10 @@ __all__ = ['draw_parts', 'plot_split', 'fold_parts', 'plot_folds']
 # %% ../../nbs/1_data/80_split_picture.ipynb #98e95a22
 def _draw_classes(ax, parts):
     "Stacked shares of the classes in each part."
-    texts = {k: [str(o) for o in v] for k, v in parts.items()}
+    texts = {k: list(map(str, v)) for k, v in parts.items()}
     classes, left = sorted(set().union(*texts.values())), np.zeros(len(parts))
     for i, label in enumerate(classes):
-        share = np.array([np.mean([o == label for o in v]) if v else 0 for v in texts.values()])
+        share = np.array([v.count(label)/len(v) if v else 0 for v in texts.values()])
         ax.barh(list(parts), share, left=left, color=f"C{i}", label=label)
         left += share
     ax.set_xlabel("share of samples")

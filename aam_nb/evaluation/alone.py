@@ -27,7 +27,7 @@ def cells(
     fold:np.ndarray,  # int64 [n], from 0
     y:np.ndarray,     # Numbers, or class numbers [n]
     k:int,            # Number of classes; 1 for numbers
-)->tuple[np.ndarray,np.ndarray]: # Sums of the target [values, folds, k], and numbers of samples [values, folds, 1]
+)->tuple[np.ndarray,np.ndarray]: # Sums of the target [values, folds, k], samples [values, folds, 1]
     "What the samples of each value and fold add up to."
     shape = value.max() + 1, fold.max() + 1
     cell, many = value*shape[1] + fold, shape[0]*shape[1]
@@ -39,7 +39,7 @@ def cells(
 def guesses(
     sums:np.ndarray, # [values, folds, k]
     size:np.ndarray, # [values, folds, 1]
-)->tuple[np.ndarray,np.ndarray]: # Guess for each value and fold [values, folds, k]; guess without values [folds, k]
+)->tuple[np.ndarray,np.ndarray]: # Guesses [values, folds, k]; guess without values [folds, k]
     "Means over the other folds, drawn to the mean of all other samples as if by one more sample."
     plain = (sums.sum((0, 1)) - sums.sum(0))/(size.sum() - size.sum(0))
     guess = (sums.sum(1, keepdims=True) - sums + plain)/(size.sum(1, keepdims=True) - size + 1)
@@ -65,7 +65,7 @@ def gain(
     fold:np.ndarray,  # int64 [n], from 0
     y:np.ndarray,     # Numbers, or class numbers [n]
     k:int,            # Number of classes; 1 for numbers
-)->float:             # Up to 1; 0 for values that say nothing, below 0 for guesses that are worse than the mean
+)->float:             # Up to 1; 0 for values that say nothing, below 0 for guesses worse than the mean
     "The share of the plain guess's squared error that the values take away."
     sums, size = cells(value, fold, y, k)
     guess, plain = guesses(sums, size)
@@ -153,9 +153,22 @@ def _folds(group, stratum, folds, seed):
     for k, (_, test) in enumerate(kfold(ids, folds, own, stratum, seed)): out[[int(o) for o in test]] = k
     return out
 
+# %% ../../nbs/7_evaluation/13_alone.ipynb #6b7223e3
+def _numbered(tried, have):
+    "Values of each candidate as numbers from 0, missing among them, for the samples that have a target."
+    import pandas as pd
+    return {o: pd.factorize(pd.factorize(v)[0][have])[0] for o, v in tried.items()}
+
+def _tried(name, value, fold, y, k):
+    "How strong a candidate is."
+    guess, _ = guesses(*cells(value, fold, y, k))
+    found = strength(guess[value, fold], y, k, fold)
+    measure = measure_of("regression" if k == 1 else "classification")
+    return Shortcut(name=name, levels=int(value.max()) + 1, samples=len(y), measure=measure, value=found)
+
 # %% ../../nbs/7_evaluation/13_alone.ipynb #dac1c32f
 def shortcuts(
-    tried:dict,        # Values of each candidate by name, one a sample, of any type; a missing one is a value too
+    tried:dict,        # By name: values of any type, one a sample; a missing one is a value too
     y:np.ndarray,      # float64 [n]: numbers, or class numbers; NaN where missing
     task:str,          # "regression" or "classification"
     groups=None,       # One a sample; None where samples are independent
@@ -174,16 +187,3 @@ def shortcuts(
     orders = exchanges(group, draws, keyed_rng(seed, "shortcuts"))
     chance = dict(zip(over, _chances([values[o] for o in over], fold, y, k, orders), strict=True))
     return [replace(o, chance=float(chance[o.name])) if o.name in chance else o for o in found]
-
-# %% ../../nbs/7_evaluation/13_alone.ipynb #6b7223e3
-def _numbered(tried, have):
-    "Values of each candidate as numbers from 0, for the samples that have a target; a missing value is one too."
-    import pandas as pd
-    return {o: pd.factorize(pd.factorize(v)[0][have])[0] for o, v in tried.items()}
-
-def _tried(name, value, fold, y, k):
-    "How strong a candidate is."
-    guess, _ = guesses(*cells(value, fold, y, k))
-    found = strength(guess[value, fold], y, k, fold)
-    measure = measure_of("regression" if k == 1 else "classification")
-    return Shortcut(name=name, levels=int(value.max()) + 1, samples=len(y), measure=measure, value=found)

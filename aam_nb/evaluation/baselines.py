@@ -45,7 +45,8 @@ def linear(
     fold:Fold,
 )->np.ndarray:       # [test], or probabilities [test, classes]
     "A ridge or logistic model, fitted on the training rows."
-    folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, seed=draw_key(fold.seed, "inner") % 2**32)
+    seed = draw_key(fold.seed, "inner") % 2**32
+    folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, seed=seed)
     return penalised(gram, fold.y, fold.train, fold.classes, folds)[0][fold.test]
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #34d03b44
@@ -57,7 +58,8 @@ def forest(
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     x = fold.features.relative[:, prevalent(fold.features.counts, fold.train)]
     kind, share = (RandomForestClassifier, "sqrt") if fold.classes else (RandomForestRegressor, 1/3)
-    m = kind(trees, max_features=share, n_jobs=fold.threads or -1, random_state=draw_key(fold.seed, "forest") % 2**32)
+    seed = draw_key(fold.seed, "forest") % 2**32
+    m = kind(trees, max_features=share, n_jobs=fold.threads or -1, random_state=seed)
     m.fit(x[fold.train].toarray().astype(np.float32), fold.y[fold.train])
     x = x[fold.test].toarray().astype(np.float32)
     if not fold.classes: return m.predict(x)
@@ -73,7 +75,7 @@ class Baseline:
     title:str      # In tables and drawings
     class_title:str = "" # The same where the target is a class; "" for no difference
     about:str      # What it is, for a report: begins with a small letter, ends without a full stop
-    predict:Callable[[Fold],np.ndarray] # Fits on the training rows; gives [test], or probabilities [test, classes]
+    predict:Callable[[Fold],np.ndarray] # Fits on the training rows; gives what `fit_predict` gives
     order:int = 35 # Place in a report, from the top
     needs_tree:bool = False
     needs_covariates:bool = False
@@ -109,8 +111,8 @@ baselines.add(Baseline(
     predict=lambda fold: linear(fold.features.of_clr(fold.train), fold)))
 
 baselines.add(Baseline(
-    name="branch", title="Ridge, branches", class_title="Logistic, branches", order=30, needs_tree=True, average=True,
-    about="an L2 linear model on log abundances of the branches of the tree",
+    name="branch", title="Ridge, branches", class_title="Logistic, branches", order=30, needs_tree=True,
+    average=True, about="an L2 linear model on log abundances of the branches of the tree",
     predict=lambda fold: linear(fold.features.branches, fold)))
 
 baselines.add(Baseline(

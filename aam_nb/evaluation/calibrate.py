@@ -16,7 +16,7 @@ from ..data.codec import TargetCodec
 from ..training.metrics import class_metrics
 
 # %% auto #0
-__all__ = ['conformal_margin', 'outside', 'fit_temperature', 'calibrated']
+__all__ = ['group_shares', 'conformal_margin', 'outside', 'fit_temperature', 'calibrated']
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #32a66223
 def _one_each(groups, n):
@@ -24,8 +24,11 @@ def _one_each(groups, n):
     if groups is None or len(groups) == n: return
     raise AamError(f"There are {n:,} samples and {len(groups):,} groups; wanted one group for each sample.")
 
-def _shares(groups, n):
-    "What each sample weighs within its group, and the number of groups."
+def group_shares(
+    groups, # Group of each sample [n]; None where samples are independent
+    n:int,  # Number of samples
+)->tuple[np.ndarray,int]: # float64 [n], adding up to 1 in each group; number of groups
+    "What each sample weighs within its group. Raises `AamError` unless there is one group for each sample."
     if groups is None: return np.ones(n), n
     _one_each(groups, n)
     _, which, size = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
@@ -35,23 +38,31 @@ def _shares(groups, n):
 def conformal_margin(
     scores,          # Size of the error of each sample [n]; may be below 0 where an interval was too wide
     groups=None,     # Group of each sample [n]; None where samples are independent
-    level:float=.9,  # Share of the samples of a new group that shall have a smaller score, between 0 and 1
-)->tuple[float,float]: # The margin, in the unit of the scores, and the level that it reaches: `level`, or less where the groups are too few
-    "The grouped split-conformal quantile of scores (Lee, Barber and Willett 2023). Raises `AamError` for no scores, or missing ones."
+    level:float=.9,  # Share of the samples of a new group that should score less, between 0 and 1
+)->tuple[float,float]: # Margin in the unit of the scores; level that it reaches
+    "The grouped split-conformal quantile (Lee et al. 2023). Raises `AamError` for missing scores."
     scores = np.asarray(scores, dtype=np.float64)
-    if not 0 < level < 1: raise AamError(f"The level of an interval is {level:g}; wanted a share between 0 and 1, such as 0.9.")
-    if not len(scores) or not np.isfinite(scores).all():
-        raise AamError(f"{np.isfinite(scores).sum():,} of {len(scores):,} scores are finite; wanted one score or more, and no other.")
-    share, n = _shares(groups, len(scores)); reached = min(level, n/(n + 1)); order = np.argsort(scores)
+    _check_margin(scores, level)
+    share, n = group_shares(groups, len(scores))
+    reached, order = min(level, n/(n + 1)), np.argsort(scores)
     mass = np.cumsum(share[order])/(n + 1)
     return float(scores[order][np.searchsorted(mass, reached - 1e-9)]), reached
+
+def _check_margin(scores, level):
+    "Raises `AamError` for a level that is no share, and for scores that are missing."
+    if not 0 < level < 1:
+        raise AamError(f"The level of an interval is {level:g}; wanted a share between 0 and 1, such as 0.9.")
+    finite = np.isfinite(scores)
+    if len(scores) and finite.all(): return
+    raise AamError(f"{finite.sum():,} of {len(scores):,} scores are finite; "
+                   "wanted at least one score, all of them finite. Leave out samples without a true value.")
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #f5196457
 def outside(
     outputs:np.ndarray, # Encoded number [n, 1], or its quantiles in rising order [n, q]
     target:np.ndarray,  # Encoded truth [n]
 )->np.ndarray:          # float64 [n], encoded units; below 0 for a truth between the quantiles
-    "How far the truth lies outside of what a model says."
+    "How far the truth lies outside what a model says."
     outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64)
     return np.maximum(outputs[:, 0] - target, target - outputs[:, -1])
 
@@ -59,31 +70,38 @@ def outside(
 def fit_temperature(
     logits:np.ndarray, # [n, k]
     classes,           # Class number of each sample [n]; none missing
-    weights=None,      # What each sample weighs [n]; None for alike
+    weights=None,      # What each sample weighs [n]; None for equal weights
 )->float:              # Above 0; over 1 where the model is too sure
-    "The number to divide logits by (Guo et al. 2017), with Platt's (1999) allowance for the truth of a finite sample."
+    "The number to divide logits by (Guo et al. 2017), with Platt's (1999) allowance for finite samples."
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
     logits, (n, k) = np.asarray(logits, dtype=np.float64), np.shape(logits)
-    truth = np.full((n, k), 1/(n + k)); truth[np.arange(n), np.asarray(classes, dtype=int)] = (n + 1)/(n + k)
-    loss = lambda log_t: -np.average((truth*log_softmax(logits/np.exp(log_t), axis=1)).sum(1), weights=weights)
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded", options=dict(xatol=1e-6)).x))
+    truth = np.full((n, k), 1/(n + k))
+    truth[np.arange(n), np.asarray(classes, dtype=int)] = (n + 1)/(n + k)
+    def loss(log_t):
+        each = (truth*log_softmax(logits/np.exp(log_t), axis=1)).sum(1)
+        return -np.average(each, weights=weights)
+    found = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options=dict(xatol=1e-6))
+    return float(np.exp(found.x))
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #f1df3860
 def _known(codec, outputs, target, groups):
-    "Outputs, truth and groups of the samples whose truth is known. Raises `AamError` for what does not fit together."
-    outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64).ravel(); have = ~np.isnan(target)
-    if outputs.shape != (len(target), codec.outputs):
-        raise AamError(f"The outputs of '{codec.name}' have the shape {outputs.shape}; wanted {(len(target), codec.outputs)}.")
+    "Outputs, truth and groups where the truth is known. Raises `AamError` for what does not fit together."
+    outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64).ravel()
+    have, wanted = ~np.isnan(target), (len(target), codec.outputs)
+    if outputs.shape != wanted:
+        raise AamError(f"The outputs of '{codec.name}' have the shape {outputs.shape}; wanted {wanted}.")
     _one_each(groups, len(target))
-    if not have.any(): raise AamError(f"None of the {len(have):,} samples held out has a value of '{codec.name}', so nothing can be calibrated. "
-                                      "Hold out more samples.")
-    if not np.isfinite(outputs[have]).all(): raise AamError(f"Some outputs of '{codec.name}' are not finite. Did training diverge?")
+    if not have.any():
+        raise AamError(f"None of the {len(have):,} samples held out has a value of '{codec.name}', "
+                       "so nothing can be calibrated. Hold out more samples.")
+    if not np.isfinite(outputs[have]).all():
+        raise AamError(f"Some outputs of '{codec.name}' are not finite. Did training diverge?")
     return outputs[have], target[have], None if groups is None else np.asarray(groups)[have]
 
 def _from(groups, n):
     "How much it was learned from, in words."
-    count = lambda n, what: f"{n:,} {what}{'s'*(n > 1)}"
+    count = lambda n, what: f"{n:,} {what}{'s'*(n != 1)}"
     whose = "" if groups is None else " of " + count(len(set(groups)), "group")
     return f"{count(n, 'sample')}{whose} held out"
 
@@ -91,26 +109,30 @@ def _from(groups, n):
 def _with_margin(codec, outputs, target, groups, level):
     "The codec with the margin of its intervals."
     margin, reached = conformal_margin(outside(outputs, target), groups, level)
-    note = f"The {100*reached:.3g} % intervals of '{codec.name}' add {margin:.3g} encoded units, learned from {_from(groups, len(target))}."
+    note = (f"The {100*reached:.3g} % intervals of '{codec.name}' add {margin:.3g} encoded units, "
+            f"learned from {_from(groups, len(target))}.")
     if reached < level: note += f" So few cannot promise {100*level:.3g} %: hold out more for that."
     return replace(codec, margin=margin, level=reached), note
 
 def _with_temperature(codec, outputs, target, groups):
     "The codec with the temperature of its probabilities."
-    t = fit_temperature(outputs, target, _shares(groups, len(target))[0]); out = replace(codec, temperature=t)
+    t = fit_temperature(outputs, target, group_shares(groups, len(target))[0])
+    out = replace(codec, temperature=t)
     before, after = (class_metrics(target, o.decode(outputs)) for o in (replace(codec, temperature=1.), out))
-    said = ", ".join(f"{name} {before[k]:.3f} to {after[k]:.3f}" for name, k in (("log loss", "log_loss"), ("calibration error", "calibration_error")))
-    return out, f"The logits of '{codec.name}' are divided by {t:.3g}, learned from {_from(groups, len(target))} ({said})."
+    names = {"log loss": "log_loss", "calibration error": "calibration_error"}
+    change = ", ".join(f"{name} {before[k]:.3f} to {after[k]:.3f}" for name, k in names.items())
+    return out, (f"The logits of '{codec.name}' are divided by {t:.3g}, "
+                 f"learned from {_from(groups, len(target))} ({change}).")
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #17f3e18d
 def calibrated(
     codec:TargetCodec,  # Of one target
-    outputs:np.ndarray, # What the model says of samples that did not train it [n, outputs]
+    outputs:np.ndarray, # What the model says about samples that did not train it [n, outputs]
     target:np.ndarray,  # Their truth, encoded [n] or [n, 1]; NaN where missing
     groups=None,        # Their groups [n]; None where samples are independent
-    level:float=.9,     # Share of the truth that an interval shall hold; of no meaning for classes
+    level:float=.9,     # Share of the truth that an interval promises to hold; without effect for classes
 )->tuple[TargetCodec,str]: # The codec with margin and level, or with temperature; and what was done, in words
-    "Learn the interval of a number, or the temperature of classes. Raises `AamError` where no truth is known."
+    "Learn the interval of a number, or the temperature of classes. Raises `AamError` without a known truth."
     outputs, target, groups = _known(codec, outputs, target, groups)
     if codec.task == "classification": return _with_temperature(codec, outputs, target, groups)
     return _with_margin(codec, outputs, target, groups, level)

@@ -24,13 +24,14 @@ def target_values(
     study:Study,
     values,          # pandas.Series by sample id, or array in the study's order; missing where unknown
     task:str="auto", # "regression", "classification", or "auto"
-)->tuple[np.ndarray,TargetCodec]: # float64 [samples]: numbers in original units, or class numbers; NaN where missing
+)->tuple[np.ndarray,TargetCodec]: # float64 [samples]: numbers, or class numbers; NaN where missing
     "The target of each sample and its codec. Raises `AamError` for what cannot be a target."
     import pandas as pd
     if not isinstance(values, pd.Series): values = pd.Series(values, index=study.ids, name="target")
     lost = ~pd.Index(study.ids).isin(values.index)
     if lost.any():
-        raise AamError(f"The target has no row for {lost.sum()} of {len(lost)} samples (first: {few(study.ids[lost])}). "
+        raise AamError(f"The target has no row for {lost.sum()} of {len(lost)} samples "
+                       f"(first: {few(study.ids[lost])}). "
                        "Give a value for each sample, missing where it is unknown.")
     values = values.loc[list(study.ids)]
     codec = TargetCodec.fit(values, task=task)
@@ -66,19 +67,22 @@ def depth_alone(
     values,          # pandas.Series by sample id, or array in the study's order: the target
     task:str="auto", # "regression", "classification", or "auto"
     fitted:bool=False, # Guess out of fold from bins of depth; otherwise the reads as they are are the guess
-    groups=None,     # One a sample, kept together where the guess is fitted; None where samples are independent
+    groups=None,     # One a sample, kept together in a fitted guess; None where samples are independent
     seed:int=42,
     draws:int=1999,  # Exchanges, where the guess is fitted
 )->Shortcut|None:    # None where it cannot be tested: too few samples or groups, or reads that do not vary
     "How well the number of reads alone predicts the target, in this study or out of fold."
     y, codec = target_values(study, values, task)
-    if fitted: return next(iter(shortcuts({"depth": depth_bins(study)}, y, codec.task, groups, seed, draws)), None)
+    if fitted:
+        found = shortcuts({"depth": depth_bins(study)}, y, codec.task, groups, seed, draws)
+        return found[0] if found else None
     reads = study.table.depths
     have = ~np.isnan(y) & (reads > 0)
     if np.ptp(reads[have]) == 0: return None
-    value, chance = _ranked(reads[have], y[have], codec.task)
-    return Shortcut(name="depth", levels=len(np.unique(reads[have])), samples=int(have.sum()), measure=measure_of(codec.task),
-                    value=float(value), chance=float(chance))
+    reads = reads[have]
+    value, chance = _ranked(reads, y[have], codec.task)
+    return Shortcut(name="depth", levels=len(np.unique(reads)), samples=len(reads),
+                    measure=measure_of(codec.task), value=float(value), chance=float(chance))
 
 # %% ../../nbs/7_evaluation/15_depth.ipynb #cc9d16f5
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,8 @@ class DepthAlarm:
     def text(self)->str: # Up to three sentences
         "The finding, and what to do about it."
         if not self.fires: return self.finding
-        return f"{self.finding} Look at a common depth: at {self.depth:,} reads, {self.lost} of {self.samples} samples are lost."
+        return (f"{self.finding} Look at a common depth: at {self.depth:,} reads, "
+                f"{self.lost} of {self.samples} samples are lost.")
 
 # %% ../../nbs/7_evaluation/15_depth.ipynb #34e6adcb
 def depth_alarm(
@@ -114,12 +119,13 @@ def depth_alarm(
     task:str="auto", # "regression", "classification", or "auto"
     depth:int=0,     # The common depth to propose; 0 for the 10th percentile
 )->DepthAlarm:
-    "Does the number of reads alone predict the target of this study? Raises `AamError` for what cannot be a target."
+    "Does the number of reads alone predict the target? Raises `AamError` for what cannot be a target."
     y, codec = target_values(study, values, task)
     found = depth_alone(study, values, task)
     measure = measure_of(codec.task)
     value, chance = (found.value, found.chance) if found else (float("nan"), float("nan"))
     reads = study.table.depths[~np.isnan(y) & (study.table.depths > 0)]
     depth = depth or int(np.quantile(reads, .1, method="lower"))
-    return DepthAlarm(fires=bool(abs(value) > LIMITS[measure] and chance < .05), measure=measure, value=value, chance=chance,
-                      depth=depth, lost=int((reads < depth).sum()), samples=len(reads))
+    fires = bool(abs(value) > LIMITS[measure] and chance < .05)
+    return DepthAlarm(fires=fires, measure=measure, value=value, chance=chance, depth=depth,
+                      lost=int((reads < depth).sum()), samples=len(reads))

@@ -36,7 +36,7 @@ def times_tested(
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #dfff6efd
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-    "Out-of-fold predictions of a model and its baselines on one study, and their scores. A row is one test of one sample."
+    "Out-of-fold predictions of a model and its baselines, and their scores. A row is one test of one sample."
     target:str
     task:str                # "regression" or "classification"
     classes:tuple[str,...]  # In the order of the probabilities; empty for numbers
@@ -44,7 +44,7 @@ class Evaluation:
     ids:np.ndarray          # Object array of str [n], repeat after repeat
     truth:np.ndarray        # Numbers [n], or class numbers
     groups:np.ndarray|None  # Object array of str [n]; None where samples are taken as independent
-    fold:np.ndarray         # int [n], from 1 and on through the repeats; the fold in which the sample was predicted
+    fold:np.ndarray         # int [n], from 1 and on through the repeats; where the sample was predicted
     predictions:dict[str,np.ndarray] # By method: [n], or probabilities [n, k]
     scores:dict[str,dict[str,Score]] # By method and score; low and high are nan where no interval is made
     differences:dict[str,dict[str,Score]] # The same, minus the forest's, on the same draws
@@ -56,8 +56,8 @@ class Evaluation:
     notes:tuple[str,...] = ()    # What was left out, and how it was done
     seconds:dict[str,float] = field(default_factory=dict) # By method, all folds together
     names:tuple[str,...] = ()    # What each fold held out, e.g. the site; empty where folds were drawn
-    interval:np.ndarray|None = None # float64 [n, 2], ends of the model's intervals, in the target's unit; None without
-    level:float = 0.             # Share of the true values that they promise to hold, mean over the rows; 0 without intervals
+    interval:np.ndarray|None = None # float64 [n, 2], ends of the model's intervals; None without
+    level:float = 0.             # Share of the true values that they promise to hold; 0 without intervals
     covariates:str = ""          # What the model gets beside the reads, as `data.covariates`
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #8007c413
@@ -128,12 +128,14 @@ def covariates_text(self:Evaluation)->str: # A sentence; "" without covariates
     "Who sees the covariates and who does not."
     if not self.covariates: return ""
     who = f"{self.model} and " if self.model else ""
-    return f"{who}'{self.title('covariates')}' may use {self.covariates}; the other baselines see reads alone."
+    alone = self.title("covariates")
+    return f"{who}'{alone}' may use {self.covariates}; the other baselines see reads alone."
 
 @patch
 def __repr__(self:Evaluation):
-    text = lambda scores: "  ".join(f"{m} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]" for m, v in scores.items() if v[1] == v[1])
-    lines = [f"{self.title(k):20}{text(s)}" for k, s in self.scores.items()]
+    text = lambda m, v: f"{m} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]"
+    line = lambda scores: "  ".join(text(m, v) for m, v in scores.items() if v[1] == v[1])
+    lines = [f"{self.title(k):20}{line(s)}" for k, s in self.scores.items()]
     at = f", {self.depth:,} reads each" if self.depth else ""
     first = f"{self.target}: {self.samples} samples, {self.fold_text}{at}"
     return "\n".join([first, *lines, *filter(None, [self.covariates_text])])
@@ -144,8 +146,9 @@ def average(
     model:str="",       # Name of the model among them
 )->tuple[np.ndarray,tuple[str,...]]: # The mean prediction, and whose mean it is
     "The plain mean of the model and of the baselines whose records ask for it."
-    chosen = sorted((o for o in baselines.values() if o.average), key=lambda o: o.order)
-    members = tuple(o for o in (model, *(b.name for b in chosen)) if o in predictions)
+    known = sorted(baselines.values(), key=lambda o: o.order)
+    names = [model, *[o.name for o in known if o.average]]
+    members = tuple(o for o in names if o in predictions)
     return np.mean([predictions[o] for o in members], axis=0), members
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #42676880
@@ -161,11 +164,12 @@ def _plain_scores(task, truth, pred, repeat):
     "Scores without an interval, as means over the repeats."
     metrics = regression_metrics if task == "regression" else class_metrics
     each = [metrics(truth[repeat == r], pred[repeat == r]) for r in range(1, repeat.max() + 1)]
-    return {m: float(np.mean([o[m] for o in each])) for m in each[0]}
+    mean = lambda m: float(np.mean([o[m] for o in each]))
+    return {m: mean(m) for m in each[0]}
 
-def _minus(f, g):
-    "The difference of two scores, as a function of rows."
-    return lambda rows: f(rows) - g(rows)
+def _minus(first, second):
+    "The differences of two methods' scores, as functions of rows."
+    return {m: lambda rows, m=m: first[m](rows) - second[m](rows) for m in first}
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #c6605184
 def score_all(
@@ -183,13 +187,15 @@ def score_all(
     ids = rows if ids is None else ids
     drawn, repeat = drawn_whole(ids, groups), times_tested(ids)
     span = lambda f: (f(rows), *bootstrap(f, drawn, n=draws, seed=seed))
+    spans = lambda functions: {m: span(f) for m, f in functions.items()}
     made = {k: score_functions(task, truth, p, fold) for k, p in predictions.items()}
-    scores = {k: {m: span(f) for m, f in fs.items()} for k, fs in made.items()}
+    scores = {k: spans(functions) for k, functions in made.items()}
     for k, p in predictions.items():
         plain = _plain_scores(task, truth, p, repeat)
         scores[k] |= {m: (v, np.nan, np.nan) for m, v in plain.items() if m not in scores[k]}
-    forest, others = made.get("forest", {}), [k for k in made if k != "forest" and "forest" in made]
-    return scores, {k: {m: span(_minus(f, forest[m])) for m, f in made[k].items()} for k in others}
+    if "forest" not in made: return scores, {}
+    forest = made.pop("forest")
+    return scores, {k: spans(_minus(functions, forest)) for k, functions in made.items()}
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #4b7b36fc
 def interval_scores(
@@ -217,13 +223,15 @@ def coverage_text(
     "Whether the intervals of the model hold what they promise."
     e = evaluation
     (value, low, high), width = e.scores[e.model]["coverage"], e.scores[e.model]["width"][0]
-    found = "fewer than promised" if high < e.level else "more than promised" if low > e.level else "as promised"
+    found = "fewer than" if high < e.level else "more than" if low > e.level else "as"
     per = lambda o: f"{100*o:.3g} %"
-    return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values and hold {per(value)} "
-            f"(95 % interval {per(low)} to {per(high)}, {group_text(e)}): {found}. Their mean width is {show(width)}.")
+    return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values "
+            f"and hold {per(value)} (95 % interval {per(low)} to {per(high)}, {group_text(e)}): "
+            f"{found} promised. Their mean width is {show(width)}.")
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #60170b67
-NO_AUC = ("No test part holds two classes, so there is no AUC, and accuracy misleads: the class that is held out is the rarer one in training. "
+NO_AUC = ("No test part holds two classes, so there is no AUC, and accuracy misleads: "
+          "the class that is held out is the rarer one in training. "
           "Choose folds whose test parts hold more than one class.")
 
 def one_class_each(
@@ -234,24 +242,28 @@ def one_class_each(
     return bool(e.classes) and all(len(set(e.truth[e.fold == k])) == 1 for k in set(e.fold))
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #33171679
+_ROUGH = "The intervals are rough, and small differences mean nothing."
+
 def _ungrouped_warnings(metadata, y):
     "What to know where samples were taken as independent."
     found, out = subject_like(metadata) if metadata is not None else [], []
     if found:
-        out.append(f"Samples were taken as independent, but the column '{found[0][0]}' looks like subjects ({found[0][1]}). "
+        name, why = found[0]
+        out.append(f"Samples were taken as independent, but the column '{name}' looks like subjects ({why}). "
                    "Samples of one subject on both sides of a split make every score too good.")
-    if len(y) < 100: out.append(f"There are only {len(y)} samples. The intervals are rough, and small differences mean nothing.")
-    return out
+    return out + ([f"There are only {len(y)} samples. {_ROUGH}"] if len(y) < 100 else [])
 
 def _group_warnings(y, groups, classes):
     "What to know of the groups."
     of, out = {g: set(y[groups == g]) for g in dict.fromkeys(groups)}, []
-    if len(of) < 30: out.append(f"There are only {len(of)} groups. The intervals are rough, and small differences mean nothing.")
+    if len(of) < 30: out.append(f"There are only {len(of)} groups. {_ROUGH}")
     if all(len(o) == 1 for o in of.values()) and len(of) < len(y):
-        out.append(f"The target never varies within a group: the study holds {len(of)} independent observations, not {len(y)}.")
+        out.append("The target never varies within a group: "
+                   f"the study holds {len(of)} independent observations, not {len(y)}.")
     for k, name in enumerate(classes):
         n = sum(k in o for o in of.values())
-        if n < 5: out.append(f"Class '{name}' occurs in only {n} group{'' if n == 1 else 's'}; its scores say little.")
+        many = f"{n} group{'' if n == 1 else 's'}"
+        if n < 5: out.append(f"Class '{name}' occurs in only {many}; its scores say little.")
     return out
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #07aefc65

@@ -1,4 +1,4 @@
-"""Relative abundances, log ratios, branches of the tree and covariates, as numbers for linear models and forests
+"""Abundances, log ratios, branches of the tree and covariates, as numbers for linear models and forests
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/features.html.md"""
 
@@ -45,9 +45,10 @@ def log_branch(
     study:Study, # With a tree
     rows=None,   # Which samples, by position; all if None
 )->np.ndarray:   # float64 [rows, branches], 0 or more
-    "log(1 + share of the reads below each branch / 1e-4) * sqrt(branch length). Raises `AamError` without a tree."
+    "log(1 + share of reads below a branch / 1e-4) * sqrt(branch length). Raises `AamError` without a tree."
     if study.tree is None:
-        raise AamError("Branch abundances need a tree, and this study has none. Give a tree, or leave this baseline out.")
+        raise AamError("Branch abundances need a tree, and this study has none. "
+                       "Give a tree, or leave this baseline out.")
     counts = study.table.counts if rows is None else study.table.counts[rows]
     depth = np.asarray(counts.sum(axis=1, dtype=np.float64))
     share = branch_abundance(study.tree, study.tip, counts)/np.maximum(depth.reshape(-1, 1), 1)
@@ -59,7 +60,7 @@ def prevalent(
     train:np.ndarray,         # Rows that train
     share:float=.01,          # Of the training samples
 )->np.ndarray:                # int64, columns
-    "ASVs that occur in at least `share` of the training samples, and in 3; where no ASV does, all that occur at all."
+    "ASVs in at least `share` of the training samples, and in 3; where no ASV is, all that occur at all."
     samples = np.asarray((counts[train] > 0).sum(axis=0)).ravel()
     keep = np.flatnonzero(samples >= max(3, share*len(train)))
     return keep if len(keep) else np.flatnonzero(samples)
@@ -70,7 +71,8 @@ def _chains(metadata, covariates):
     chains = covariate_chains(covariates)
     for column in (o for chain in chains for o in chain):
         if column in metadata: continue
-        raise AamError(f"The covariate '{column}' is no column of the metadata.{nearest(column, map(str, metadata.columns))}")
+        known = map(str, metadata.columns)
+        raise AamError(f"The covariate '{column}' is no column of the metadata.{nearest(column, known)}")
     return chains
 
 def covariate_features(
@@ -78,7 +80,7 @@ def covariate_features(
     covariates:tuple,  # ("diet", ("country", "city")), as `data.covariates`
     train:np.ndarray,  # Rows that train
 )->np.ndarray:         # float64 [samples, features]
-    "Covariates as features; one that no training row has gives none. Raises `AamError` for columns that the metadata lack."
+    "Covariates as features; one that no training row has gives none. Raises `AamError` for unknown columns."
     found = [np.zeros((len(metadata), 0))]
     for chain in _chains(metadata, covariates):
         try: codec = CovariateCodec.fit(metadata.iloc[train], (chain,))
@@ -119,8 +121,8 @@ def branch_gram(
 def coordinates(
     gram:np.ndarray,  # Inner products [samples, samples]
     train:np.ndarray, # Rows that train
-)->tuple[np.ndarray,np.ndarray]: # float64 [samples, r], and the r training sums of squares; r < training samples
-    "Coordinates of all samples in the span of the training samples, which become orthogonal columns centred on the training rows."
+)->tuple[np.ndarray,np.ndarray]: # float64 [samples, r] and training sums of squares [r]; r < training samples
+    "Coordinates in the span of the training samples: orthogonal columns, centred on the training rows."
     k = gram[:, train]
     mean = k[train].mean(axis=0)
     k = k - k.mean(axis=1, keepdims=True) - mean + mean.mean()
@@ -162,7 +164,7 @@ def of_clr(self:Features,
 def of_depth(self:Features,
     train:np.ndarray, # Rows that train
 )->np.ndarray:        # float64 [samples, samples]
-    "Inner products of log depth and its square, standardised on the training rows and held within their range."
+    "Inner products of log depth and its square, standardised on the training rows, within their range."
     x = np.log(np.maximum(self.study.table.depths, 1.))
     x = np.clip(x, x[train].min(), x[train].max())
     x = (x - x[train].mean())/max(x[train].std(), 1e-9)
@@ -177,7 +179,8 @@ def of_covariates(self:Features,
     "Inner products of covariates, as the training rows encode them. Raises `AamError` where there are none."
     if not self.covariates or self.study.metadata is None:
         lacks = "no " if self.study.metadata is None else ""
-        raise AamError(f"The baseline 'covariates' needs covariates and metadata; the covariates are '{covariate_text(self.covariates)}' and the study "
-                       f"has {lacks}metadata. Name columns, or leave this baseline out.")
+        raise AamError(f"The baseline 'covariates' needs covariates and metadata; the covariates are "
+                       f"'{covariate_text(self.covariates)}' and the study has {lacks}metadata. "
+                       "Name columns, or leave this baseline out.")
     x = covariate_features(self.study.metadata, self.covariates, train)
     return x @ x.T

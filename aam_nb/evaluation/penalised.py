@@ -46,7 +46,8 @@ def logistic(
     if len(known) == 1 or not z.shape[1]:
         out[:] = (np.bincount(y[train], minlength=classes)/len(train))[:, None]
         return out
-    m = LogisticRegression(**_solver(z.shape[1]*(1 if len(known) == 2 else len(known))), max_iter=1000, warm_start=True)
+    weights = z.shape[1]*(1 if len(known) == 2 else len(known))
+    m = LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
     for i in np.argsort(penalties)[::-1]: # from the strongest on, each fit starts where the last one ended
         out[:, known, i] = m.set_params(C=1/penalties[i]).fit(z[train], y[train]).predict_proba(z)
     return out
@@ -101,7 +102,7 @@ def penalised(
     train:np.ndarray, # Rows that train
     classes:int=0,    # Number of classes; 0 where the target is a number
     folds=(),         # Penalty folds; without any, the middle of the grid
-)->tuple[np.ndarray,float]: # Predictions of all samples ([samples] or [samples, classes]), and the multiple chosen
+)->tuple[np.ndarray,float]: # Predictions [samples] or [samples, classes], and the multiple chosen
     "Ridge or logistic regression, with the penalty that does best on the penalty folds."
     if np.ptp(gram[np.ix_(train, train)]) <= 1e-12*np.abs(gram).max():
         return trivial(y, train, np.arange(len(y)), classes), np.inf

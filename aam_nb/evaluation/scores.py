@@ -19,7 +19,7 @@ def fold_auc(
     positive:np.ndarray, # bool [n], is the sample of the class
     score:np.ndarray,    # Number that should be higher where it is [n]
     fold:np.ndarray,     # Fold of each sample [n]
-)->Callable[[np.ndarray],float]: # Takes row numbers, gives the AUC, 0 to 1; nan where no fold holds both kinds
+)->Callable[[np.ndarray],float]: # Takes row numbers, gives the AUC; nan where no fold holds both kinds
     "The share of right-ordered pairs within folds; ties count one half."
     fold = np.unique(fold, return_inverse=True)[1]
     places, at = np.unique(np.stack([fold, score]), axis=1, return_inverse=True)
@@ -49,9 +49,10 @@ def _number_scores(truth, pred):
 def _class_scores(truth, pred, fold):
     "Scores of classes, as functions of rows. With two classes one AUC says it all."
     right = pred.argmax(1) == truth
-    aucs = [fold_auc(truth == k, pred[:, k], fold) for k in (range(pred.shape[1]) if pred.shape[1] > 2 else [1])]
+    kinds = range(pred.shape[1]) if pred.shape[1] > 2 else [1]
+    aucs = [fold_auc(truth == k, pred[:, k], fold) for k in kinds]
     def auc(rows):
-        found = [v for v in (o(rows) for o in aucs) if v == v]
+        found = [v for o in aucs if (v := o(rows)) == v]
         return float(np.mean(found)) if found else float("nan")
     return dict(auc=auc, accuracy=lambda rows: float(right[rows].mean()))
 

@@ -35,11 +35,11 @@ __all__ = ['Plan', 'evaluate']
 class Plan:
     "How an evaluation is made."
     task:str = "auto"   # "regression", "classification", or "auto"
-    groups:object = None # Series by sample id, or array in the study's order; None says that the samples are independent
-    folds:int|list = 5  # Number of folds, or (train ids, test ids) of each; samples that cannot be scored are left out of them
+    groups:object = None # Series by sample id, or array in the study's order; None: samples are independent
+    folds:int|list = 5  # Number of folds, or (train ids, test ids) of each
     names:tuple = ()    # What each fold of a list holds out, e.g. the site
     covariates:tuple = () # Covariates of the model, as `data.covariates`; one more baseline sees them alone
-    depth:int = 0       # Reads that every sample has been rarefied to; 0 where samples have the reads that they came with
+    depth:int = 0       # Reads that every sample has been rarefied to; 0 without rarefaction
     seed:int = 42
     threads:int = 0     # Of the forest; 0 for all cores
 
@@ -52,7 +52,7 @@ class _Scored:
     codec:TargetCodec
     groups:np.ndarray|None  # Object array of str
     notes:tuple[str,...]    # On what was left out
-    folds:dict[int,tuple] = field(default_factory=dict) # By its number in the list: rows that train, rows that are predicted
+    folds:dict[int,tuple] = field(default_factory=dict) # By number in the list: rows to train, rows to test
     names:tuple[str,...] = () # What the folds that remain hold out
 
     @property
@@ -65,11 +65,12 @@ def _group_labels(groups, study, rows):
     "The group of each row as text. Raises `AamError` for samples without one."
     if groups is None: return None
     import pandas as pd
-    column = groups.loc[list(study.ids)] if isinstance(groups, pd.Series) else pd.Series(groups, index=study.ids)
-    column = column.iloc[rows]
+    if not isinstance(groups, pd.Series): groups = pd.Series(groups, index=study.ids)
+    column = groups.loc[list(study.ids)].iloc[rows]
     lost = column.isna()
     if lost.any():
-        raise AamError(f"{lost.sum()} of {len(rows)} samples have no group (first: {few(column.index[lost])}). "
+        which = few(column.index[lost])
+        raise AamError(f"{lost.sum()} of {len(rows)} samples have no group (first: {which}). "
                        "Leave them out, or group by another column.")
     return labels(column)
 
@@ -90,14 +91,16 @@ def _scored(study, values, plan):
 def _divided(scored, plan):
     "The same with folds as rows, by their number in the list, and the names of those that remain."
     study, folds = scored.study, plan.folds
-    if isinstance(folds, int): folds = kfold(study.ids, folds, scored.groups, strata(scored.y, scored.task), plan.seed)
+    if isinstance(folds, int):
+        folds = kfold(study.ids, folds, scored.groups, strata(scored.y, scored.task), plan.seed)
     known = set(study.ids)
     part = lambda ids: strings([o for o in ids if o in known])
     folds = [(part(train), part(test)) for train, test in folds]
     kept = [k for k, (_, test) in enumerate(folds) if len(test)]
     check_folds([folds[k] for k in kept], study.ids, scored.groups)
-    rows = {k + 1: tuple(study.positions(o) for o in folds[k]) for k in kept}
-    return replace(scored, folds=rows, names=tuple(plan.names[k] for k in kept) if len(plan.names) else ())
+    rows = {k + 1: tuple(map(study.positions, folds[k])) for k in kept}
+    names = tuple(plan.names[k] for k in kept) if len(plan.names) else ()
+    return replace(scored, folds=rows, names=names)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #cc494b93
 @dataclass(frozen=True, kw_only=True)
@@ -117,17 +120,19 @@ def _ordered(said, p):
     "Probabilities in our order of classes. Raises `AamError` for other classes."
     known = [str(o) for o in said.out["classes"]]
     if p.ndim != 2 or p.shape[1] != len(known) or set(known) - set(said.classes):
-        said.fail(f"{p.shape} probabilities for the classes {few(known)} in fold {said.fold}; known are {few(said.classes)}.")
+        said.fail(f"{p.shape} probabilities for the classes {few(known)} in fold {said.fold}; "
+                  f"known are {few(said.classes)}.")
     out = np.zeros((len(p), len(said.classes)))
     out[:, [said.classes.index(o) for o in known]] = p
     return out
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #189a2341
 def _predictions(said, n, part="test"):
-    "One part of what a model gave, in our order of classes. Raises `AamError` for the wrong shape, numbers or classes."
+    "One part of what a model gave, in our order of classes. Raises `AamError` for what does not fit."
     out, at = said.out, f"in fold {said.fold} ({part})"
     if not isinstance(out, dict) or part not in out:
-        raise AamError(f"fit_model gave {type(out).__name__} in fold {said.fold}; wanted a dict with 'test', the predictions of the test samples.")
+        raise AamError(f"fit_model gave {type(out).__name__} in fold {said.fold}; "
+                       "wanted a dict with 'test', the predictions of the test samples.")
     p = np.asarray(out[part], dtype=np.float64)
     if not said.classes: p = p.reshape(n, -1)[:, 0] if p.size == n else p
     elif out.get("classes") is not None: p = _ordered(said, p)
@@ -139,15 +144,18 @@ def _predictions(said, n, part="test"):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #74a9ce25
 def _interval(said, n):
-    "Low end, high end and level of each test sample [n, 3], or None. Raises `AamError` for a part of them, and for ends that make no interval."
+    "Low end, high end and level of test samples [n, 3], or None. Raises `AamError` for what is no interval."
     given, at = [o for o in ("low", "high", "level") if said.out.get(o) is not None], f"in fold {said.fold}"
     if not given: return None
     if said.classes or len(given) < 3:
         said.fail(f"{few(given)} {at}; wanted low, high and level together, for a target that is a number.")
     low, high, level = (np.asarray(said.out[o], dtype=np.float64).ravel() for o in given)
-    if not len(low) == len(high) == n: said.fail(f"{len(low)} low and {len(high)} high ends {at}; wanted {n} of both.")
+    if not len(low) == len(high) == n:
+        said.fail(f"{len(low)} low and {len(high)} high ends {at}; wanted {n} of both.")
     odd = ~(low <= high) | ~np.isfinite(low + high)
-    if odd.any(): said.fail(f"{odd.sum()} of {n} intervals {at} that are not finite, or whose low end is above the high one.")
+    if odd.any():
+        said.fail(f"{odd.sum()} of {n} intervals {at} that are not finite, "
+                  "or whose low end is above the high one.")
     return np.stack([low, high, np.broadcast_to(level, n)], axis=1)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #55d0e82b
@@ -176,11 +184,12 @@ def _predict_folds(scored, plan, fit_model, model, say):
     "What baselines and model say, fold after fold."
     names = possible_baselines(scored.study, plan.covariates)
     methods = names + ([model] if fit_model else [])
-    answers = _Answers(predictions={o: [] for o in methods}, seconds=dict.fromkeys(methods, 0.), intervals=[], inner=[])
+    seconds = dict.fromkeys(methods, 0.)
+    answers = _Answers(predictions={o: [] for o in methods}, seconds=seconds, intervals=[], inner=[])
     features, begun, n = Features(scored.study, plan.covariates), time.perf_counter(), len(scored.folds)
     for done, (k, (train, test)) in enumerate(scored.folds.items(), 1):
-        fold = Fold(features=features, y=scored.y, train=train, test=test, classes=len(scored.classes), groups=scored.groups,
-                    seed=plan.seed, threads=plan.threads)
+        fold = Fold(features=features, y=scored.y, train=train, test=test, classes=len(scored.classes),
+                    groups=scored.groups, seed=plan.seed, threads=plan.threads)
         for o in methods:
             start = time.perf_counter()
             if o == model: _ask_model(answers, scored, fit_model, model, k)
@@ -191,7 +200,7 @@ def _predict_folds(scored, plan, fit_model, model, say):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #0313c2a7
 def _in_rows(folds):
-    "Sample position and fold of each row, repeat after repeat, and the order that brings the folds' predictions there."
+    "Sample and fold of each row, repeat after repeat, and the order of the folds' predictions in the rows."
     tests = [test for _, test in folds]
     rows, fold = np.concatenate(tests), np.repeat(np.arange(1, len(folds) + 1), [len(o) for o in tests])
     order = np.lexsort((rows, times_tested(rows)))
@@ -202,7 +211,8 @@ def _row_intervals(intervals, order, model):
     given = [o for o in intervals if o is not None]
     if not given: return None, 0.
     if len(given) < len(intervals):
-        raise AamError(f"'{model}' gave intervals in {len(given)} of {len(intervals)} folds; wanted all or none.")
+        raise AamError(f"'{model}' gave intervals in {len(given)} of {len(intervals)} folds; "
+                       "wanted all or none.")
     found = np.concatenate(given)[order]
     return found[:, :2], float(found[:, 2].mean())
 
@@ -213,22 +223,25 @@ def _fold_notes(folds, rows, n):
     if repeats > 1:
         out.append(f"The folds were drawn {repeats} times. Scores are means over the repeats, "
                    "and an interval draws whole groups with all their tests.")
-    if tested < n: out.append(f"{n - tested} of {n} samples are in no test part: they train and are not scored.")
-    return out
+    if tested == n: return out
+    return [*out, f"{n - tested} of {n} samples are in no test part: they train and are not scored."]
 
 def _inner_notes(inner, model, task):
     "What a model reached on its own inner folds."
     if not inner: return []
-    return [f"In the inner folds of its training samples '{model}' reached {NAMES[MAIN[task]]} {show(np.mean(inner))} "
+    reached = f"{NAMES[MAIN[task]]} {show(np.mean(inner))}"
+    return [f"In the inner folds of its training samples '{model}' reached {reached} "
             f"(mean over {len(inner)} outer folds)."]
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #1212da98
 def _check_plan(study, plan, model):
     "Raise `AamError` for a model's name that is taken, and for samples that are not rarefied."
-    if model in (*baselines, "average"): raise AamError(f"'{model}' is the name of a baseline. Give the model another name.")
+    if model in (*baselines, "average"):
+        raise AamError(f"'{model}' is the name of a baseline. Give the model another name.")
     other = study.table.depths != plan.depth
     if plan.depth and other.any():
-        raise AamError(f"{other.sum()} of {len(other)} samples do not have {plan.depth:,} reads. Rarefy the study first.")
+        raise AamError(f"{other.sum()} of {len(other)} samples do not have {plan.depth:,} reads. "
+                       "Rarefy the study first.")
 
 def _evaluation(scored, plan, answers, fit_model, model):
     "Scores and intervals of what was said, without notes."
@@ -239,31 +252,35 @@ def _evaluation(scored, plan, answers, fit_model, model):
     ids, truth, task, classes = scored.study.ids[rows], scored.y[rows], scored.task, scored.classes
     groups = None if scored.groups is None else scored.groups[rows]
     scores, gaps = score_all(task, truth, predictions, fold, groups, seed=plan.seed, ids=ids)
-    if interval is not None: scores[model] |= interval_scores(truth, interval, drawn_whole(ids, groups), plan.seed)
+    if interval is not None:
+        scores[model] |= interval_scores(truth, interval, drawn_whole(ids, groups), plan.seed)
     values = strings(np.array(classes)[scored.y]) if classes else scored.y
-    return Evaluation(target="target", task=task, classes=classes, model=model if fit_model else "", ids=ids, truth=truth, groups=groups,
-                      fold=fold, predictions=predictions, scores=scores, differences=gaps, alarm=depth_alarm(scored.study, values, task),
-                      members=members, depth=plan.depth, seed=plan.seed, seconds=answers.seconds, names=scored.names,
-                      interval=interval, level=level, covariates=covariate_text(plan.covariates))
+    return Evaluation(
+        target="target", task=task, classes=classes, model=model if fit_model else "", ids=ids, truth=truth,
+        groups=groups, fold=fold, predictions=predictions, scores=scores, differences=gaps,
+        alarm=depth_alarm(scored.study, values, task), members=members, depth=plan.depth, seed=plan.seed,
+        seconds=answers.seconds, names=scored.names, interval=interval, level=level,
+        covariates=covariate_text(plan.covariates))
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
 def evaluate(
     study:Study,
     values,          # pandas.Series by sample id, or array in the study's order: the target
     plan:Plan=Plan(),
-    fit_model:Callable|None=None, # (train_ids, test_ids, fold's number in `folds`, from 1) -> dict(test, and as it may oof, low, high, level)
+    fit_model:Callable|None=None, # (train_ids, test_ids, number of the fold from 1) -> dict; see above
     model_name:str="aam",
     say:Callable[[str],None]=lambda text: None, # Gets a line after each fold on how far it is
     **how,           # Fields of `Plan` that differ from `plan`
 )->Evaluation:
-    "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for fewer groups than folds, or a group on both sides of one."
+    "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for folds that leak."
     plan = replace(plan, **how)
     _check_plan(study, plan, model_name)
     scored = _divided(_scored(study, values, plan), plan)
     answers = _predict_folds(scored, plan, fit_model, model_name, say)
     found = _evaluation(scored, plan, answers, fit_model, model_name)
     rows = scored.study.positions(found.ids)
-    notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)), *_inner_notes(answers.inner, model_name, scored.task)]
+    notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)),
+             *_inner_notes(answers.inner, model_name, scored.task)]
     return replace(found, target=str(getattr(values, "name", None) or "target"),
                    warnings=tuple(warnings_of(found.first(), scored.study.metadata)),
                    notes=tuple(filter(None, [*notes, found.covariates_text])))

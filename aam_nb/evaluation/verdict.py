@@ -50,12 +50,14 @@ def compare(
     "Which of two methods is better, as far as the paired interval allows."
     e, m = evaluation, MAIN[evaluation.task]
     a, b = e.scores[first][m][0], e.scores[second][m][0]
-    gap = e.differences[first][m] if second == "forest" and first in e.differences else difference(e, first, second)
+    known = second == "forest" and first in e.differences
+    gap = e.differences[first][m] if known else difference(e, first, second)
     found = _better(gap, m)
     how = "cannot be told apart from" if found == "level" else f"is {found} than"
     size, fine = (.1, .1) if m == "auc" else (b, b/10) # a difference has one decimal more than an error
     value, low, high = (show(o, fine, True) for o in gap)
-    text = (f"{e.title(first, True)} {how} {e.title(second, True)}: {NAMES[m]} {show(a, size)} against {show(b, size)}, "
+    text = (f"{e.title(first, True)} {how} {e.title(second, True)}: "
+            f"{NAMES[m]} {show(a, size)} against {show(b, size)}, "
             f"difference {value} (95 % interval {low} to {high}, {group_text(e)})")
     return found, (text if first == e.model else capital(text)) + "."
 
@@ -65,8 +67,9 @@ def _told_apart(e, first):
     out = [compare(e, first, "forest")[1]]
     if not e.model: return out
     out.append(compare(e, "average", "forest")[1])
-    if e.covariates: out += [compare(e, first, o)[1] for o in e.methods if o in baselines and baselines[o].needs_covariates]
-    return out
+    if not e.covariates: return out
+    alone = [o for o in e.methods if o in baselines and baselines[o].needs_covariates]
+    return out + [compare(e, first, o)[1] for o in alone]
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #325f3a3f
 def verdict(
@@ -78,10 +81,11 @@ def verdict(
     out, main = _told_apart(e, first), MAIN[e.task]
     if e.alarm.fires:
         alone = show(e.scores["depth"][main][0], .1 if e.task == "classification" else 0.)
-        out.append(f"Depth alone reaches {NAMES[main]} {alone} here: these scores do not show that anything was learned from the community.")
+        out.append(f"Depth alone reaches {NAMES[main]} {alone} here: "
+                   "these scores do not show that anything was learned from the community.")
     skill, text = compare(e, first, "trivial")
-    if skill != "better": out.append(f"No skill is shown: {text if first == e.model else text[0].lower() + text[1:]}")
-    return tuple(out)
+    text = text if first == e.model else text[0].lower() + text[1:]
+    return tuple(out) if skill == "better" else (*out, f"No skill is shown: {text}")
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #00ca0e2e
 def _rows(path, head, rows):
@@ -127,7 +131,8 @@ def write_evaluation(
     _rows(folder/"predictions.tsv", list(columns), zip(*columns.values(), strict=True))
     gap = lambda k, m: e.differences.get(k, {}).get(m, ("", "", ""))
     rows = [(k, e.title(k), m, *v, *gap(k, m)) for k, s in e.scores.items() for m, v in s.items()]
-    _rows(folder/"scores.tsv", ["method", "title", "score", "value", "low", "high", "minus_forest", "minus_low", "minus_high"], rows)
+    head = ["method", "title", "score", "value", "low", "high", "minus_forest", "minus_low", "minus_high"]
+    _rows(folder/"scores.tsv", head, rows)
     arrays = ("ids", "truth", "groups", "fold", "predictions", "interval")
     rest = {k: v for k, v in asdict(e).items() if k not in arrays}
     write_json(folder/"evaluation.json", _without_nan(rest | dict(verdict=verdict(e), samples=e.samples)))

@@ -33,7 +33,7 @@ def patches(
     tokens:Tensor, # u8 [u, l], bases, padded with 0 on the right
     patch:int,     # Bases a patch
     places:int,    # Most patches
-)->tuple[Tensor,Tensor|None]: # u8 [u, p, patch]; bool [u, p], True where a patch holds a base, or None where all do
+)->tuple[Tensor,Tensor|None]: # u8 [u, p, patch]; bool [u, p], True where there are bases, or None
     "Cut sequences into patches. Raises `AamError` for a sequence longer than `places` patches."
     length, width = (tokens != PAD).sum(1), tokens.shape[1]
     high, low = _used(length, width)
@@ -47,7 +47,7 @@ def patches(
 
 # %% ../../nbs/3_model/20_asv_encoder.ipynb #1b23e251
 class FlatReadout(nn.Module):
-    "One vector from the states of all patches: linear in their mean and maximum, and in each state at its place."
+    "One vector from all states: linear in their mean and maximum, and in each state at its place."
     def __init__(self,
         width:int,  # Width of states and of the vector
         places:int, # Most patches of a sequence

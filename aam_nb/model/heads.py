@@ -11,6 +11,7 @@ import math
 from itertools import accumulate
 
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
@@ -72,24 +73,27 @@ class SampleDistanceHead(nn.Module):
         apart = self.apart(summary)
         return -torch.expm1(-apart) if self.bounded else apart
 
-    @torch.no_grad()
-    def initialise(self,
-        apart:Tensor,    # Any shape, distances before the link; zeros are left out, as on the diagonal
-        observed:Tensor, # The same shape, observed distances; NaN where unknown
-    )->None:
-        "Set the scale so that the median prediction equals the median observed distance, and the unit."
-        pairs = (apart > 0) & observed.isfinite()
-        if not bool(pairs.any()): return
-        apart, observed = apart[pairs].double(), observed[pairs].double()
-        unit = torch.maximum(observed.std(correction=0), observed.mean()/100)
-        if unit > 0: self.unit.copy_(unit)
-        wanted = observed.median()
-        if self.bounded: wanted = -torch.log1p(-wanted.clamp(max=1 - 1e-6))
-        self.log_scale += (wanted.clamp_min(1e-6)/apart.median().clamp_min(1e-6)).log().to(self.log_scale.dtype)
+# %% ../../nbs/3_model/60_heads.ipynb #d01db9e0
+@patch
+@torch.no_grad()
+def initialise(self:SampleDistanceHead,
+    apart:Tensor,    # Any shape, distances before the link; zeros are left out, as on the diagonal
+    observed:Tensor, # The same shape, observed distances; NaN where unknown
+)->None:
+    "Set the scale so that the median prediction equals the median observed distance, and the unit."
+    pairs = (apart > 0) & observed.isfinite()
+    if not bool(pairs.any()): return
+    apart, observed = apart[pairs].double(), observed[pairs].double()
+    unit = torch.maximum(observed.std(correction=0), observed.mean()/100)
+    if unit > 0: self.unit.copy_(unit)
+    wanted = observed.median()
+    if self.bounded: wanted = -torch.log1p(-wanted.clamp(max=1 - 1e-6))
+    scale = wanted.clamp_min(1e-6)/apart.median().clamp_min(1e-6)
+    self.log_scale += scale.log().to(self.log_scale.dtype)
 
 # %% ../../nbs/3_model/60_heads.ipynb #eabceca4
 def distance_head(
-    metric:str, # Name of a distance between samples; with `_unbounded` behind it, the bounded link is left out
+    metric:str, # Name of a distance between samples; with `_unbounded` behind it, without the link
     d_in:int,   # Width of a sample's summary
     width:int,  # Width of the projection
 )->SampleDistanceHead:
@@ -117,7 +121,7 @@ class CountHead(nn.Module):
 
 # %% ../../nbs/3_model/60_heads.ipynb #59294413
 class TargetHead(nn.Module):
-    "A linear map, a net with one hidden layer, or their sum."
+    "A linear map, a net with one hidden layer, or their sum. Raises `AamError` for other kinds."
     def __init__(self,
         d_in:int,      # Width of a sample's summary
         width:int,     # Hidden width
@@ -127,11 +131,14 @@ class TargetHead(nn.Module):
     ):
         super().__init__()
         if outputs < 1:
-            raise AamError(f"A target head with {outputs} outputs was asked for. Give 1 for a number, or the number of classes.")
-        if kind not in ("linear", "mlp", "residual"): raise AamError(f"The target head is '{kind}'; wanted linear, mlp or residual.")
+            raise AamError(f"A target head cannot have {outputs} outputs. "
+                           "Give 1 for a number, or the number of classes.")
+        if kind not in ("linear", "mlp", "residual"):
+            raise AamError(f"The target head is '{kind}'; wanted linear, mlp or residual.")
         self.dropout, self.kind = dropout, kind
         if kind != "mlp": self.linear = nn.Linear(d_in, outputs)
-        if kind != "linear": self.hidden, self.out = nn.Linear(d_in, width), nn.Linear(width, outputs, bias=kind == "mlp")
+        if kind == "linear": return
+        self.hidden, self.out = nn.Linear(d_in, width), nn.Linear(width, outputs, bias=kind == "mlp")
 
     def forward(self, summary:Tensor)->Tensor: # [b, outputs]
         "Standardised numbers or logits for each summary [b, d]."
@@ -157,4 +164,5 @@ def linked(
 )->Tensor:      # [b, K]
     "Outputs with the quantiles of each column in order."
     if not any(map(_rises, columns)): return raw
-    return torch.cat([ordered(raw[:, s]) if _rises(o) else raw[:, s] for o, s in zip(columns, slices(columns), strict=True)], 1)
+    parts = zip(columns, slices(columns), strict=True)
+    return torch.cat([ordered(raw[:, s]) if _rises(o) else raw[:, s] for o, s in parts], 1)

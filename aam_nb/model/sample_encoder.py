@@ -188,8 +188,8 @@ class AttentionEncoder(SampleEncoder):
         super().__init__()
         c, w = config, config.sample_width
         self.asv, self.how = nn.Linear(d_in, w), c.abundance
-        told = nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w)) if self.how != "presence" else None
-        self.abundance = told
+        loud = nn.Sequential(nn.Linear(1, w), nn.GELU(), nn.Linear(w, w)) if self.how != "presence" else None
+        self.abundance = loud
         self.body = Transformer(w, c.heads, c.sample_layers, c.feedforward, c.dropout)
         self.pool, self.standard, self.width = AttentionPool(w), Standardise(w), w
 

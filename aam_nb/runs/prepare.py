@@ -91,8 +91,8 @@ def leak_notes(
     how |= dict(pretrained=start and start.samples, seed=config.run.seed)
     found = []
     for name in config.targets:
-        question = Question(target=name, groups=config.data.groups, task=config.of_target(name, "task"), **how)
-        found += quick_checks(study, question)
+        task = config.of_target(name, "task")
+        found += quick_checks(study, Question(target=name, groups=config.data.groups, task=task, **how))
     said = [f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"]
     return list(dict.fromkeys(said))
 
