@@ -204,8 +204,8 @@ def _run_problems(c):
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted at most .8")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
-                     "ASV encoder, so nothing would read them")
+        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains "
+                     "the ASV encoder, so nothing would read them")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
@@ -241,7 +241,9 @@ class Config:
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
         a = self.augment
-        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        also = [registry.augmentations[o] for o in a.also if o in registry.augmentations]
+        built_in = a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        return built_in or any(o.on == "bases" for o in also)
 
     @property
     def encoder_trains(self)->bool:

@@ -28,6 +28,8 @@ from ..model.aam import AamModel
 __all__ = ['FORMAT', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
+def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     "A trained model with everything that its use needs."
@@ -35,127 +37,162 @@ class Bundle:
     config:Config            # The choices of the run that made it
     # How outputs become numbers and classes; None for a pretrained model without a target
     targets:Targets|None
-    # How metadata become what the model is told; None where it is told nothing
-    covariates:CovariateCodec|None = None
+    covariates:CovariateCodec|None = None # How metadata become covariates; None for a model without any
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
-    samples:np.ndarray = field(default_factory=lambda: np.zeros(0,
-                                                                np.int64)) # int64, sorted keys of the ids of the samples that taught it
+    samples:np.ndarray = field(default_factory=_no_keys) # int64, sorted keys of the ids of training samples
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
         self,
         keys:np.ndarray, # int64 [asvs], from `sequence_keys`
     )->np.ndarray:       # bool [asvs]
-        "Which of these sequences the model was trained on."
+        "Whether the model was trained on each of these sequences."
         return np.isin(keys, self.known)
 
     def taught_by(
         self,
         ids, # Sample ids
     )->np.ndarray: # bool [ids]
-        "Which of these samples taught the model, by their ids."
+        "Whether the model was trained on each of these samples, by their ids."
         return np.isin(sequence_keys(ids), self.samples)
 
     def __repr__(self):
-        what = "no target" if self.targets is None else " and ".join(f"{o.task} of {o.name}"
-                                                                     for o in self.targets)
-        return f"Bundle({what}, {sum(p.numel() for p in self.model.parameters()):,} parameters, {len(self.known):,} ASVs)"
+        targets = self.targets or ()
+        what = " and ".join(f"{o.task} of {o.name}" for o in targets) or "no target"
+        size = sum(p.numel() for p in self.model.parameters())
+        return f"Bundle({what}, {size:,} parameters, {len(self.known):,} ASVs)"
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #332b9e3d
+def _card_head(bundle:Bundle, version:str)->list[str]: # Lines
+    "What the model predicts, and how samples were chosen and read."
+    data, targets = bundle.config.data, bundle.targets or ()
+    names = " and ".join(f"`{o.name}` ({o.task})" for o in targets)
+    what = f"Predicts {names}" if names else "A pretrained encoder without a target"
+    depth, guard = "samples at their own depth", "samples taken as independent"
+    if data.depth: depth = f"every sample rarefied to {data.depth:,} reads; predict does the same"
+    if data.groups: guard = f"groups of `{data.groups}` never straddle the split"
+    return ["# aam_nb bundle", "", f"{what}, made by aam_nb {version}.", "", f"- Depth: {depth}.",
+            f"- Split: {guard}.", f"- ASVs in training: {len(bundle.known):,}."]
+
+def _card_inputs(bundle:Bundle)->list[str]: # Lines
+    "Covariates and the limit of ASVs, where the model has them."
+    data, lines = bundle.config.data, []
+    if bundle.covariates is not None and bundle.covariates.names:
+        lines += [f"- Covariates: {', '.join(bundle.covariates.names)}. Prediction needs these columns of "
+                  "the metadata."]
+    if data.limit:
+        chosen = "the most abundant" if data.select == "abundance" else "drawn at random"
+        lines += [f"- Reads {data.limit:,} ASVs of a sample at most ({chosen}); predict does the same."]
+    return lines
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #a4629aa2
+def _card_about(about:dict)->list[str]: # Lines
+    "What the run said of the model: single values first, then a section for each list or table."
+    lines = [f"- {k}: {v}" for k, v in about.items() if not isinstance(v, (dict, list, tuple))]
+    for k, v in about.items():
+        if not isinstance(v, (dict, list, tuple)) or not v: continue
+        items = [f"{a}: {b}" for a, b in v.items()] if isinstance(v, dict) else v
+        lines += ["", f"## {k.capitalize()}", "", *(f"- {o}" for o in items)]
+    return lines
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #53fa2aaa
-def model_card(bundle:Bundle)->str: # Markdown
-    "What the model predicts, what it was trained on and what it was measured at, for people."
-    data, about = bundle.config.data, dict(bundle.about)
-    what = "A pretrained encoder without a target" if bundle.targets is None else "Predicts " + " and ".join(f"`{o.name}` ({o.task})" for o in bundle.targets)
-    depth = f"every sample rarefied to {data.depth:,} reads; predict does the same" if data.depth else "samples at the depth they come with"
-    guard = f"groups of `{data.groups}` never straddle the split" if data.groups else "samples taken as independent"
-    lines = ["# aam_nb bundle", "", f"{what}, made by aam_nb {about.pop('version', aam_nb.__version__)}.", "",
-             f"- Depth: {depth}.", f"- Split: {guard}.", f"- ASVs seen in training: {len(bundle.known):,}."]
-    told = () if bundle.covariates is None else bundle.covariates.names
-    if told:
-        lines += [f"- Is told, beside the reads: {', '.join(told)}. Prediction needs these columns of the "
-                  "metadata."]
-    chosen = "the most abundant" if data.select == "abundance" else "drawn at random"
-    if data.limit:
-        lines += [f"- Reads {data.limit:,} ASVs of a sample at most ({chosen}); predict does the same."]
-    lines += [f"- {k}: {v}" for k, v in about.items() if not isinstance(v, (dict, list, tuple))]
-    for k, v in about.items():
-        if isinstance(v, (list, tuple)) and len(v):
-            lines += ["", f"## {k.capitalize()}", ""] + [f"- {o}" for o in v]
-        if isinstance(v, dict) and v:
-            lines += ["", f"## {k.capitalize()}", ""] + [f"- {a}: {b}" for a, b in v.items()]
-    lines += ["",
-              "Use: `aam predict --bundle . --table new.biom --out predictions.tsv`. Loading it runs no code.", ""]
-    return "\n".join(lines)
+def model_card(
+    bundle:Bundle,
+)->str: # Markdown
+    "What the model predicts, what it was trained on and how well it scored, for people."
+    about = dict(bundle.about)
+    head = _card_head(bundle, about.pop("version", aam_nb.__version__))
+    use = "Use: `aam predict --bundle . --table new.biom --out predictions.tsv`. Loading it runs no code."
+    return "\n".join([*head, *_card_inputs(bundle), *_card_about(about), "", use, ""])
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #95cbd79e
 FORMAT = 2
 
-# %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
-def save_bundle(
-    folder:str|Path, # Where the bundle shall stand; an older one there is replaced
-    bundle:Bundle,
-)->Path:             # The folder
-    "Write a bundle, whole or not at all."
+def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
+    "Weights, buffers and keys, by name."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in bundle.model.state_dict().items()}
     tensors["known_asvs"] = torch.from_numpy(np.sort(bundle.known).astype(np.int64))
     tensors["samples"] = torch.from_numpy(np.sort(bundle.samples).astype(np.int64))
+    return tensors
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
+def save_bundle(
+    folder:str|Path, # The folder to write; an older bundle there is replaced
+    bundle:Bundle,
+)->Path:             # The folder
+    "Write a bundle, whole or not at all."
     m = bundle.model
     made = dict(bases=m.bases, metrics=list(m.metrics), known=m.known, branches=m.branches, counts=m.counts)
+    codecs = dict(targets=bundle.targets, covariates=bundle.covariates)
     with whole_folder(folder) as f:
-        save_file(tensors, f/"model.safetensors")
+        save_file(_tensors(bundle), f/"model.safetensors")
         write_json(f/"config.json", dict(format=FORMAT, version=aam_nb.__version__, model=made,
                                          config=asdict(bundle.config), about=bundle.about))
-        parts = dict(targets=bundle.targets, covariates=bundle.covariates)
-        write_json(f/"codecs.json", {k: o.to_dict() for k, o in parts.items() if o is not None})
+        write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle))
     return Path(folder)
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #36c495fa
 def _check_folder(folder:Path):
-    "Name what is missing before anything is read."
-    if not folder.is_dir(): raise AamError(f"There is no bundle folder {folder}.")
+    "Raises `AamError` that names what is missing."
+    if not folder.is_dir(): raise AamError(f"There is no bundle folder {folder}. Check the path.")
     lost = [o for o in ("model.safetensors", "config.json", "codecs.json") if not (folder/o).is_file()]
     if lost:
         raise AamError(f"{folder} is not a bundle: it lacks {', '.join(lost)}. Name the folder `bundle` of a "
                        "run.")
 
-def _load_weights(model, path:Path)->dict[str,np.ndarray]: # int64 keys: known ASVs, samples
-    "Fill the model strictly from a file; returns what else it holds."
-    try: tensors = load_file(path)
+# %% ../../nbs/6_inference/10_bundle.ipynb #9662d461
+def _load_tensors(path:Path)->dict[str,torch.Tensor]:
+    "The tensors of a file. Raises `AamError` for a file that is damaged."
+    try: return load_file(path)
     except (SafetensorError, OSError) as e:
         raise AamError(f"{path} is damaged ({e}). Copy the bundle again, or train again.") from e
-    keys = {k: tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy() for k, name in (("known",
-                                                                                             "known_asvs"),
-                                                                                            ("samples",
-                                                                                             "samples"))}
-    own = model.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) + [k for k in set(own) & set(tensors)
-                                               if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise AamError(f"{path} does not fit its config.json: {len(wrong)} tensors are missing or of another "
-                       f"shape (first: '{wrong[0]}').")
-    model.load_state_dict(tensors)
-    return keys
 
-# %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765
-def load_bundle(folder:str|Path)->Bundle: # On the CPU, in eval mode
-    """Read a bundle. Raises `AamError` for a folder that is none, is damaged or was written by a later
-    version."""
-    folder = Path(folder)
-    _check_folder(folder)
+def _fill(model:AamModel, tensors:dict[str,torch.Tensor], path:Path):
+    "Fill the model from tensors. Raises `AamError` where they do not fit."
+    own = model.state_dict()
+    shared = set(own) & set(tensors)
+    wrong = sorted(set(own) ^ set(tensors)) + [k for k in shared if own[k].shape != tensors[k].shape]
+    if wrong:
+        count = "1 tensor is" if len(wrong) == 1 else f"{len(wrong)} tensors are"
+        raise AamError(f"{path} does not fit its config.json: {count} missing, unknown or of another "
+                       f"shape (first: '{wrong[0]}'). Copy the bundle again, or train again.")
+    model.load_state_dict(tensors)
+
+def _take_keys(tensors:dict[str,torch.Tensor], name:str)->np.ndarray: # int64
+    "Keys out of the tensors; none where an older bundle has none."
+    return tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy()
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
+def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
+    "Read config.json. Raises `AamError` for the format of another version."
     saved = read_json(folder/"config.json")
     if saved.get("format") != FORMAT:
         raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format "
-                       f"{FORMAT}. "
-                       f"Install the aam_nb that wrote it ({saved.get('version')}).")
-    config = config_from(saved["config"], source=folder/"config.json")
-    codecs = read_json(folder/"codecs.json")
-    targets, covariates = (kind.from_dict(codecs[k]) if k in codecs else None for k, kind in (("targets",
-                                                                                               Targets),
-                                                                                              ("covariates",
-                                                                                               CovariateCodec)))
+                       f"{FORMAT}. Install the aam_nb that wrote it ({saved.get('version')}).")
+    return config_from(saved["config"], source=folder/"config.json"), saved
+
+def _read_codecs(folder:Path)->tuple[Targets|None,CovariateCodec|None]:
+    "Read codecs.json; None for what the model does not have."
+    saved = read_json(folder/"codecs.json")
+    targets = Targets.from_dict(saved["targets"]) if "targets" in saved else None
+    covariates = CovariateCodec.from_dict(saved["covariates"]) if "covariates" in saved else None
+    return targets, covariates
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765
+def load_bundle(
+    folder:str|Path, # Written by `save_bundle`
+)->Bundle:           # On the CPU, in eval mode
+    """Read a bundle. Raises `AamError` for a folder that is not a bundle, is damaged or was written by a
+    later version."""
+    folder = Path(folder)
+    _check_folder(folder)
+    config, saved = _read_config(folder)
+    targets, covariates = _read_codecs(folder)
     model = AamModel(config.model, columns=() if targets is None else targets.columns,
                      covariates=covariates and covariates.shape, **saved["model"])
-    keys = _load_weights(model, folder/"model.safetensors")
+    tensors = _load_tensors(folder/"model.safetensors")
+    known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
+    _fill(model, tensors, folder/"model.safetensors")
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], **keys)
+                  about=saved["about"], known=known, samples=samples)

@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/6_inference/predict.html.md"""
 # %% ../../nbs/6_inference/20_predict.ipynb #7f39c23c
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,45 +15,73 @@ import numpy as np
 import torch
 
 from ..batches.build import build_store
-from ..batches.collate import known_places
-from ..batches.reads import rarefy_counts
-from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
-from ..core import AamError, few, keyed_rng
+from ..core import AamError
 from ..data.codec import TargetCodec
 from ..data.targets import Targets
 from ..disk import whole_file
 from .bundle import Bundle
-from ..model.aam import AamModel
-from ..training.outputs import embed_asvs, sample_outputs, stack_outputs
-from ..types import Batch, positions, Sample, Study, Table
+from .read import BundleSamples, read_samples, sample_metadata
+from ..types import Batch, Study, Table
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['AtDepth', 'Prediction', 'decoded', 'predict_store', 'predict_table']
+__all__ = ['decoded', 'Prediction', 'predict_store', 'predict_table']
 
-# %% ../../nbs/6_inference/20_predict.ipynb #b2cd1e3e
-class AtDepth(SampleDataset):
-    "Samples of a store, each drawn down to a common depth by its own key."
-    def __init__(self,
-        store:SampleSource,
-        rows:np.ndarray, # int64, samples with as many reads or more
-        depth:int,       # Reads to keep; 0 takes the samples as they come
-        seed:int,        # Of the bundle's run
-        **how,           # Of the `SampleDataset`: covariates, limit, select
-    ):
-        super().__init__(store, rows, seed=seed, **how)
-        self.depth = depth
+# %% ../../nbs/6_inference/20_predict.ipynb #f090a926
+def _headers(codec:TargetCodec)->list[str]:
+    "The numeric columns of a target."
+    if codec.task == "classification": return [f"probability_{o}" for o in codec.classes]
+    bounds = ["low", "high"] if codec.margin is not None else []
+    return ["prediction", *bounds, *(f"q{o:g}" for o in codec.levels)]
 
-    def read(self, i:int, turn:int)->Sample:
-        "A sample with the reads that one pass draws; the first pass draws as `rarefy` does."
-        sample = super().read(i, turn)
-        if not self.depth: return sample
-        key = (self.seed, "rarefy", sample.id, *([turn] if turn else []))
-        counts = rarefy_counts(sample.counts, self.depth, keyed_rng(*key))
-        seen = counts > 0
-        return replace(sample, asv=sample.asv[seen], counts=counts[seen])
+def _decoded_values(codec:TargetCodec, outputs:np.ndarray, by)->np.ndarray: # f64 [n, headers]
+    "The values of these columns."
+    value = codec.decode(outputs, by)
+    if codec.task == "classification": return value
+    columns = [value]
+    if codec.margin is not None: columns += [codec.interval(outputs, by)]
+    if codec.levels: columns += [codec.quantiles(outputs, by)]
+    return np.column_stack(columns)
+
+def _all_values(targets:Targets, outputs:np.ndarray, metadata)->np.ndarray: # f64 [n, headers of all targets]
+    return np.hstack([_decoded_values(*o) for o in targets.parts(outputs, metadata)])
+
+# %% ../../nbs/6_inference/20_predict.ipynb #23b36f35
+def _target_columns(codec:TargetCodec, values:np.ndarray, spread:np.ndarray|None)->dict[str,np.ndarray]:
+    "Columns of one target from its values [n, headers] and their spread, if there is one."
+    out, best = {}, np.zeros(len(values), int)
+    if codec.task == "classification":
+        out["label"] = codec.labels(values)
+        best = values.argmax(axis=1)
+    out |= dict(zip(_headers(codec), values.T, strict=True))
+    if spread is not None: out["spread"] = spread[np.arange(len(values)), best]
+    return out
+
+def _frame(targets:Targets, values:np.ndarray, ids,
+           spread:np.ndarray|None=None)->pd.DataFrame: # Indexed by sample id
+    "Values of all targets as columns with names; `spread` has the same shape."
+    import pandas as pd
+    out, at = {}, 0
+    for codec in targets:
+        here = slice(at, at + len(_headers(codec)))
+        at = here.stop
+        columns = _target_columns(codec, values[:, here], None if spread is None else spread[:, here])
+        before = f"{codec.name}:" if len(targets) > 1 else ""
+        out |= {before + k: v for k, v in columns.items()}
+    return pd.DataFrame(out, index=ids)
+
+# %% ../../nbs/6_inference/20_predict.ipynb #d3189126
+def decoded(
+    targets:Targets,     # The bundle's
+    outputs:np.ndarray,  # f32 [n, K]
+    ids:np.ndarray,      # str [n]
+    metadata:pd.DataFrame|None=None, # By sample id; wanted where `targets.needs` names columns
+)->pd.DataFrame:         # Indexed by sample id
+    "Model outputs as columns that a person reads. Raises `AamError` for metadata that lack a sample."
+    beside = sample_metadata(metadata, ids, targets.needs)
+    return _frame(targets, _all_values(targets, outputs, beside), ids)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #b832de0f
 @dataclass(frozen=True, kw_only=True)
@@ -66,141 +94,32 @@ class Prediction:
         "Samples that could not be scored, and why."
         return self.rows.note[self.rows.note != ""]
 
-    def write(self, path:str|Path)->None:
+    def write(
+        self,
+        path:str|Path, # Ends in .tsv
+    )->None:
         "Write the rows as TSV, whole or not at all."
         with whole_file(path) as p:
             self.rows.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
 
-# %% ../../nbs/6_inference/20_predict.ipynb #f090a926
-def _headers(codec:TargetCodec)->list[str]:
-    "The columns of numbers that a target has."
-    if codec.task == "classification": return [f"probability_{o}" for o in codec.classes]
-    return ["prediction", *(["low", "high"] if codec.margin is not None else []),
-            *(f"q{o:g}" for o in codec.levels)]
-
-def _numbers(codec:TargetCodec, outputs:np.ndarray, by)->np.ndarray: # f64 [n, headers]
-    "What stands in these columns."
-    value = codec.decode(outputs, by)
-    if codec.task == "classification": return value
-    more = [codec.interval(outputs, by)] if codec.margin is not None else []
-    return np.column_stack([value, *more, *([codec.quantiles(outputs, by)] if codec.levels else [])])
-
-def _all_numbers(targets:Targets, outputs:np.ndarray, metadata)->np.ndarray: # f64 [n, headers of all targets]
-    return np.hstack([_numbers(*o) for o in targets.parts(outputs, metadata)])
-
-# %% ../../nbs/6_inference/20_predict.ipynb #23b36f35
-def _frame(targets:Targets, numbers:np.ndarray, ids,
-           spread:np.ndarray|None=None)->pd.DataFrame: # Indexed by sample id
-    "Numbers of all targets as columns with names; `spread` has the same shape."
-    import pandas as pd
-    out, at = {}, 0
-    for codec in targets:
-        names, before = _headers(codec), f"{codec.name}:" if len(targets) > 1 else ""
-        here = slice(at, at := at + len(names))
-        best = np.zeros(len(ids), int)
-        if codec.task == "classification":
-            out[f"{before}label"] = codec.labels(numbers[:, here])
-            best = numbers[:, here].argmax(axis=1)
-        out |= {before + o: v for o, v in zip(names, numbers[:, here].T, strict=True)}
-        if spread is not None: out[f"{before}spread"] = spread[:, here][np.arange(len(ids)), best]
-    return pd.DataFrame(out, index=ids)
-
-# %% ../../nbs/6_inference/20_predict.ipynb #d3189126
-def decoded(
-    targets:Targets,     # The bundle's
-    outputs:np.ndarray,  # f32 [n, K]
-    ids:np.ndarray,      # str [n]
-    metadata:pd.DataFrame|None=None, # Of these samples and any others, by id; wanted where `targets.needs` names columns
-)->pd.DataFrame:         # Indexed by sample id
-    "Model outputs as columns that a person reads."
-    return _frame(targets, _all_numbers(targets, outputs, _of_samples(metadata, ids, targets.needs)), ids)
-
-# %% ../../nbs/6_inference/20_predict.ipynb #e84bc767
-def _of_samples(metadata:pd.DataFrame|None, ids,
-                needs)->pd.DataFrame|None: # One row for each id, in this order; None where nothing is needed
-    "Metadata of samples. Raises `AamError` where there are none, or none of a sample."
-    if not needs: return None
-    if metadata is None:
-        raise AamError(f"This model needs to know {few(needs, 8)} of each sample. Give the metadata that "
-                       "have it (--metadata).")
-    twice = metadata.index[metadata.index.duplicated()]
-    if len(twice):
-        raise AamError(f"The sample id '{twice[0]}' has more than one row in the metadata. Keep one.")
-    lost = [o for o in ids if o not in metadata.index]
-    if lost:
-        raise AamError(f"{len(lost):,} of the {len(ids):,} samples have no row in the metadata, and the "
-                       f"model needs to know {few(needs, 8)} "
-                       f"(first: {few(lost)}). Add a row for each, with empty cells where nothing is known.")
-    return metadata.loc[list(ids)]
-
-# %% ../../nbs/6_inference/20_predict.ipynb #c87916fe
-def _reasons(depths:np.ndarray, depth:int)->list[str]: # One a sample, "" where it can be scored
-    "Why each sample cannot be scored."
-    wanted = max(depth, 1)
-    return ["" if d >= wanted else "no reads" if d == 0 else f"{d} reads; the bundle was trained at {depth}"
-            for d in depths]
-
-def _check_lengths(bundle, store):
-    longest = store.tokens.shape[1]
-    if longest > bundle.model.bases:
-        raise AamError(f"The table's ASVs have up to {longest} bases; the bundle was trained on up to "
-                       f"{bundle.model.bases}. "
-                       f"Trim the reads to the same region and length, or train on this length.")
-
-def _unseen(b:Batch)->torch.Tensor: # f64 [b, 1]
+# %% ../../nbs/6_inference/20_predict.ipynb #49c4fd68
+def _unknown_share(b:Batch)->torch.Tensor: # f64 [b, 1]
     "Share of each sample's reads whose sequence the bundle does not know."
     reads = b.counts.double()
     zero = reads.new_zeros(b.size)
-    gone = b.place[b.asv] < 0
-    return (zero.index_add(0, b.sample, reads*gone)/zero.index_add(0, b.sample, reads))[:, None]
+    unknown = b.place[b.asv] < 0
+    return (zero.index_add(0, b.sample, reads*unknown)/zero.index_add(0, b.sample, reads))[:, None]
 
-# %% ../../nbs/6_inference/20_predict.ipynb #8cfe0761
-def _told(bundle:Bundle, store:SampleSource, rows:np.ndarray, ids,
-          metadata)->tuple[np.ndarray,np.ndarray]|None:
-    """Covariates of the samples `rows`, in arrays for all samples of the store. Raises `AamError` for
-    metadata that lack them."""
-    if bundle.covariates is None or not len(rows): return None
-    found = bundle.covariates.encode(_of_samples(metadata, ids, bundle.covariates.names))
-    out = tuple(np.zeros((len(store), v.shape[1]), v.dtype) for v in found)
-    for all_samples, v in zip(out, found, strict=True): all_samples[rows] = v
-    return out
+def _one_pass(targets:Targets, samples:BundleSamples, beside:pd.DataFrame|None,
+              turn:int)->np.ndarray: # f64 [n, headers of all targets + 1]
+    "Decoded values of one pass, and the share of unknown reads in the last column."
+    take = lambda b, o: torch.cat([o.target.double(), _unknown_share(b)], 1)
+    found = samples.collect(take, targets.outputs + 1, turn)
+    return np.hstack([_all_values(targets, found[:, :-1], beside), found[:, -1:]])
 
-# %% ../../nbs/6_inference/20_predict.ipynb #ba2052ce
-@dataclass(frozen=True, kw_only=True)
-class _Reading:
-    "Samples that a bundle reads: those asked for, and those of them that it can score."
-    names:np.ndarray     # Object array of str, ids asked for
-    note:np.ndarray      # Why each cannot be scored, or ""
-    dataset:AtDepth      # Those that can
-    embedding:torch.Tensor
-    known:np.ndarray     # int64 [asvs]
-    model:AamModel
-    batch:int
-
-    def taken(self, take, width:int, turn:int=0)->np.ndarray: # [samples, width]
-        "What `take(batch, outputs)` gives in one pass."
-        return stack_outputs(sample_outputs(self.model, self.dataset.in_turn(turn), self.embedding,
-                                            self.known, self.batch), take, width)
-
-# %% ../../nbs/6_inference/20_predict.ipynb #6950e983
-def _reading(bundle:Bundle, store:SampleSource, ids, metadata, batch:int)->_Reading:
-    """How a bundle reads samples of a store: at its depth, no more ASVs than its limit, and told its
-    covariates."""
-    _check_lengths(bundle, store)
-    data = bundle.config.data
-    rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
-    names = store.sample_ids[rows]
-    note = np.array(_reasons(store.depths[rows], data.depth), dtype=object)
-    good = rows[note == ""]
-    told = _told(bundle, store, good, names[note == ""], metadata)
-    dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select,
-                      covariates=told)
-    return _Reading(names=names, note=note, dataset=dataset,
-                    embedding=embed_asvs(bundle.model, store.tokens, asvs_in(store, good)),
-                    known=known_places(store.keys, bundle.known), model=bundle.model, batch=batch)
-
+# %% ../../nbs/6_inference/20_predict.ipynb #8a23ea94
 def _check_passes(bundle:Bundle, passes:int):
-    "Refuse passes that would all be the same."
+    "Raises `AamError` for passes that would all be the same."
     data = bundle.config.data
     if passes < 1: raise AamError(f"passes is {passes}; wanted 1 or more.")
     if passes > 1 and not data.depth and not (data.limit and data.select == "random"):
@@ -209,8 +128,8 @@ def _check_passes(bundle:Bundle, passes:int):
                        f"data.select is {data.select}). Leave out passes.")
 
 # %% ../../nbs/6_inference/20_predict.ipynb #18bbb800
-def _mean_spread(each)->tuple[np.ndarray,np.ndarray]:
-    "Mean and standard deviation over passes, one pass at a time (Welford 1962)."
+def _mean_and_spread(each)->tuple[np.ndarray,np.ndarray]:
+    "Mean and standard deviation over passes, one pass at a time."
     for n, x in enumerate(each, 1):
         if n == 1: mean, squares = x.astype(np.float64), np.zeros(x.shape)
         else:
@@ -222,33 +141,27 @@ def _mean_spread(each)->tuple[np.ndarray,np.ndarray]:
 # %% ../../nbs/6_inference/20_predict.ipynb #757edca1
 def predict_store(
     bundle:Bundle,
-    store:SampleSource,      # Read batch by batch
-    ids=None,         # Sample ids to score; every sample of the store if None
-    metadata:pd.DataFrame|None=None, # By sample id, where the bundle is told covariates or decodes by a category
-    batch:int=64,     # Samples at once
-    passes:int=1,     # Looks at each sample, each with reads and ASVs drawn anew, whose predictions are averaged
+    store:SampleSource, # Read batch by batch
+    ids=None,           # Sample ids to score; every sample of the store if None
+    metadata:pd.DataFrame|None=None, # By sample id, where the bundle has covariates or decodes by a category
+    batch:int=64,       # Samples at once
+    passes:int=1,       # Looks at each sample, each with its own draw, whose predictions are averaged
 )->Prediction:
     """Score samples of a store. Raises `AamError` for ids, metadata, ASVs or passes that the bundle cannot
-    use, and for one without a target."""
+    use, and for a bundle without a target."""
     import pandas as pd
     targets = bundle.targets
     if targets is None:
         raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: aam train "
                        "run.start=BUNDLE.")
     _check_passes(bundle, passes)
-    reading = _reading(bundle, store, ids, metadata, batch)
-    scored = reading.names[reading.note == ""]
-    beside = _of_samples(metadata, scored, targets.needs)
-    def look(turn): # Outputs and unseen reads of one pass
-        found = reading.taken(lambda b, o: torch.cat([o.target.double(), _unseen(b)], 1),
-                              targets.outputs + 1, turn)
-        return np.hstack([_all_numbers(targets, found[:, :-1], beside), found[:, -1:]])
-    mean, spread = _mean_spread(map(look, range(passes)))
-    frame = _frame(targets, mean[:, :-1], scored,
-                   spread[:, :-1] if passes > 1 else None).assign(unseen_reads=mean[:, -1])
-    frame = frame.reindex(pd.Index(reading.names, name="sample_id"))
-    frame["note"] = reading.note
-    return Prediction(rows=frame)
+    samples = read_samples(bundle, store, ids, metadata, batch)
+    scored = samples.names[samples.note == ""]
+    beside = sample_metadata(metadata, scored, targets.needs)
+    mean, spread = _mean_and_spread(_one_pass(targets, samples, beside, turn) for turn in range(passes))
+    frame = _frame(targets, mean[:, :-1], scored, spread[:, :-1] if passes > 1 else None)
+    frame = frame.assign(unseen_reads=mean[:, -1]).reindex(pd.Index(samples.names, name="sample_id"))
+    return Prediction(rows=frame.assign(note=samples.note))
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8c94681f
 def predict_table(
