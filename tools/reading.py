@@ -5,6 +5,7 @@ files, tangled imports.
     python tools/reading.py --list          and each place
     python tools/reading.py --only data     the same for files and pages whose path holds `data`
     python tools/reading.py --root FOLDER   for another checkout, such as one of an earlier commit
+    python tools/reading.py --sentences 7   forty sentences of pages and messages to read aloud
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import argparse
 import ast
 import io
 import json
+import random
 import re
 import sys
 import tokenize
@@ -198,6 +200,38 @@ def of_cells(paths):
     return total, found
 
 
+def prose(page):
+    "Sentences of a page's text: no headings, tables, lists of links, code or formulas."
+    found = []
+    for kind, source in cells(page):
+        if kind != "markdown": continue
+        plain = re.sub(r"```.*?```", "", source, flags=re.S)
+        kept = [o for o in plain.split("\n") if not o.startswith(("#", "|", ">", "    "))]
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(" ".join(kept).split()))
+        found += re.split(r"(?<=[.!?]) (?=[A-Z`*])", text)
+    return [o for o in found if len(o.split()) > 4 and not o.startswith("Next:")]
+
+
+def messages(path):
+    "The sentences that a module says to its user when it raises `AamError`."
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "AamError" or not node.args: continue
+        parts = [o for o in ast.walk(node.args[0]) if isinstance(o, ast.Constant) and isinstance(o.value,
+                                                                                                 str)]
+        shown = isinstance(node.args[0], (ast.Constant, ast.JoinedStr)) and parts
+        if shown: found.append(ast.unparse(node.args[0]).strip("f'\""))
+    return found
+
+
+def drawn(root, seed, most=40):
+    "Sentences drawn by a seed, three of four from pages and the rest from messages."
+    rng = random.Random(seed)
+    from_pages = [o for p in pages(root, "") for o in prose(p)]
+    from_messages = [o for p in sources(root, "")["package"] for o in messages(p)]
+    return rng.sample(from_pages, most*3//4) + rng.sample(from_messages, most//4)
+
+
 def show(title, total, found, unit, root, places):
     "Print the figures of one kind."
     print(f"\n{title}: {total:,} {unit}")
@@ -215,7 +249,10 @@ def main():
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout")
     parser.add_argument("--only", default="", help="a part of a path")
     parser.add_argument("--list", action="store_true", help="name each place")
+    parser.add_argument("--sentences", type=int, metavar="SEED", help="draw forty sentences instead")
     args = parser.parse_args()
+    if args.sentences is not None:
+        return print(*drawn(args.root.absolute(), args.sentences), sep="\n")
     root, files = args.root.absolute(), sources(args.root.absolute(), args.only)
     show("Package", *of_files(files["package"]), "lines", root, args.list)
     show("Exported cells", *of_cells(pages(root, args.only)), "cells that define something", root, args.list)
