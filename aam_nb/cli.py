@@ -55,7 +55,7 @@ app.add_typer(cache, name="cache")
 @cache.command("store", cls=KeysCommand)
 @with_flags("table", "metadata", "tree", "sequences", "where", "out")
 def cache_store(**given):
-    "Turn a table of any size into a store folder. A build that was stopped continues where it was."
+    "Turn a table of any size into a store folder. A build that was stopped continues from there."
     config = described(given)
     from aam_nb.runs.cache import cache_run
     shown(cache_run, config)
@@ -81,11 +81,11 @@ def cache_show(folder:FOLDER):
 
 # %% ../nbs/9_runs/90_cli.ipynb #912437bb
 DAYS = Annotated[Optional[float], typer.Option("--older-than", metavar="DAYS", show_default=False,
-                                               help="Only results that were not used for this many days.")]
+                                               help="Keep results that were used in the last DAYS days.")]
 
 @cache.command("clear")
 def cache_clear(folder:FOLDER, days:DAYS=None):
-    "Remove results that are kept. They are computed again when they are needed."
+    "Remove kept results. They are computed again when they are needed."
     print(f"{_kept(folder).clear(days)/1e6:,.1f} MB are free again.")
 
 # %% ../nbs/9_runs/90_cli.ipynb #3a43726a
@@ -101,7 +101,7 @@ def pretrain(**given):
 @app.command("evaluate", cls=KeysCommand)
 @with_flags(*TRAINING)
 def evaluate(**given):
-    "Score model and baselines on the same k folds, everything fitted inside each fold, and write a report."
+    "Score the model and baselines on the same k folds, all fitted inside each fold, and write a report."
     config = described(given)
     from aam_nb.runs.evaluate import evaluate_run
     shown(evaluate_run, config)
@@ -110,14 +110,14 @@ def evaluate(**given):
 BUNDLE = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
 
 READ_TABLE = Annotated[str, typer.Option(
-    "--table", help="Count table: .biom, .qza or .tsv, or store folders with commas between.")]
+    "--table", help="Count table: .biom, .qza or .tsv, or store folders separated by commas.")]
 
 SAMPLES = Annotated[Optional[str], typer.Option(
     "--samples", help="Text file with one sample id in each line; all samples if not given.",
     show_default=False)]
 
 PASSES = Annotated[int, typer.Option(
-    "--passes", min=1, help="Read each sample this many times, drawing reads and ASVs anew; adds a spread.")]
+    "--passes", min=1, help="Predict this many times, each with newly drawn reads and ASVs; adds a spread.")]
 
 REPLACE = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
 
@@ -129,7 +129,7 @@ TSV = Annotated[str, typer.Option("--out", help="TSV file to write.")]
 @app.command("predict")
 def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, samples:SAMPLES=None,
             metadata:METADATA=None, passes:PASSES=1, overwrite:REPLACE=False):
-    "Predict for the samples of a table: values or classes, intervals, and why a sample has none."
+    "Predict the samples of a table: values or classes, with intervals, or why there is no prediction."
     def work(config):
         from aam_nb.runs.predict import predict_run
         predict_run(bundle, table, out, sequences=sequences, samples=samples, metadata=metadata,
@@ -139,7 +139,8 @@ def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, 
 # %% ../nbs/9_runs/90_cli.ipynb #a1638698
 VECTORS = Annotated[str, typer.Option("--out", help="File to write: .npz, or any other name for TSV.")]
 
-LEVEL = Annotated[str, typer.Option("--level", help="sample: one vector for each sample; asv: for each ASV.")]
+LEVEL = Annotated[str, typer.Option(
+    "--level", help="sample: one vector for each sample; asv: one vector for each ASV.")]
 
 @app.command("embed")
 def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None, samples:SAMPLES=None,
@@ -167,7 +168,7 @@ DEMO = Annotated[str, typer.Option("--out", help="Folder to make.")]
 @app.command("demo")
 def demo(out:DEMO="aam-demo", seed:SEED=None, threads:THREADS=None, device:DEVICE=None,
          overwrite:OVERWRITE=False):
-    "The main job on a simulated study: pretrain, fine-tune, evaluate, predict, report."
+    "Do the main job on a simulated study: pretrain, fine-tune, evaluate, predict, report."
     given = dict(words=["demo"], out=out, seed=seed, threads=threads, device=device, overwrite=overwrite)
     config = described(given)
     from aam_nb.runs.demo import demo_run

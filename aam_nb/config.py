@@ -38,14 +38,14 @@ def unknown_names(
     names:tuple[str,...], # As a setting gives them
     setting:str,          # Its key, for the messages
     known,                # Registry, or the allowed names
-    built_in:tuple[str,...]=(), # Names that are known without asking
+    built_in:tuple[str,...]=(), # Names that are known without the registry
 )->list[str]:             # What is wrong, in sentences
     "Names of a setting that nobody has registered, and names that occur twice."
     lost = [o for o in names if o not in built_in and o not in known]
-    found = [f"{setting} names '{o}'; wanted some of {', '.join(dict.fromkeys((*built_in, *known)))}."
+    found = [f"{setting} names '{o}'; wanted one of {', '.join(dict.fromkeys((*built_in, *known)))}."
              f"{nearest(o, (*built_in, *known))}" for o in lost]
     twice = sorted({o for o in names if names.count(o) > 1})
-    return found + [f"{setting} names '{o}' twice; wanted each once" for o in twice]
+    return found + [f"{setting} names '{o}' twice; wanted each name once" for o in twice]
 
 # %% ../nbs/0_start/60_config.ipynb #b9616383
 def _metric_problems(c):
@@ -54,9 +54,9 @@ def _metric_problems(c):
     found = unknown_names(named, "loss.metric", registry.metrics, LossConfig().metric)
     if not named: found.append("loss.metric is empty; wanted one or more of " + ", ".join(registry.metrics))
     if "precomputed" in named and not given:
-        found.append("loss.metric names 'precomputed'; wanted data.distances, the file that holds them")
+        found.append("loss.metric names 'precomputed'; wanted data.distances, the file of these distances")
     if given and "precomputed" not in named:
-        found.append(f"data.distances is given, and loss.metric names {few(named)}; wanted 'precomputed'")
+        found.append(f"data.distances is given, but loss.metric names {few(named)}; wanted 'precomputed'")
     return found
 
 # %% ../nbs/0_start/60_config.ipynb #3fdd6488
@@ -82,7 +82,7 @@ def _covariate_problems(c):
     if len(set(flat)) < len(flat):
         found.append(f"data.covariates names a column twice ({covariate_text(c.data.covariates)})")
     if fusion != "concat" and not flat:
-        found.append(f"model.fusion is '{fusion}', and data.covariates is empty")
+        found.append(f"model.fusion is '{fusion}', but data.covariates is empty")
     strange = [o for o in c.model.scale_by if o not in flat]
     return found + [f"model.scale_by names '{o}', which is not among data.covariates" for o in strange]
 
@@ -90,7 +90,7 @@ def _covariate_problems(c):
 def check_quantiles(
     quantiles:tuple[float,...], # (.05, .5, .95)
 )->tuple[float,...]:            # The same
-    "Quantiles as they are. Raises `AamError` where they cannot be used."
+    "The quantiles, unchanged. Raises `AamError` where they cannot be used."
     q = list(quantiles)
     if q and q == sorted(set(q)) and 0 < q[0] and q[-1] < 1 and .5 in q: return tuple(quantiles)
     raise AamError(f"The quantiles '{', '.join(f'{o:g}' for o in q)}' cannot be used; wanted rising numbers "
@@ -158,13 +158,13 @@ def _balance_problems(t):
     return found
 
 def _by_problems(c):
-    "What is wrong with the column that `zscore_by` goes by."
+    "What is wrong with `target.by`, the column of categories for `zscore_by`."
     t = c.target
     used = [t.columns.get(o, {}).get("transform", t.transform) for o in c.data.target or ("",)]
     if "zscore_by" in used and not t.by:
-        return ["target.transform is zscore_by; wanted target.by, the column whose categories it goes by"]
+        return ["target.transform is zscore_by; wanted target.by, the column that names the categories"]
     if t.by and "zscore_by" not in used:
-        return [f"target.by is '{t.by}', and no target has the transform zscore_by"]
+        return [f"target.by is '{t.by}', but no target has the transform zscore_by"]
     return []
 
 # %% ../nbs/0_start/60_config.ipynb #6d942aaa
@@ -185,7 +185,7 @@ def _model_problems(c):
         found.append(f"model.sample_width is {m.sample_width}; wanted a multiple of model.heads ({m.heads})")
     if m.identity % 8: found.append(f"model.identity is {m.identity}; wanted a multiple of 8")
     kept = {o: getattr(c, o).freeze_layers for o in STAGES}
-    return found + [f"{k}.freeze_layers is {n}; the ASV encoder has {m.layers} (model.layers)"
+    return found + [f"{k}.freeze_layers is {n}; wanted at most model.layers ({m.layers})"
                     for k, n in kept.items() if n > m.layers]
 
 # %% ../nbs/0_start/60_config.ipynb #8c2078ea
@@ -202,10 +202,10 @@ def _run_problems(c):
     "What is wrong with the parts of the data, the augmentation and the trackers."
     d, found = c.data, []
     if d.valid + d.test > .8:
-        found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted .8 at most")
+        found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted at most .8")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window or reverse), but no stage trains the "
-                     "ASV encoder, so nothing would read them")
+        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains "
+                     "the ASV encoder, so nothing would read them")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
@@ -241,7 +241,9 @@ class Config:
     def bases_vary(self)->bool:
         "Whether the bases of ASVs differ from one look to the next."
         a = self.augment
-        return a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        also = [registry.augmentations[o] for o in a.also if o in registry.augmentations]
+        built_in = a.substitution > 0 or a.indel > 0 or a.window > 1 or a.reverse > 0
+        return built_in or any(o.on == "bases" for o in also)
 
     @property
     def encoder_trains(self)->bool:
@@ -295,7 +297,7 @@ def _section(name, old, given):
 
 # %% ../nbs/0_start/60_config.ipynb #3c7eb1bd
 def _merged(old, new):
-    "Settings of single columns: the old ones, and the new ones above them."
+    "Settings of single columns, where new ones replace old ones."
     return {k: {**old.get(k, {}), **new.get(k, {})} for k in (*old, *new)}
 
 def _changed_by(given, then):
@@ -306,12 +308,12 @@ def _changed_by(given, then):
         except AamError as e: wrong.append(str(e))
     return wrong
 
-_ADVICE = 'It is read all the same; a recipe now writes lists and tables, such as target = ["age", "site"].'
+_ADVICE = 'It is still read; recipes now use lists and tables, such as target = ["age", "site"].'
 
 # %% ../nbs/0_start/60_config.ipynb #88e0fc9b
 def config_from(
     given:dict[str,dict[str,Any]], # Sections of keys, as a TOML file gives them
-    base:Config|None=None,         # What is changed; the defaults if None
+    base:Config|None=None,         # Configuration to change; the defaults if None
     source:str|Path="", # File the sections come from; a note names it where it has short forms
     then:Iterable[tuple[tuple[str,...],Any]]=(), # Paths and values that replace some of the given ones
 )->Config:

@@ -36,7 +36,7 @@ def _writable(path:Path):
 # %% ../nbs/0_start/20_disk.ipynb #a4b2a50c
 @contextmanager
 def whole_file(
-    path:str|Path, # Where the file is to be
+    path:str|Path, # Where the file should be
 )->Iterator[Path]: # Write here
     "Write beside `path` and rename at the end. Raises `AamError` when the place is not writable."
     path = Path(path)
@@ -51,7 +51,7 @@ def whole_file(
 # %% ../nbs/0_start/20_disk.ipynb #96d03135
 @contextmanager
 def whole_folder(
-    path:str|Path, # Where the folder is to be; a folder that is there already is replaced
+    path:str|Path, # Where the folder should be; an existing folder is replaced
 )->Iterator[Path]: # Fill this folder
     "Fill a folder beside `path` and put it in place at the end. Raises `AamError` when it cannot be written."
     path = Path(path)
@@ -96,9 +96,9 @@ def read_json(
 
 # %% ../nbs/0_start/20_disk.ipynb #6ebe9c92
 def sealed(
-    value:dict, # Plain values; a seal that is there is replaced
+    value:dict, # Plain values; an existing seal is replaced
 )->dict:        # With its seal under the key "seal"
-    "A table of plain values with a digest of all of them."
+    "Plain values with a digest of all of them."
     rest = {k: v for k, v in value.items() if k != "seal"}
     return rest | dict(seal=digest(rest))
 
@@ -106,7 +106,7 @@ def sealed(
 def is_sealed(
     value:Any, # What a JSON file holds
 )->bool:
-    "Whether a table has the seal of its content, as `sealed` or an older checkpoint wrote it."
+    "Whether a value carries the seal of its content, as `sealed` or an older checkpoint wrote it."
     if not isinstance(value, dict) or "seal" not in value: return False
     rest = {k: v for k, v in value.items() if k != "seal"}
     return value["seal"] in (digest(rest), digest(json.dumps(rest, sort_keys=True)))
@@ -149,6 +149,6 @@ def write_tsv(
     head:Iterable,       # Names of the columns
     rows:Iterable[Iterable], # Cells of each row, of any type
 )->None:
-    "Write tab-separated text with a head, whole or not at all."
+    "Write tab-separated text with a header, whole or not at all."
     lines = ["\t".join(map(_cell, o)) + "\n" for o in (head, *rows)]
     with whole_file(path) as p: p.write_text("".join(lines), encoding="utf-8", newline="\n")

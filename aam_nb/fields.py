@@ -19,7 +19,7 @@ __all__ = ['between', 'one_of', 'fits', 'kind_in_words', 'frozen', 'Section', 't
 
 # %% ../nbs/0_start/40_fields.ipynb #a49330fd
 def between(
-    default:float, # Value where none is given; its type is that of the field
+    default:float, # Value where none is given; the field takes its type
     low:float,     # Smallest allowed value
     high:float,    # Largest allowed value
 ):                 # A dataclass field
@@ -68,7 +68,7 @@ def kind_in_words(
 def frozen(
     value:Any, # Plain value, perhaps with lists in it
 ):             # The same with tuples in place of lists
-    "A value whose lists cannot be changed any more."
+    "A value whose lists can no longer be changed."
     if isinstance(value, (list, tuple)): return tuple(map(frozen, value))
     if isinstance(value, dict): return {k: frozen(v) for k, v in value.items()}
     return value

@@ -33,7 +33,7 @@ def toml_or_text(
 
 # %% ../nbs/0_start/70_recipe.ipynb #ba538779
 def _kind(path):
-    "The type of a key, None for one that is not there."
+    "The type of a key; None where there is no such key."
     section = get_type_hints(Config).get(path[0])
     return section and len(path) == 2 and get_type_hints(section).get(path[1])
 
@@ -77,7 +77,7 @@ def find_recipe(
 def recipe_head(
     path:str|Path, # A recipe
 )->str:            # Lines with `#` in front
-    "The lines of comment at the top of a recipe."
+    "The comment lines at the top of a recipe."
     lines = Path(path).read_text().splitlines()
     first = next((i for i, o in enumerate(lines) if not o.startswith("#")), len(lines))
     return "\n".join(lines[:first])
@@ -139,7 +139,7 @@ def to_toml(
 def full_recipe(
     name:str|Path, # A path to a TOML file, or the name of a shipped recipe
 )->str:            # TOML
-    "A recipe with all keys and their meanings. Raises `AamError` where there is none of that name."
+    "A recipe with all keys and their meanings. Raises `AamError` where no recipe has that name."
     path = find_recipe(name)
     return f"{recipe_head(path)}\n\n{to_toml(load_config(path))}"
 

@@ -21,7 +21,7 @@ __all__ = ['SIZES', 'TASKS', 'TRANSFORMS', 'REGRESSIONS', 'COLUMN_SETTINGS', 'Da
 class DataConfig(Section):
     "What is read, what is predicted, and which samples must not straddle a split."
     table:str = ""            # Count table: .biom, .qza or .tsv, or a store folder made by `aam cache store`
-    format:str = ""           # Table format by name; told from the content of the file if empty
+    format:str = ""           # Name of the table format; recognised by the file's content if empty
     sequences:str = ""        # Representative sequences (.fasta or .qza), when feature ids are not sequences
     metadata:str = ""         # Sample metadata: a TSV by the rules of QIIME 2
     tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder
@@ -38,8 +38,8 @@ class DataConfig(Section):
     depth:int = between(0, 0, 10**9) # Rarefy every sample to this many reads; 0 keeps all reads
     limit:int = between(0, 0, 10**6) # Largest number of ASVs read from a sample; 0 reads all
     select:str = one_of("abundance", "abundance", "random") # ASVs above the limit: most abundant, or drawn
-    valid:float = between(.2, .02, .5) # Share of the samples that chooses the best step
-    test:float = between(.2, 0., .5)   # Share of the samples that is reported; 0 for none
+    valid:float = between(.2, .02, .5) # Share of the samples used to choose the best step
+    test:float = between(.2, 0., .5)   # Share of the samples kept for the reported score; 0 for none
     stratify:bool = True      # Balance the target over the parts, as far as groups allow
     split:str = ""            # Column or TSV file with the part (train, valid, test) or fold of each sample
     leave_out:str = ""        # Metadata column (study, site, run) whose values are left out one at a time
@@ -60,7 +60,7 @@ class AugmentConfig(Section):
     shuffle:bool = False                    # Shuffle the order of the ASVs within a sample
     substitution:float = between(0., 0., .2) # Probability that a base is read as another
     indel:float = between(0., 0., .2) # Probability that a base is lost, and that one is inserted before it
-    window:int = between(0, 0, 500)         # Bases are shuffled within windows of this length; 0 leaves them
+    window:int = between(0, 0, 500)         # Bases are shuffled within windows of this length; 0 for none
     reverse:float = between(0., 0., 1.)     # Probability that an ASV is read as its reverse complement
     also:tuple[str,...] = ()                # Registered augmentations that follow the built-in ones
 
@@ -77,8 +77,8 @@ class ModelConfig(Section):
     dropout:float = between(0., 0., .9)     # Dropout on residual branches (never on attention weights)
     identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8
     sample:str = "pool" # Sample encoder: pool, attention, both, or a registered one
-    pools:tuple[str,...] = ("clade", "presence", "mean", "attention") # Pools: some of these and of sum
-    abundance:str = one_of("log", "log", "clr", "presence") # Reads enter as log share, log ratio, or not
+    pools:tuple[str,...] = ("clade", "presence", "mean", "attention") # Pools: any of these four, and sum
+    abundance:str = one_of("log", "log", "clr", "presence") # Reads enter as log share, log ratio or presence
     depth:bool = False                      # Give the model the number of reads, which can be a shortcut
     sample_width:int = between(64, 8, 4096) # Width of the sample encoder
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
@@ -122,13 +122,13 @@ class TargetConfig(Section):
     bounds:tuple[float|None,...] = () # Lowest and highest possible value, e.g. [0, 14] or [0, inf]
     loss:str = "mse"             # mse, mae, huber, quantile or asymmetric
     quantiles:tuple[float,...] = (.05, .5, .95) # Quantiles that the quantile loss fits; .5 is the prediction
-    under:float = between(1., 0., 1e3) # Asymmetric loss: cost of a unit too low
-    over:float = between(1., 0., 1e3)  # Asymmetric loss: cost of a unit too high
+    under:float = between(1., 0., 1e3) # Asymmetric loss: cost of predicting one unit too low
+    over:float = between(1., 0., 1e3)  # Asymmetric loss: cost of predicting one unit too high
     smoothing:float = between(.05, 0., .5) # Label smoothing of classes
     class_weights:str|dict[str,float] = "none" # none, balanced, or a table of class weights, e.g. {sick = 2}
     weights:str = ""             # Metadata column of sample weights, 0 or more
     balance:dict[str,dict[str,float]] = field(default_factory=dict) # Categories of equal weight: {site = {}}
-    level:float = between(.9, .5, .99) # Share of the true values that an interval shall hold
+    level:float = between(.9, .5, .99) # Share of the true values that an interval should contain
     columns:dict[str,dict[str,Any]] = field(default_factory=dict) # Settings of columns: [target.NAME]
 
 # %% ../nbs/0_start/50_sections.ipynb #5cf29ff9
@@ -160,10 +160,10 @@ class OptimConfig(Section):
     every:int = between(20, 1, 10**8)       # Steps between validations
     patience:int = between(0, 0, 10**6) # Validations without improvement before stopping; 0 never stops early
     freeze:bool = True                      # Keep the ASV encoder as it is and cache its embeddings
-    freeze_layers:int = between(0, 0, 64)   # First layers of a training ASV encoder that stay as they are
-    encoder_lr:float = between(.1, 0., 10.) # Rate of a training ASV encoder, as a multiple of lr
-    layer_decay:float = between(1., .1, 1.) # Rate of each of its layers, as a multiple of the one above it
-    chunk:int = between(64, 1, 10**6)       # ASVs that a training ASV encoder takes at once
+    freeze_layers:int = between(0, 0, 64)   # First layers of the ASV encoder that stay fixed while it trains
+    encoder_lr:float = between(.1, 0., 10.) # Learning rate of the ASV encoder, as a multiple of lr
+    layer_decay:float = between(1., .1, 1.) # Rate of each layer of the encoder, as a multiple of the next
+    chunk:int = between(64, 1, 10**6)       # ASVs that the encoder processes at once while it trains
 
 # %% ../nbs/0_start/50_sections.ipynb #58372bd7
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +177,11 @@ class RunConfig(Section):
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
-    cache:str = "" # Folder of costly results shared by runs; empty: in the run folder
+    cache:str = "" # Folder for costly results that runs share; the run folder if empty
     resume:bool = False                     # Continue the run in `out` from its last checkpoint
     overwrite:bool = False                  # Replace the run in `out`
-    watch:float = between(.1, 0., .5) # Share of the samples that `aam pretrain` holds back to measure itself
+    watch:float = between(.1, 0., .5) # Share of samples that `aam pretrain` holds back to measure pretraining
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
-    inner:int = between(3, 2, 20)           # Inner folds: one model for each, stopped by that fold
+    inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
     trackers:tuple[str,...] = ("tensorboard",) # Registered trackers that follow the training

@@ -22,7 +22,7 @@ _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*')"""
 _TOKEN = re.compile(rf"(?:^|(?<=[,=/:.]))\s*{_QUOTED}\s*(?=[,=/:.]|$)|.", re.S)
 
 def _marks(text, mark):
-    "Where `mark` stands in a text, outside of quotes."
+    "Where `mark` occurs in a text, outside of quotes."
     return [m.start() for m in _TOKEN.finditer(text) if m[0] == mark]
 
 def pieces(
@@ -38,7 +38,7 @@ def halves(
     text:str,  # "ph=huber"
     mark:str,  # One of , = / : .
     last:bool=False, # Cut at the last mark instead of the first
-)->tuple[str,str|None]: # What stands before and after it; None where there is no mark
+)->tuple[str,str|None]: # The text before and after it; None where there is no mark
     "A text cut in two at a mark that is outside of quotes."
     at = _marks(text, mark)
     if not at: return text.strip(), None
@@ -57,14 +57,14 @@ def unquoted(
 def names_in(
     text:str, # 'age, "weight, kg"'
 )->list[str]: # ["age", "weight, kg"]
-    "Names with commas between them."
+    "Names separated by commas."
     return [unquoted(o) for o in pieces(text) if o]
 
 # %% ../nbs/0_start/55_shorthand.ipynb #75cd9934
 def nested_names_in(
     text:str, # "diet, country/city"
 )->list[str|list[str]]: # ["diet", ["country", "city"]]
-    "Names with commas between them, and slashes from the whole to the part."
+    "Names separated by commas, with slashes from the whole to the part."
     found = []
     for piece in filter(None, pieces(text)):
         chain = [unquoted(o) for o in pieces(piece, "/")]
@@ -76,10 +76,10 @@ def numbers_in(
     text:str,    # ".05, .5, .95"
     setting:str, # Key that is read, for the message
 )->list[float]:  # [.05, .5, .95]
-    "Numbers with commas between them. Raises `AamError` where one cannot be read."
+    "Numbers separated by commas. Raises `AamError` where one cannot be read."
     try: return [float(o) for o in pieces(text) if o]
     except ValueError as e:
-        raise AamError(f"{setting} is '{text}'; wanted numbers with commas between") from e
+        raise AamError(f"{setting} is '{text}'; wanted numbers separated by commas") from e
 
 # %% ../nbs/0_start/55_shorthand.ipynb #cb824751
 def range_in(
@@ -107,8 +107,8 @@ def weights_in(
         try: weight = float(weight) if name and unquoted(name) not in found else -1.
         except (TypeError, ValueError): weight = -1.
         if not weight >= 0:
-            raise AamError(f"{setting} has '{o}'; wanted NAME=WEIGHT with commas between, "
-                           "each name once and each weight 0 or more")
+            raise AamError(f"{setting} has '{o}'; wanted NAME=WEIGHT, separated by commas, "
+                           "with each name once and each weight 0 or more")
         found[unquoted(name)] = weight
     return found
 
@@ -117,7 +117,7 @@ def class_weights_in(
     text:str,    # "none", "balanced" or "sick=2, healthy=1"
     setting:str, # Key that is read, for the message
 )->str|dict[str,float]: # The word, or weights by class
-    "How classes are weighed. Raises `AamError` where it cannot be read."
+    "How classes are weighted. Raises `AamError` where it cannot be read."
     return text if text in ("none", "balanced") else weights_in(text, setting)
 
 # %% ../nbs/0_start/55_shorthand.ipynb #2d222401
@@ -125,11 +125,11 @@ def balance_in(
     text:str,    # "", "site" or "site: gut=2, skin=1"
     setting:str, # Key that is read, for the message
 )->dict[str,dict[str,float]]: # The column, with the weights of its categories or none
-    "Which categories are weighed, and how. Raises `AamError` where it cannot be read."
+    "Which categories are weighted, and how. Raises `AamError` where it cannot be read."
     if not text.strip(): return {}
     column, weights = halves(text, ":")
     if not column or weights == "":
-        raise AamError(f"{setting} is '{text}'; wanted COLUMN, or COLUMN:CATEGORY=WEIGHT with commas between")
+        raise AamError(f"{setting} is '{text}'; wanted COLUMN, or a form such as site: gut=2, skin=1")
     return {unquoted(column): weights_in(weights, setting) if weights else {}}
 
 # %% ../nbs/0_start/55_shorthand.ipynb #f376e588
@@ -137,7 +137,7 @@ def per_column(
     text:str,    # "mse, ph=huber"
     setting:str, # Key that is read, for the message
 )->tuple[str|None,dict[str,str]]: # For all columns, None where not given; for single columns
-    "What a text says of all columns and of single ones. Raises `AamError` for two values for all columns."
+    "The value for all columns and those for single ones. Raises `AamError` for two values for all columns."
     cut = [halves(o, "=", last=True) for o in pieces(text) if o]
     common = [o for o, value in cut if value is None]
     if len(common) > 1:
@@ -184,7 +184,7 @@ def put(
     path:tuple[str,...], # Where the value belongs, from the section down
     value:Any,
 )->None:
-    "Set one value in nested tables. Raises `AamError` where a value stands in place of a table."
+    "Set one value in nested tables. Raises `AamError` where a value is in the place of a table."
     *above, key = path
     if path[0] == "target" and len(path) > 2 and path[1] not in _TARGET_KEYS: above.insert(1, "columns")
     for o in above:

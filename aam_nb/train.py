@@ -30,9 +30,9 @@ FLAGS = {
     "tree": ("data.tree", str, "Newick tree of the ASVs, .nwk or .qza."),
     "sequences": ("data.sequences", str,
                   "Representative sequences (.fasta or .qza), when feature ids are not sequences."),
-    "target": ("data.target", str, "Metadata column to predict, or several with commas between."),
+    "target": ("data.target", str, "Metadata column to predict, or several, separated by commas."),
     "groups": ("data.groups", str, "Metadata column of groups (subject, household...) that stay together."),
-    "independent": ("data.independent", bool, "State that samples are independent, in place of groups."),
+    "independent": ("data.independent", bool, "State that samples are independent, instead of groups."),
     "where": ("data.where", str, 'Keep the samples for which this holds, e.g. "is_infant == 1".'),
     "depth": ("data.depth", int, "Rarefy every sample to this many reads."),
     "seed": ("run.seed", int, "Seed of every random draw."),
@@ -133,7 +133,7 @@ TRAINING = ("table", "metadata", "tree", "sequences", "target", "groups", "indep
 
 @with_flags(*TRAINING)
 def train(**given):
-    "Pretrain and fine-tune on one split; writes a bundle, and predictions and scores of held-out samples."
+    "Pretrain and fine-tune on one split; write a bundle, and predictions and scores of held-out samples."
     config = described(given)
     from aam_nb.runs.train import train_run
     shown(train_run, config)

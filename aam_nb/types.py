@@ -73,7 +73,7 @@ def positions(
     at = {o: i for i, o in enumerate(known)}
     lost = [o for o in ids if o not in at]
     if lost:
-        raise AamError(f"{len(lost)} of {len(ids)} sample ids are not among the {len(at)} samples "
+        raise AamError(f"Cannot find {len(lost)} of {len(ids)} sample ids among the {len(at)} samples "
                        f"(first: {few(lost)}). Ask only for samples of the table.")
     return np.array([at[o] for o in ids], dtype=np.int64)
 
@@ -82,11 +82,11 @@ def positions(
 class Study:
     "Table, metadata and tree of the same samples, in the same order."
     table:Table
-    metadata:pd.DataFrame|None = None # One row a sample, in table order
+    metadata:pd.DataFrame|None = None # One row for each sample, in table order
     tree:Tree|None = None             # Sheared to the table's ASVs
     tip:np.ndarray|None = None        # int32 [asvs], the ASV's tip in `tree`, -1 where it has none
     notes:tuple[str,...] = ()         # What was lost on the way, and why
-    store:object|None = None          # The `Store` that this is all of, where it was read from one
+    store:object|None = None          # The `Store` that it was read from in full, if any
 
     @property
     def ids(self)->np.ndarray: # Object array of str [samples]
@@ -100,7 +100,7 @@ class Study:
 # %% ../nbs/0_start/80_types.ipynb #a5dbd379
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Ids of the samples that train, that pick the epoch, and that are reported.
+    """Ids of the samples that train, that pick the step, and that are reported.
 
     Raises `AamError` where two parts share a sample."""
     train:np.ndarray  # Object array of str
@@ -155,7 +155,7 @@ class SampleReads:
 
 # %% ../nbs/0_start/80_types.ipynb #e23f0669
 class _Moves:
-    "Tensors move together."
+    "A record whose tensors move together."
     def to(self, device):
         "The same record on `device`."
         held = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -200,7 +200,7 @@ class Batch(_Moves):
 # %% ../nbs/0_start/80_types.ipynb #7b24679f
 @patch(as_prop=True)
 def places(self:Batch)->Tensor: # i64 [b]
-    "Where its samples stand in the global batch."
+    "The places of its samples in the global batch."
     return self.index.new_tensor(range(self.start, self.start + self.size))
 
 @patch(as_prop=True)
@@ -210,7 +210,7 @@ def sample(self:Batch)->Tensor: # i64 [n]
 
 @patch(as_prop=True)
 def reads(self:Batch)->SampleReads:
-    "What the sample level reads of it."
+    "The part of the batch that the sample level reads."
     return SampleReads(**{f.name: getattr(self, f.name) for f in fields(SampleReads)})
 
 # %% ../nbs/0_start/80_types.ipynb #f4b98f81
@@ -232,14 +232,14 @@ class Column:
     task:str                      # "regression" or "classification"
     outputs:int = 1               # 1, the number of quantiles, or the number of classes
     loss:str = "mse"              # mse, mae, huber, quantile or asymmetric; classes do not use it
-    levels:tuple[float,...] = ()  # Of the quantile loss, rising, with .5 among them; else empty
-    under:float = 1.              # Asymmetric loss: cost of a unit too low
-    over:float = 1.               # Asymmetric loss: cost of a unit too high
+    levels:tuple[float,...] = ()  # Quantiles of the quantile loss, rising, with .5 among them; else empty
+    under:float = 1.              # Asymmetric loss: cost of predicting one unit too low
+    over:float = 1.               # Asymmetric loss: cost of predicting one unit too high
 
 def slices(
     columns, # `Column`s, in order
 )->list[slice]: # One for each column
-    "Where the outputs of each column stand among all outputs."
+    "Where the outputs of each column are among all outputs."
     edge = np.cumsum([0, *(o.outputs for o in columns)]).tolist()
     return [slice(a, b) for a, b in zip(edge, edge[1:])]
 
@@ -260,7 +260,7 @@ class Covariates:
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     "What one forward pass of the sample level gives."
-    summary:Tensor               # [b, d], one vector a sample
+    summary:Tensor               # [b, d], one vector for each sample
     target:Tensor|None = None    # [b, k], numbers, quantiles and logits of all `Column`s side by side
     distance:Tensor|None = None  # [m, b, B], predicted distances between samples
     unit:Tensor|None = None      # [m], what an error of each distance is divided by in the loss; None for 1
@@ -269,7 +269,7 @@ class Outputs:
 # %% ../nbs/0_start/80_types.ipynb #f0ea8363
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    "One loss: the sum over all that is known, what that sum weighs, and how much their mean counts."
+    "One loss: the sum over all known values, the weight of that sum, and how much the mean counts."
     sum:Tensor        # Scalar, each loss times its weight, added up
     weight:Tensor     # Scalar, the weights added up; 0 where nothing is known
     factor:float = 1. # What the mean counts beside other terms

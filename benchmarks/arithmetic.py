@@ -1,10 +1,11 @@
 """How much of this machine's matrix-product rate a training step uses, both measured in the same run.
 
-    python benchmarks/arithmetic.py           # width 64 (recipe small, its encoder training) and width 128 (recipe aam); a few minutes
+    python benchmarks/arithmetic.py   # width 64 (recipe small, its encoder training) and 128 (recipe aam)
     python benchmarks/arithmetic.py --threads 1
 
-Counted are the matrix products of the step, forward, backward and the encoder's second forward pass; not counted are
-normalisation, activations, softmax, gathering and the optimizer, which cost time all the same. The samples are ecam_infant's.
+The matrix products of the step are counted: forward, backward and the encoder's second forward pass. Not
+counted are normalisation, activations, softmax, gathering and the optimizer, which take time all the same.
+The samples are those of ecam_infant.
 """
 import argparse
 import os
@@ -27,10 +28,20 @@ from aam_nb.training.optim import make_optimizer
 from aam_nb.types import Column
 
 AIM = .5 # Of the matrix-product rate, at width 128
-FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: # PyTorch counts the fused kernel on GPUs only
-             lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v),
-         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
-             lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v)}
+
+
+def fused(q, k, v, *_, **__):
+    "Operations of PyTorch's fused attention on a CPU; PyTorch counts the fused kernel on GPUs only."
+    return flop_counter.sdpa_flop_count(q, k, v)
+
+
+def fused_backward(grad, q, k, v, *_, **__):
+    "Operations of its backward pass."
+    return flop_counter.sdpa_backward_flop_count(grad, q, k, v)
+
+
+FUSED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused,
+         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_backward}
 
 
 def timed(f, *args):
@@ -49,8 +60,8 @@ def products(n=1024, repeats=10):
 def attention(places, width=64, heads=4, tokens=6400):
     """Time of an attention layer with the fused kernel over that with plain products, forward and
     backward, by the clock."""
-    layer, x = layers.SelfAttention(width, heads), torch.randn(tokens//places, places, width,
-                                                               requires_grad=True)
+    layer = layers.SelfAttention(width, heads)
+    x = torch.randn(tokens//places, places, width, requires_grad=True)
     usual, least = layers.SHORT, {}
     for layers.SHORT in (0, places)*15:
         took = timed(lambda: layer(x).backward(x.detach()))[0]

@@ -1,16 +1,19 @@
 """What augmentation costs beside a training step, and which of its steps help.
 
     python benchmarks/augment.py cost    # half a minute; processor time, so a busy machine disturbs it little
-    python benchmarks/augment.py study   # ecam_infant and hmp_v35_bodysite; the time is in benchmarks/results/augment.md
+    python benchmarks/augment.py study   # ecam_infant and hmp_v35_bodysite; the results page says how long
 
-Cost: recipe small on frozen embeddings, ecam_infant, everything in one run. A training step is a batch made, its gradients, and the
-optimizer; augmentation at the defaults is the views of its samples, the hidden names and the draws of mixup. Every other step is timed
-on the same samples, and those of the bases on the ASVs of a pretraining batch, beside a step of that stage.
+Cost: recipe small on frozen embeddings, ecam_infant, everything in one run. A training step is a batch made,
+its gradients, and the optimizer; augmentation at the defaults is the views of its samples, the hidden names
+and the draws of mixup. Every other step is timed on the same samples, and those of the bases on the ASVs of a
+pretraining batch, beside a step of that stage.
 
-Study: a fifth of the groups is set aside and not looked at; the rest makes three inner folds by group. The ASV encoder is pretrained once
-on the samples of the three folds and frozen; each arm then fits the target on two folds and is scored on the third at its last step, with
-two seeds. An arm differs from the defaults in one choice. `again` is the defaults with other seeds: what chance alone does. Steps on bases
-act in pretraining, so each of these arms has an encoder of its own. Both stages are shorter than in the recipe small (200 and 240 steps).
+Study: a fifth of the groups is set aside and not looked at; the rest makes three inner folds by group. The
+ASV encoder is pretrained once on the samples of the three folds and frozen; each arm then fits the target on
+two folds and is scored on the third at its last step, with two seeds. An arm differs from the defaults in one
+choice. `again` is the defaults with other seeds: what chance alone does. Steps on bases act in pretraining,
+so each of these arms has an encoder of its own. Both stages are shorter than in the recipe small (200 and 240
+steps).
 """
 import argparse
 import os
@@ -157,20 +160,20 @@ class Part:
         data = DataConfig(table=str(folder/"table.biom"), metadata=str(folder/"metadata.tsv"),
                           tree=str(folder/"tree.nwk"), **how)
         study = most(with_target(load_study(data), data), data.groups)
-        self.data, self.metadata, self.store, self.values = data, study.metadata, build_store(study), study.metadata[data.target]
+        self.data, self.metadata, self.store = data, study.metadata, build_store(study)
+        self.values = study.metadata[data.target]
         self.task = "regression" if self.values.dtype.kind in "fi" else "classification"
         groups, stratum = study.metadata[data.groups].astype(str).to_numpy(), strata(self.values, self.task)
         self.train = np.sort(study.positions(kfold(study.ids, 5, groups, stratum, seed=42)[0][0]))
         inner = kfold(study.ids[self.train], 3, groups[self.train], stratum[self.train], seed=43)
-        self.folds = [tuple(study.positions(o) for o in fold) for fold in inner]
+        self.folds = [(study.positions(a), study.positions(b)) for a, b in inner]
         self.accelerator = make_accelerator(RunConfig(device="cpu"))
         print(f"{name}: {self.store}; {len(self.train)} samples of {len(np.unique(groups[self.train]))} "
               "groups in three inner folds", flush=True)
 
     def bench(self, seed, augment=None):
-        config = load_config("small",
-                             (f"run.seed={seed}", f"pretrain_asv.steps={STEPS['asvs']}",
-                              f"optim.steps={STEPS['target']}"))
+        steps = f"pretrain_asv.steps={STEPS['asvs']}", f"optim.steps={STEPS['target']}"
+        config = load_config("small", (f"run.seed={seed}", *steps))
         config = replace(config, data=self.data, augment=replace(config.augment, **augment or {}))
         return Bench(config=config, store=self.store, metadata=self.metadata, accelerator=self.accelerator)
 

@@ -1,7 +1,9 @@
 """Scores and seconds of the baselines on real studies, by group: python benchmarks/baselines.py [DATA]
 
-DATA is the folder of real studies (default: AAM_DATA, or ../shared/data). Three evaluations without a model: infants of ecam_infant (month_of_life),
-ibd_crohns_2538 as it comes, where depth alone predicts, and at 4,000 reads. Seconds are for the slowest method and for one outer fold of all methods."""
+DATA is the folder of real studies (default: AAM_DATA, or ../shared/data). Three evaluations without a model:
+infants of ecam_infant (month_of_life), ibd_crohns_2538 as it comes, where depth alone predicts, and the same
+at 4,000 reads. Seconds are for the slowest method and for one outer fold of all methods.
+"""
 import os
 import sys
 import time

@@ -1,10 +1,12 @@
-"""A study larger than it need be: 100,000 samples x 300,000 ASVs, about 20 million counts, as an HDF5 BIOM, a TSV and a Newick tree.
+"""A study larger than it need be: 100,000 samples x 300,000 ASVs, about 20 million counts, as an HDF5 BIOM, a
+TSV and a Newick tree.
 
-    python benchmarks/big.py               # all of it, in a temporary folder; two minutes on a free core, ten on a busy one; 1.5 GB of disk
+    python benchmarks/big.py               # all of it, in a temporary folder of 1.5 GB; two to ten minutes
     python benchmarks/big.py --scale .1    # a tenth of the samples and of the ASVs
 
-Builds the store at a quarter, a half and the whole of that size, trains from the whole, and counts samples a second. Each piece of work runs in a
-process of its own, so that its peak of memory is its own; the figures are whole processes, imports included. Writes benchmarks/results/big.md.
+Builds the store at a quarter, a half and the whole of that size, trains from the whole, and counts samples a
+second. Each piece of work runs in a process of its own, so that its peak of memory is its own; the figures
+are those of whole processes, imports included. Writes benchmarks/results/big.md.
 """
 import argparse
 import json
@@ -21,8 +23,9 @@ from pathlib import Path
 
 from aam_nb import __version__
 
-# HELD: draws of an ASV a sample; repeats fall together
-SAMPLES, ASVS, HELD, BASES = 100_000, 300_000, 210, 150
+SAMPLES, ASVS, BASES = 100_000, 300_000, 150
+HELD = 210 # Draws of an ASV a sample; repeats fall together
+SITES = ("gut", "mouth", "skin")
 AIMS = dict(build=1.5, train=2.) # GiB
 AIM_LOADER = 1000 # Samples a second, one worker
 
@@ -41,10 +44,10 @@ def slices_of(samples, asvs, step=5000):
     dealt = keyed_rng(0, "deal").permutation(asvs)
     for a in range(0, samples, step):
         rng, n = keyed_rng(0, "slice", a), min(step, samples - a)
-        at = np.unique(np.repeat(np.arange(n),
-                                 HELD)*asvs + dealt[(asvs*rng.random(n*HELD)**2).astype(np.int64)])
-        yield np.bincount(at//asvs, minlength=n), (at % asvs).astype(np.int32), rng.geometric(.03,
-                                                                                              len(at)).astype(np.float64)
+        found = dealt[(asvs*rng.random(n*HELD)**2).astype(np.int64)]
+        at = np.unique(np.repeat(np.arange(n), HELD)*asvs + found)
+        reads = rng.geometric(.03, len(at)).astype(np.float64)
+        yield np.bincount(at//asvs, minlength=n), (at % asvs).astype(np.int32), reads
 
 
 def write_biom(path, samples, sequences):
@@ -101,7 +104,8 @@ def make(folder, samples, asvs):
     with open(folder/"metadata.tsv", "w") as f:
         f.write("sample-id\tsubject\tage\tsite\n")
         for i in range(samples):
-            f.write(f"S{i:06d}\tP{i//5}\t{rng.uniform(0, 90):.1f}\t{('gut', 'mouth', 'skin')[rng.integers(3)]}\n")
+            age, site = rng.uniform(0, 90), SITES[rng.integers(3)]
+            f.write(f"S{i:06d}\tP{i//5}\t{age:.1f}\t{site}\n")
     pairs = write_biom(folder/"table.biom", samples, sequences)
     return dict(samples=samples, asvs=asvs, pairs=pairs, biom=(folder/"table.biom").stat().st_size/1e6,
                 tree=(folder/"tree.nwk").stat().st_size/1e6)
@@ -205,13 +209,13 @@ def load(folder):
     torch.set_num_threads(1)
     store = open_store(folder/"store")
     out = {}
-    common, samples = dict(identity=64, known=np.arange(len(store.tokens))), SampleDataset(store,
-                                                                                           target=np.zeros(len(store)))
-    for name, how, workers in (("as stored", {}, 1), ("augmented", dict(augment=AugmentConfig()), 1),
-                               ("augmented, in the training process",
-                               dict(augment=AugmentConfig()), 0),
-                               ("augmented, unweighted UniFrac",
-                                dict(augment=AugmentConfig(), metrics=("unweighted",)), 1)):
+    common = dict(identity=64, known=np.arange(len(store.tokens)))
+    samples = SampleDataset(store, target=np.zeros(len(store)))
+    augmented = dict(augment=AugmentConfig())
+    kinds = (("as stored", {}, 1), ("augmented", augmented, 1),
+             ("augmented, in the training process", augmented, 0),
+             ("augmented, unweighted UniFrac", dict(**augmented, metrics=("unweighted",)), 1))
+    for name, how, workers in kinds:
         batches = loader(SampleBatches(samples, View(**common, **how), batch=32, steps=220), workers=workers)
         for _ in range(20): next(batches)
         begun = time.perf_counter()
@@ -250,17 +254,19 @@ def page(scale, sizes, trained, loaded):
                      f"| {o['read_seconds']:.1f} s, {o['read']:.2f} | {o['work']:.1f} ({o['seconds']:.1f}) | "
                      f"{o['work']/files['pairs']*1e6:.2f} "
                      f"| {o['peak']:.2f} |")
-    lines += ["",
-              f"Aim: under {AIMS['build']} GiB. Imports alone take {sizes[-1][1]['imports']:.2f}. {sizes[-1][1]['store']}", "",
+    whole = sizes[-1][1]
+    lines += ["", f"Aim: under {AIMS['build']} GiB. Imports alone take {whole['imports']:.2f}. "
+                  f"{whole['store']}", "",
               "## Training from the whole", "", "| after | seconds | peak so far |", "|---|---|---|"]
-    lines += [f"| {o['what']} | {'' if o['seconds'] is None else format(o['seconds'], '.2f')} | {o['peak']:.2f} |" for o in trained["stages"]]
-    lines += ["",
-              f"Seconds are those of a step where there are steps. Peak {trained['peak']:.2f}, aim: under {AIMS['train']} GiB.", "",
+    for o in trained["stages"]:
+        seconds = "" if o["seconds"] is None else f"{o['seconds']:.2f}"
+        lines.append(f"| {o['what']} | {seconds} | {o['peak']:.2f} |")
+    lines += ["", f"Seconds are those of a step where there are steps. Peak {trained['peak']:.2f}, "
+                  f"aim: under {AIMS['train']} GiB.", "",
               "## Loading, batches of 32, one worker process", "", "| | samples/s |", "|---|---|"]
     lines += [f"| {k} | {v:,.0f} |" for k, v in loaded["rates"].items()]
     lines += ["", f"Aim: over {AIM_LOADER:,}. Peak of the training process {loaded['peak']:.2f}, of a worker "
-                  f"{loaded['worker']:.2f} (mapped pages of the store "
-              "count in both)."]
+                  f"{loaded['worker']:.2f} (mapped pages of the store count in both)."]
     return "\n".join(lines) + "\n"
 
 
@@ -268,10 +274,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1., help="of the samples and of the ASVs")
-    parser.add_argument("--out", default="", help="results page; benchmarks/results/big.md at full scale, "
-                                                  "none otherwise")
-    parser.add_argument("--folder", default="", help="where the files go; a temporary folder that is removed "
-                                                     "at the end")
+    parser.add_argument("--out", default="",
+                        help="results page; benchmarks/results/big.md at full scale, none otherwise")
+    parser.add_argument("--folder", default="",
+                        help="where the files go; a temporary folder that is removed at the end")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder or None, prefix="big-") as tmp:
         sizes = []

@@ -1,9 +1,11 @@
-"""What encoding each distinct ASV of a batch once is worth: a training step beside the plain path, ecam_infant, same run.
+"""What it is worth to encode each distinct ASV of a batch once: a training step beside the plain path,
+ecam_infant, same run.
 
-    python benchmarks/dedup.py                # recipe small with a training encoder, batches of 8 and 32; a minute
+    python benchmarks/dedup.py                # recipe small with a training encoder, batches of 8 and 32
     python benchmarks/dedup.py --recipe aam   # one token a base, width 128; an hour
 
-The plain path encodes the ASVs of each sample anew, as AAM does; both paths use the same model, chunks and losses.
+The plain path encodes the ASVs of each sample anew, as AAM does; both paths use the same model, chunks and
+losses.
 """
 import argparse
 import os

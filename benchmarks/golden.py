@@ -1,10 +1,14 @@
-"""What a rebuilding of the house must leave as it is: predictions, scores, folds and final weights of many kinds of runs.
+"""Shows that a change to the code leaves its results as they were: predictions, scores, folds and final
+weights of many kinds of runs. Run it before the change and after it, on the same machine, and compare what
+the two wrote.
 
-    python benchmarks/golden.py write FOLDER            run every case, keep what it made (minutes; one thread, so that sums have one order)
-    python benchmarks/golden.py compare BEFORE AFTER    say what is the same to the bit, what to 1e-6, and what is not
+    python benchmarks/golden.py write BEFORE            run every case and keep what it made; minutes
+    python benchmarks/golden.py write AFTER --only demo run the cases that are named
+    python benchmarks/golden.py compare BEFORE AFTER    say what is the same to the bit or to 1e-6
 
-Write once before a change and once after it, on the same machine. Everything goes through the command line, so the same script serves both.
-PYTHONPATH picks the code that runs. AAM_DATA names the folder of real studies (default ../shared/data); cases that need it want it.
+Every case goes through the command line, so the same script serves both versions; PYTHONPATH picks the code
+that runs. It runs on one thread, so that sums have one order. AAM_DATA names the folder of real studies
+(default ../shared/data), which all cases but `demo` need.
 """
 import argparse
 import json
@@ -30,45 +34,42 @@ SHORT = ["pretrain_asv.steps=30", "pretrain_asv.every=10", "optim.steps=40", "op
 TRAINED = ["optim.freeze=false", "optim.chunk=32", "optim.steps=12", "optim.every=4", "pretrain_asv.steps=20"]
 PAIRS = ["pretrain_sample.steps=20", "pretrain_sample.every=10", "loss.distance=0.3"]
 
-# A name, a command, and what it is told. `{out}` is the folder of the case.
+# Name of a case: a command, and its overrides
 CASES = {
     "demo": ("demo", []),
     "month_frozen": ("train", [*MONTH, *SHORT]),
     "month_trained": ("train", [*MONTH, *SHORT, *TRAINED]),
     "birth_frozen": ("train", [*BIRTH, *SHORT]),
     "birth_trained": ("train", [*BIRTH, *SHORT, *TRAINED, "target.class_weights=balanced"]),
-    "covariates": ("train",
-                   [*MONTH, *SHORT, "data.covariates=diet,sex/delivery", "model.fusion=gated",
-                    "target.loss=huber"]),
+    "covariates": ("train", [*MONTH, *SHORT, "data.covariates=diet,sex/delivery", "model.fusion=gated",
+                             "target.loss=huber"]),
     "cross": ("train", [*BIRTH, *SHORT, "data.covariates=diet", "model.fusion=cross", "model.scale_by=diet",
                         "augment.mixup=0"]),
-    "two_targets": ("train",
-                    [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT,
-                     "target.bounds='month_of_life=0:'"]),
+    "two_targets": ("train", [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT,
+                              "target.bounds='month_of_life=0:'"]),
     "distances": ("train", [*MONTH, *SHORT, *PAIRS, "loss.metric=unweighted,braycurtis,aitchison,faith_pd"]),
     "attention": ("train", [*MONTH, *SHORT, *TRAINED, *PAIRS, "model.sample=attention",
-                            "model.readout=attention", "model.patch=3",
-                            "loss.counts=0.2", "pretrain_sample.freeze=false", "loss.span=2"]),
-    "pools": ("train",
-              [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.pools=clade,presence,mean,attention,sum",
-                        "model.abundance=clr", "loss.metric=generalized,weighted", "data.limit=20",
-                        "data.select=random"]),
+                            "model.readout=attention", "model.patch=3", "loss.counts=0.2",
+                            "pretrain_sample.freeze=false", "loss.span=2"]),
+    "pools": ("train", [*MONTH, *SHORT, *PAIRS, "model.sample=both", "model.abundance=clr",
+                        "model.pools=clade,presence,mean,attention,sum",
+                        "loss.metric=generalized,weighted", "data.limit=20", "data.select=random"]),
     "linear": ("train", [*MONTH, *SHORT, "model.linear=both", "model.components=8", "model.depth=true",
                          "target.loss=quantile"]),
     "augmented": ("train", [*BIRTH, *SHORT, *TRAINED, "augment.mix=reads", "augment.jitter=dirichlet",
-                            "augment.substitution=0.01",
-                            "augment.window=10", "augment.reverse=0.1", "loss.tree=0",
-                            "augment.shuffle=true"]),
+                            "augment.substitution=0.01", "augment.window=10", "augment.reverse=0.1",
+                            "loss.tree=0", "augment.shuffle=true"]),
     "two_months": ("evaluate", [*MONTH, *SHORT, "run.folds=3", "data.depth=500"]),
     "two_births": ("evaluate", [*BIRTH, *SHORT, "run.folds=3", "run.inner=3", "run.repeats=2"]),
     "two_both": ("evaluate", [*FILES, *GROUPS, "data.target=month_of_life,delivery", *SHORT, "run.folds=2"]),
-    "pretrained": ("pretrain",
-                   [*FILES, "pretrain_asv.steps=30", "pretrain_asv.every=10", "pretrain_sample.steps=20",
-                                "pretrain_sample.every=10", "loss.metric=unweighted,jaccard"]),
+    "pretrained": ("pretrain", [*FILES, "pretrain_asv.steps=30", "pretrain_asv.every=10",
+                                "pretrain_sample.steps=20", "pretrain_sample.every=10",
+                                "loss.metric=unweighted,jaccard"]),
     "looked_at": ("inspect", [*MONTH]),
 }
 KEPT = {".tsv", ".safetensors", ".json", ".jsonl"}
 SKIPPED = {"versions.json", "config.json"}
+SCRATCH = {"store", "cache", "checkpoint", "checkpoints"} # Folders of a run that are no results
 TIMES = {"time", "seconds", "created", "elapsed"}
 RENAMED = {"told": "covariates"} # Words of files that mean the same under another name
 
@@ -87,9 +88,7 @@ def keep(run, to):
     "Copy the small files that say what a run found."
     for path in sorted(run.rglob("*")):
         inner = path.relative_to(run)
-        if path.suffix not in KEPT or path.name in SKIPPED or {"store", "cache", "checkpoint",
-                                                               "checkpoints"} & set(inner.parts):
-            continue
+        if path.suffix not in KEPT or path.name in SKIPPED or SCRATCH & set(inner.parts): continue
         (to/inner).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, to/inner)
 
@@ -127,19 +126,28 @@ def stripped(value):
     return [stripped(o) for o in value] if isinstance(value, list) else value
 
 
+def weights_of(path):
+    "Names and numbers of a file of weights, in order."
+    from safetensors.numpy import load_file
+    found = []
+    for name, values in sorted(load_file(path).items()):
+        found += [name, *values.astype(np.float64).ravel().tolist()]
+    return found
+
+
+def json_words(path):
+    "Numbers and words of a file of one JSON value, or of one a line, in order."
+    text = path.read_text(encoding="utf-8")
+    rows = [json.loads(o) for o in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+    return re.sub(r"[][{},]", " ", json.dumps(stripped(rows))).split()
+
+
 def numbers_of(path):
     "Numbers and words of a kept file, in order."
-    if path.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-        return [o for k, v in sorted(load_file(path).items())
-                for o in (k, *v.astype(np.float64).ravel().tolist())]
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".tsv": cells = [o for line in text.splitlines() for o in line.split("\t")]
-    else:
-        rows = [json.loads(o) for o in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
-        cells = json.dumps(stripped(rows)).replace("[", " ").replace("]", " ").replace(",", " ").replace("{",
-                                                                                                         " ").replace("}", " ").split()
-    return [as_number(o) for o in cells]
+    if path.suffix == ".safetensors": return weights_of(path)
+    if path.suffix != ".tsv": return [as_number(o) for o in json_words(path)]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [as_number(o) for line in lines for o in line.split("\t")]
 
 
 def as_number(cell):
@@ -160,22 +168,31 @@ def farthest(a, b):
     return most
 
 
+def kept_in(folder):
+    "The files of all cases, by their paths."
+    return {p.relative_to(folder/"kept") for p in (folder/"kept").rglob("*") if p.is_file()}
+
+
+def report(path, apart):
+    "Say how far a file is from what it was; 1 where that is too far, and otherwise 0."
+    if apart is None: print(f"DIFFERS (words): {path}")
+    elif apart > 1e-6: print(f"DIFFERS ({apart:.2e}): {path}")
+    elif apart: print(f"the same to 1e-6 ({apart:.1e}): {path}")
+    return int(apart is None or apart > 1e-6)
+
+
 def compare(before, after):
     "Print what differs; returns 1 where something does by more than 1e-6."
     wrong = same = 0
-    old, new = ({p.relative_to(o/"kept") for p in (o/"kept").rglob("*") if p.is_file()}
-                for o in (before, after))
+    old, new = kept_in(before), kept_in(after)
     for o in sorted(old - new): print(f"gone: {o}")
     for o in sorted(new - old): print(f"new: {o}")
     for o in sorted(old & new):
         apart = farthest(numbers_of(before/"kept"/o), numbers_of(after/"kept"/o))
-        if apart == 0: same += 1
-        elif apart is None or apart > 1e-6:
-            wrong += 1
-            print(f"DIFFERS ({'words' if apart is None else f'{apart:.2e}'}): {o}")
-        else: print(f"the same to 1e-6 ({apart:.1e}): {o}")
-    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, {len(old - new)} are "
-          "gone")
+        same += apart == 0
+        wrong += report(o, apart)
+    print(f"{same} of {len(old & new)} files are the same to the bit, {wrong} differ, "
+          f"{len(old - new)} are gone")
     return int(bool(wrong or old - new))
 
 

@@ -1,9 +1,11 @@
-"""What the leak check finds in real studies, how long it takes, and how often it is wrong on clean simulated ones.
+"""What the leak check finds in real studies, how long it takes, and how often it is wrong on clean simulated
+ones.
 
     python benchmarks/inspection.py            # all of it; some minutes
     python benchmarks/inspection.py --seeds 5  # fewer clean studies
 
-Real studies are read from the folder AAM_DATA (default ../shared/data). Seconds are processor time on one thread.
+Real studies are read from the folder AAM_DATA (default ../shared/data). Seconds are processor time on one
+thread.
 """
 import argparse
 import os

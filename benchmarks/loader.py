@@ -1,5 +1,5 @@
-"""How many samples a second the loader makes, alone: the infants of ecam_infant, batches of 32, one process; then the same beside
-ibd_crohns_2538 in a corpus.
+"""How many samples a second the loader makes, alone: the infants of ecam_infant, batches of 32, one process;
+then the same beside ibd_crohns_2538 in a corpus.
 
     python benchmarks/loader.py            # reads AAM_DATA, default ../shared/data; under a minute
 """

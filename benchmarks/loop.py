@@ -1,8 +1,9 @@
 """What the loop costs beside the steps it runs: recipe small on frozen embeddings, ecam_infant, same run.
 
-    python benchmarks/loop.py                 # half a minute; processor time, so a busy machine disturbs it little
+    python benchmarks/loop.py   # half a minute; processor time, so a busy machine disturbs it little
 
-Bare: gradients of ready-made batches. Loop: the same with rate, clipping, AdamW, averaging and bookkeeping, as `fit` runs them.
+Bare: gradients of ready-made batches. Loop: the same with rate, clipping, AdamW, averaging and bookkeeping,
+as `fit` runs them.
 """
 import argparse
 import os

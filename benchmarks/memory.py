@@ -1,7 +1,8 @@
-"""Peak memory of pretraining at AAM's default size: recipe aam, batch 8, 1,024 ASVs a sample, UniFrac and masked bases.
+"""Peak memory of pretraining at AAM's default size: recipe aam, batch 8, 1,024 ASVs a sample, UniFrac and
+masked bases.
 
     python benchmarks/memory.py               # two steps on 2,048 distinct ASVs; some minutes
-    python benchmarks/memory.py --asvs 8192   # no ASV shared between samples; four times as long, no more memory
+    python benchmarks/memory.py --asvs 8192   # no ASV in two samples; four times as long, no more memory
 
 A child process does the work, so that its peak is its own; the figure is the whole process, imports included.
 """
@@ -16,8 +17,8 @@ AIM = 1.5 # GiB, the whole process
 
 def peak():
     "Largest resident memory of this process so far, GiB."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin"
-                                                               else 1024)/1024**3
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit/1024**3
 
 
 def work(asvs, samples, held, steps, chunk):

@@ -1,14 +1,16 @@
-"""The main job on real studies: one command each, scores beside the baselines on the same folds, kept in benchmarks/results.
+"""The main job on real studies: one command each, scores beside the baselines on the same folds, kept in
+benchmarks/results.
 
-    python benchmarks/studies.py ecam_small        infants of ecam_infant, months of life, by subject: the recipe small
+    python benchmarks/studies.py ecam_small        infants of ecam_infant, months of life, by subject
     python benchmarks/studies.py ecam_delivery     the same infants, how they were born
     python benchmarks/studies.py ecam_both         both columns at once, by one model
     python benchmarks/studies.py hmp_small         hmp_v35_bodysite, 18 sites of the body, by subject
-    python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control, by subject
-    python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train and predict in one go, with the short recipe demo
-    python benchmarks/studies.py ecam_aam          one split with the recipe aam under a stated number of steps (hours on a CPU)
+    python benchmarks/studies.py ibd_small         ibd_crohns_2538 from its .qza files, Crohn's or control
+    python benchmarks/studies.py tiny_demo         tiny_ecam60: evaluate, train, predict with the recipe demo
+    python benchmarks/studies.py ecam_aam          one split with the recipe aam, few steps (hours on a CPU)
 
-AAM_DATA names the folder of studies (default ../shared/data). Times are of the machine at hand; scores are what to compare.
+All but the last two use the recipe small and divide by subject. AAM_DATA names the folder of studies (default
+../shared/data). Times are of the machine at hand; scores are what to compare.
 """
 import argparse
 import json
@@ -73,7 +75,8 @@ def written(job, heard, seconds, overrides, out):
     lines = [o.replace(str(DATA), "data").replace(f"{out}/", "") for text in heard
              for o in text.splitlines() if " stands in " not in o]
     command = " ".join(["python benchmarks/studies.py", job, *overrides])
-    machine = f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), {json.dumps(versions())}"
+    machine = (f"{date.today()}, {seconds/60:.1f} min on {os.cpu_count()} cores ({platform.machine()}), "
+               f"{json.dumps(versions())}")
     return "\n".join([f"# {job}", "", f"`{command}`", "", machine, "", "```", *lines, "```", ""])
 
 

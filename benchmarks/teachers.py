@@ -1,9 +1,11 @@
-"""How well the sample level learns each distance: rank correlation, Mantel's r and stress on samples of groups that did not train.
+"""How well the sample level learns each distance: rank correlation, Mantel's r and stress on samples of
+groups that did not train.
 
-    python benchmarks/teachers.py ecam_infant            # under AAM_DATA, default ../shared/data; about 5 minutes
+    python benchmarks/teachers.py ecam_infant            # under AAM_DATA; about 5 minutes
     python benchmarks/teachers.py ecam_infant --metrics unweighted,aitchison --steps 200 model.identity=256
 
-The ASV encoder learns once, from the tree of the training samples' ASVs, and stays as it is; then one sample level learns each metric.
+The ASV encoder learns once, from the tree of the training samples' ASVs, and stays as it is; then one sample
+level learns each metric.
 """
 import argparse
 import os
@@ -16,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from aam_nb.recipe import load_config
-from aam_nb.sections import metrics
+from aam_nb.registry import metrics
 from aam_nb.batches.collate import known_places
 from aam_nb.batches.sample_batches import PlainBatches
 from aam_nb.batches.samples import SampleDataset, asvs_in
@@ -55,10 +57,11 @@ def taught(bench, start, table, train, test):
     objective, source = sample_stage(bench, model, train, embeddings=table)
     bench.fit(objective, source, config.pretrain_sample, "teacher")
     known = known_places(store.keys, np.sort(store.keys[asvs_in(store, train)]))
-    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=(config.loss.metric,),
+    view = View(identity=config.model.identity, alpha=config.loss.alpha, metrics=config.loss.metric,
                 known=known)
-    look = lambda rows: measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
-    return look(train), look(test)
+    def measured(rows):
+        return measure_samples(objective, PlainBatches(SampleDataset(store, rows), view, batch=64))
+    return measured(train), measured(test)
 
 
 if __name__ == "__main__":
@@ -70,8 +73,8 @@ if __name__ == "__main__":
     ask.add_argument("--asv-steps", type=int, default=500)
     ask.add_argument("--batch", type=int, default=64)
     given = ask.parse_intermixed_args()
-    store, train, test, groups = divided(Path(os.environ.get("AAM_DATA",
-                                                             ROOT.parent/"shared"/"data"))/given.study)
+    data = Path(os.environ.get("AAM_DATA", ROOT.parent/"shared"/"data"))
+    store, train, test, groups = divided(data/given.study)
     config = load_config("small", (f"pretrain_sample.steps={given.steps}",
                                    f"pretrain_sample.batch={given.batch}",
                                    f"pretrain_asv.steps={given.asv_steps}",
@@ -80,14 +83,15 @@ if __name__ == "__main__":
     clock = time.perf_counter()
     start = pretrain_asvs(bench, train)
     table = embed_asvs(start.freeze_encoder(), store.tokens)
-    print(f"{given.study}: {len(train)} samples train, {len(test)} of other hosts are measured ({groups} "
-          "hosts in all); "
-          f"ASV encoder {config.pretrain_asv.steps} steps, {time.perf_counter() - clock:.0f} s; then "
-          f"{given.steps} steps of {given.batch} samples a metric")
-    print(f"{'metric':22}{'spearman':>10}{'mantel':>10}{'stress':>10}{'spearman of training samples':>32}{'seconds':>10}")
+    print(f"{given.study}: {len(train)} samples train, {len(test)} of other hosts are measured "
+          f"({groups} hosts in all); ASV encoder {config.pretrain_asv.steps} steps, "
+          f"{time.perf_counter() - clock:.0f} s; then {given.steps} steps of {given.batch} samples a metric")
+    print(f"{'metric':22}{'spearman':>10}{'mantel':>10}{'stress':>10}{'spearman of training samples':>32}"
+          f"{'seconds':>10}")
     for metric in given.metrics.split(","):
         clock = time.perf_counter()
-        one = replace(config, loss=replace(config.loss, metric=metric))
+        one = replace(config, loss=replace(config.loss, metric=(metric,)))
         own, other = taught(replace(bench, config=one), start, table, train, test)
-        seen = [other[f"distance_{o}"] for o in ("spearman", "mantel", "stress")]
-        print(f"{metric:22}{seen[0]:10.3f}{seen[1]:10.3f}{seen[2]:10.3f}{own['distance_spearman']:32.3f}{time.perf_counter() - clock:10.0f}", flush=True)
+        figures = "".join(f"{other[f'distance_{o}']:10.3f}" for o in ("spearman", "mantel", "stress"))
+        print(f"{metric:22}{figures}{own['distance_spearman']:32.3f}{time.perf_counter() - clock:10.0f}",
+              flush=True)

@@ -1,8 +1,11 @@
-"""Two targets by one model against one model each: paired differences on the same samples, with intervals over groups.
+"""Two targets by one model against one model each: paired differences on the same samples, with
+intervals over groups.
 
-    python benchmarks/studies.py ecam_small; python benchmarks/studies.py ecam_both
-    python benchmarks/studies.py ecam_delivery data.split=runs/ecam_both/evaluate/folds.tsv      # on the folds of the others
-    python benchmarks/together.py month_of_life=runs/ecam_small/evaluate delivery=runs/ecam_delivery/evaluate --both runs/ecam_both/evaluate
+    python benchmarks/studies.py ecam_small
+    python benchmarks/studies.py ecam_both
+    python benchmarks/studies.py ecam_delivery data.split=runs/ecam_both/evaluate/folds.tsv   # the same folds
+    python benchmarks/together.py month_of_life=runs/ecam_small/evaluate \\
+        delivery=runs/ecam_delivery/evaluate --both runs/ecam_both/evaluate
 
 The folders are those of `aam evaluate`. A sample is out of fold in each of them.
 """
@@ -27,9 +30,11 @@ def scores_of(found):
     classes = [o.removeprefix("aam:") for o in found.columns
                if o.startswith("aam:") and o not in ("aam:low", "aam:high")]
     task = "classification" if classes else "regression"
-    true = np.array([classes.index(o) for o in found.true]) if classes else found.true.astype(float).to_numpy()
-    said = found[[f"aam:{c}" for c in classes]].to_numpy() if classes else found.aam.to_numpy()
-    return score_functions(task, true, said, found.fold.to_numpy())
+    if classes:
+        true = np.array([classes.index(o) for o in found.true])
+        predicted = found[[f"aam:{c}" for c in classes]].to_numpy()
+    else: true, predicted = found.true.astype(float).to_numpy(), found.aam.to_numpy()
+    return score_functions(task, true, predicted, found.fold.to_numpy())
 
 
 def compared(name, apart, both):
@@ -38,15 +43,16 @@ def compared(name, apart, both):
     ids = a.index.intersection(b.index)
     a, b = a.loc[ids], b.loc[ids]
     rows = np.arange(len(ids))
-    same = "the same folds" if (a.groupby("fold").ngroup()
-                                == b.groupby("fold").ngroup()).all() else "other folds"
+    equal = (a.groupby("fold").ngroup() == b.groupby("fold").ngroup()).all()
+    folds = "the same folds" if equal else "other folds"
     for metric, before in scores_of(a).items():
         after = scores_of(b)[metric]
         low, high = bootstrap(lambda r, before=before, after=after: after(r) - before(r), a.group.to_numpy(),
                               n=1000, seed=42)
         gap = after(rows) - before(rows)
-        said = f"apart {before(rows):.3f}   together {after(rows):.3f}   difference {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
-        print(f"{name:16}{metric:10}{len(ids):6} samples, {same}   {said}")
+        print(f"{name:16}{metric:10}{len(ids):6} samples, {folds}   "
+              f"apart {before(rows):.3f}   together {after(rows):.3f}   "
+              f"difference {gap:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """UniFrac in the batch and for a whole table, beside scikit-bio and scipy in the same run, all on one thread.
 
-    python benchmarks/unifrac.py             # the real studies under AAM_DATA, default ../shared/data; a few minutes, most of them scikit-bio's
+    python benchmarks/unifrac.py             # the studies under AAM_DATA; minutes, most of them scikit-bio's
     python benchmarks/unifrac.py --quick     # without the whole table by scikit-bio
+
+AAM_DATA is the folder of real studies (default ../shared/data).
 """
 import argparse
 import os

@@ -11,7 +11,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/"tools"))
 
-# Times vary on a busy machine, so no example has a deadline; the draws are the same in every run, so a failure is found again.
+# Times vary on a busy machine, so no example has a deadline; the draws are the same in every run, so a
+# failure is found again.
 settings.register_profile("aam", deadline=None, derandomize=True, max_examples=50,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("aam")

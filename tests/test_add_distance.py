@@ -84,7 +84,7 @@ def test_a_batch_and_the_head_take_the_numbers_of_the_record(study):
 
 
 def test_a_distance_that_nobody_registered_is_refused(study, tmp_path):
-    with pytest.raises(AamError, match="loss.metric names 'hellinger'; wanted some of unweighted"):
+    with pytest.raises(AamError, match="loss.metric names 'hellinger'; wanted one of unweighted"):
         configured(study, tmp_path, "loss.metric=hellinger")
     with registered(metrics, HELLINGER):
         with pytest.raises(AamError, match="named 'hellinger' already"): metrics.add(HELLINGER)

@@ -97,5 +97,5 @@ def test_a_tracker_that_fails_does_not_change_what_is_learned(study, tmp_path, c
 
 
 def test_a_tracker_that_nobody_registered_is_refused(study, tmp_path):
-    with pytest.raises(AamError, match="run.trackers names 'sheet'; wanted some of tensorboard"):
+    with pytest.raises(AamError, match="run.trackers names 'sheet'; wanted one of tensorboard"):
         configured(study, tmp_path, "run.trackers=sheet")

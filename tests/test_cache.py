@@ -26,7 +26,7 @@ def test_a_result_is_made_once_and_mapped(tmp_path):
     (entry, other) = sorted(cache.entries(), key=lambda o: o.key["a"])
     assert entry.key == dict(a=1, b=["x", None]) and cache.size == entry.size + other.size > 48
     assert "2 entries" in repr(cache)
-    with pytest.raises(AamError, match="small letters"): cache.array("../up", {}, make)
+    with pytest.raises(AamError, match="lower-case letters"): cache.array("../up", {}, make)
 
 def test_blocks_are_joined_and_a_failure_keeps_nothing(tmp_path):
     cache = Cache(tmp_path/"cache")

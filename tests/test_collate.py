@@ -24,7 +24,7 @@ from aam_nb.sections import AugmentConfig
 
 def by_loops(counts, rows):
     "Distinct ASVs of some samples, and the samples as lists of places among them, reads and offsets."
-    distinct = [a for a in range(40) if any(counts[r, a] for r in rows)]
+    distinct = [a for a in range(40) if counts[rows, a].any()]
     asv, reads, offsets = [], [], [0]
     for r in rows:
         for a in np.flatnonzero(counts[r]):

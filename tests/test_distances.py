@@ -76,6 +76,13 @@ def test_faith_pd_as_scikit_bio(seed, n):
     np.testing.assert_allclose(faith_pd(sparse.csr_matrix(counts), tree, tip, block=4), want, atol=1e-9)
 
 
+def share_below(tree, tip, counts, branch):
+    "The share of a sample's reads below a branch, among its reads with a place in the tree."
+    inside = [tree.start[branch] <= t < tree.stop[branch] for t in tip]
+    below = sum(c for c, o in zip(counts, inside) if o)
+    return below/(sum(c for c, t in zip(counts, tip) if t >= 0) or 1)
+
+
 def generalized(tree, tip, counts, alpha):
     "Chen et al. 2012, equation 2, in plain loops."
     n, out = len(counts), np.zeros((len(counts),)*2)
@@ -83,9 +90,7 @@ def generalized(tree, tip, counts, alpha):
         for j in range(n):
             above = below = 0.
             for k in range(len(tree.length)):
-                inside = [tree.start[k] <= t < tree.stop[k] for t in tip]
-                x, y = (sum(c for c, o in zip(counts[s], inside)
-                            if o)/(sum(c for c, t in zip(counts[s], tip) if t >= 0) or 1) for s in (i, j))
+                x, y = (share_below(tree, tip, counts[s], k) for s in (i, j))
                 if x + y > 0:
                     above += tree.length[k]*(x+y)**alpha*abs(x-y)/(x+y)
                     below += tree.length[k]*(x+y)**alpha
@@ -227,7 +232,7 @@ def test_counts_as_scikit_bio_has_them(metric):
 
 @given(seeds, sizes, st.sampled_from(OF_READS))
 def test_nothing_but_the_reads_count(seed, n, metric):
-    "Not the order of ASVs, columns that the batch lacks, who else is in it, stored zeros, or mostly the depth."
+    "Not the order of ASVs, columns that the batch lacks, who else is in it, stored zeros or, mostly, depth."
     rng = np.random.default_rng(seed)
     counts = random_counts(rng, 6, n)
     want = sample_distances(counts, metric, asvs=n + 3)

@@ -150,13 +150,13 @@ def test_categories_alone_and_numbers_alone(fusion, shape):
 def test_other_columns_are_refused():
     category, number = codes(3)
     tokens = CovariateTokens(SHAPE, 4)
-    four = r"3 covariates that are categories; this model wants 4 \('diet', 'country', 'state' and 1 more\)"
+    four = r"categories: the batch has 3, and this model wants 4 \('diet', 'country', 'state' and 1 more\)"
     with pytest.raises(AamError, match=four):
         tokens(category[:, :3], number)
     with pytest.raises(AamError,
-                       match=r"0 covariates that are numbers; this model wants 2 \('age', 'weight'\)"):
+                       match=r"numbers: the batch has 0, and this model wants 2 \('age', 'weight'\)"):
         tokens(category, None)
-    with pytest.raises(AamError, match="2 covariates that are numbers; this model wants 0 .none"):
+    with pytest.raises(AamError, match="numbers: the batch has 2, and this model wants 0 .none"):
         CovariateTokens(ONE, 4)(category[:, :1], number)
     with pytest.raises(AamError, match="no covariates to join"): Fusion(config(), Covariates(), W, D)
 

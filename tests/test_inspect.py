@@ -169,7 +169,8 @@ def test_a_household_runs_through_subjects(study):
 
 def test_series_in_time_and_missing_groups(study):
     s = with_columns(study, day_of_life=np.arange(120) % 4)
-    assert "'day_of_life' runs within them" in quick(s)[0].text and "series" not in quick(study)[0].text
+    assert "'day_of_life' varies within its values" in quick(s)[0].text
+    assert "series" not in quick(study)[0].text
     m = study.metadata.copy()
     m.loc["S001", "subject"] = None
     found = quick(replace(study, metadata=m), groups="subject")
@@ -219,7 +220,7 @@ def test_table_checks(study):
     seqs[1] = seqs[0][:80]
     cut = quick(replace(study, table=replace(study.table, sequences=seqs)), groups="subject")
     said = text_of(cut, "lengths")
-    assert "1 ASV is the beginning of a longer ASV, with lengths of 80 to 100 bases" in said
+    assert "1 ASV is the beginning of a longer ASV. The table has lengths from 80 to 100 bases" in said
     tip = study.tip.copy()
     tip[:100] = -1
     assert "of the reads belong to ASVs" in text_of(quick(replace(study, tip=tip), groups="subject"), "tree")

@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_spoils_no_checkpoint(tmp_p
 
 def test_what_cannot_work_is_said():
     o = SampleObjective(fresh(), LossConfig())
-    with pytest.raises(AamError, match="5 batches for 40 steps"): fit(o, Toy(5), QUICK, cpu())
+    with pytest.raises(AamError, match="found 5, wanted 40"): fit(o, Toy(5), QUICK, cpu())
     with pytest.raises(AamError, match="gave rmse; the score that picks the weights of 'target' is 'loss'"):
         fit(o, Toy(), QUICK, cpu(), lambda: dict(rmse=1.))
     with pytest.raises(AamError, match="never a number"): fit(o, Toy(), QUICK, cpu(), lambda: dict(loss=NAN))

@@ -142,7 +142,7 @@ def test_what_is_not_mixed(store):
         assert out is before and (partner == range(4)).all() and (share == 1).all()
     out, partner, share = mix_samples([empty, before[1]], AugmentConfig(mix="reads"), 7, 1)
     assert out[0] is empty and out[1] is before[1] and (partner == range(2)).all() and (share == 1).all()
-    with pytest.raises(AamError, match="the tree of one study, and there is none"):
+    with pytest.raises(AamError, match="the tree of one study, but there is none"):
         mix_samples(before, AugmentConfig(mix="phylomix"), 7, 2)
 
 def test_a_missing_scikit_bio_is_named(monkeypatch):

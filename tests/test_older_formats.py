@@ -1,5 +1,8 @@
-"""What earlier versions wrote still opens, predicts and goes on. Each folder of tests/formats holds what one format left:
-a simulated study, its store, a training of two targets and an evaluation of one, their settings texts with commas."""
+"""What earlier versions wrote still opens, predicts and goes on.
+
+Each folder of tests/formats holds what one format left: a simulated study, its store, a training of two
+targets and an evaluation of one, their settings texts with commas.
+"""
 import json
 import shutil
 from pathlib import Path

@@ -149,9 +149,9 @@ def test_bounded(tmp_path):
 
 @pytest.mark.parametrize("kind", ["h5", "npy", "npz", "tsv"])
 @pytest.mark.parametrize("i, j, value, says", [
-    (0, 2, np.nan, "from 's.*' to 's.*' it is nan"), (0, 2, np.inf, "it is inf"), (0, 2, 1e39, "it is inf"),
-    (0, 2, -.5, "it is -0.5; wanted a number"),
-    (1, 1, .5, "to itself is 0.5"), (0, 2, .9999, "and back")])
+    (0, 2, np.nan, "from 's.*' to 's.*' is nan"), (0, 2, np.inf, "is inf"), (0, 2, 1e39, "is inf"),
+    (0, 2, -.5, "is -0.5; wanted a number"),
+    (1, 1, .5, "to itself is 0.5"), (0, 2, .9999, "but from")])
 def test_what_is_no_distance(tmp_path, kind, i, j, value, says):
     matrix, ids = random_distances(4)
     good = write(tmp_path, kind, matrix, ids)
@@ -191,7 +191,7 @@ TEXTS = {
     "f.tsv": (r"occur more than once \('a'\)", b"\ta\ta\na\t0\t1\na\t1\t0\n"),
     "g.tsv": ("number 2 has no id", b"\ta\t\na\t0\t1\n\t1\t0\n"), "h.tsv": ("JSON", b"{}"),
     "i.tsv": ("Newick", b"(a,b);"),
-    "j.tsv": ("UTF-16", "\ta".encode("utf-16")), "k.bin": ("no kind known", b"\1\0\2"),
+    "j.tsv": ("UTF-16", "\ta".encode("utf-16")), "k.bin": ("an unknown kind", b"\1\0\2"),
     "m.tsv": ("utf-8", b"\t\xff\n\xff\t0\n"),
     "l.tsv": ("named '.tsv' but holds HDF5", b"\x89HDF\r\n\x1a\n"),
     "e.h5": ("named '.h5' but holds plain text", b"text"),
@@ -238,7 +238,7 @@ def test_foreign_archives_and_places(tmp_path):
     qza(tmp_path/"t.qza", "x", "FeatureTable[Frequency]", "feature-table.biom")
     (tmp_path/"dir.tsv").mkdir()
     with zipfile.ZipFile(tmp_path/"z.qza", "w") as z: z.writestr("a", "b")
-    for name, says in (("t.qza", r"holds FeatureTable\[Frequency\]"), ("z.qza", "no QIIME 2 artefact"),
+    for name, says in (("t.qza", r"holds FeatureTable\[Frequency\]"), ("z.qza", "not a QIIME 2 artefact"),
                        ("dir.tsv", "is a folder"), ("no.tsv", "")):
         with pytest.raises(AamError, match=f"{name}.*{says}"): read_distances(tmp_path/name)
 

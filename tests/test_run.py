@@ -27,6 +27,7 @@ from aam_nb.types import Table
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
          "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4},
          "run": {"folds": 3, "inner": 2, "threads": 1, "watch": 0.}}
+ATTENTION = {"sample": "attention", "sample_layers": 1, "readout": "attention", "patch": 4}
 
 
 def quiet(text): pass
@@ -65,9 +66,7 @@ def shuffled(table, seed=0):
 
 @pytest.mark.parametrize("target", ["age", "site"])
 @pytest.mark.parametrize("how", [dict(optim=dict(freeze=True)), dict(optim=dict(freeze=False, chunk=16)),
-                                 dict(optim=dict(freeze=False, chunk=16),
-                                      model=dict(sample="attention", sample_layers=1, readout="attention",
-                                                 patch=4)),
+                                 dict(optim=dict(freeze=False, chunk=16), model=ATTENTION),
                                  dict(data=dict(depth=2000))],
                          ids=["frozen", "trained", "attention", "depth"])
 def test_what_was_trained_predicts(files, tmp_path, target, how):
@@ -182,8 +181,8 @@ def test_pretrained_bundle_starts_a_run(files, tmp_path):
         train_run(config(files, tmp_path/"third", run=named, model=dict(patch=4)), say=quiet)
     with pytest.raises(AamError, match="without a target"):
         predict_run(first, files/"table.biom", tmp_path/"p.tsv", say=quiet)
-    further = load_bundle(pretrain_run(config(files, tmp_path/"further", data=dict(target="", groups=""),
-                                              run=dict(start=str(first))), say=quiet))
+    going_on = config(files, tmp_path/"further", data=dict(target="", groups=""), run=dict(start=str(first)))
+    further = load_bundle(pretrain_run(going_on, say=quiet))
     fresh = load_bundle(first).model.state_dict()
     assert not torch.equal(further.model.state_dict()["encoder.stem.weight"], fresh["encoder.stem.weight"])
 
@@ -231,9 +230,10 @@ def test_sample_distances_pretrain_and_help(files, tmp_path):
 
 
 def test_same_seed_same_bundle_other_seed_another(files, tmp_path):
-    weights = [load_bundle(train_run(config(files, tmp_path/str(i), run=dict(seed=s)),
-                                     say=quiet)).model.heads.state_dict()["target.linear.weight"]
-               for i, s in enumerate((1, 1, 2))]
+    weights = []
+    for i, seed in enumerate((1, 1, 2)):
+        bundle = load_bundle(train_run(config(files, tmp_path/str(i), run=dict(seed=seed)), say=quiet))
+        weights.append(bundle.model.heads.state_dict()["target.linear.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

@@ -35,7 +35,7 @@ def test_arrays_of_another_length_are_refused():
         SampleDataset(STORE, covariates=(CATEGORY, NUMBER[:10]))
     with pytest.raises(AamError, match="10 weights for 11 samples"):
         SampleDataset(STORE, target=DATA.target, weight=WEIGHT[:10])
-    with pytest.raises(AamError, match="weights have 2 columns, but the targets have 1"):
+    with pytest.raises(AamError, match="differ in their columns: 2 and 1"):
         SampleDataset(STORE, target=np.zeros(11), weight=WEIGHT)
     assert with_covariates()[3].weight.shape == (2,)
 

@@ -47,11 +47,12 @@ def test_it_is_deterministic_and_fast():
     assert not a.metadata.age.equals(c.metadata.age)
 
 
-@pytest.mark.parametrize("sizes",
-                         [dict(samples=2, asvs=2, groups=1, length=20, depth=1),
-                          dict(samples=9, asvs=5, groups=9, length=20),
-                                   dict(samples=12, asvs=20, groups=4, length=24, depth=50),
-                          dict(samples=50, asvs=700, groups=7, length=20)])
+@pytest.mark.parametrize("sizes", [
+    dict(samples=2, asvs=2, groups=1, length=20, depth=1),
+    dict(samples=9, asvs=5, groups=9, length=20),
+    dict(samples=12, asvs=20, groups=4, length=24, depth=50),
+    dict(samples=50, asvs=700, groups=7, length=20),
+])
 def test_every_size_makes_a_valid_study(sizes):
     study = simulate(**sizes)
     table = study.table
@@ -68,8 +69,8 @@ def test_every_size_makes_a_valid_study(sizes):
 
 
 def test_bad_sizes_are_refused_together():
-    with pytest.raises(AamError, match=r"samples is 1; wanted 2 .*groups is 0; wanted 1 .*length is 3; "
-                                       r"wanted 20"):
+    wanted = "samples is 1; wanted 2 .*groups is 0; wanted 1 .*length is 3; wanted 20"
+    with pytest.raises(AamError, match=wanted):
         simulate(1, groups=0, length=3)
     with pytest.raises(AamError, match="samples x asvs is"): simulate(100_000, 100_000)
 

@@ -89,7 +89,7 @@ def test_a_pickled_store_is_a_folder_name(tmp_path):
     assert len(sent) < 400
     assert pickle.loads(sent).digest == store.digest
     build_store(made(5), tmp_path/"store")
-    with pytest.raises(AamError, match="built anew"): pickle.loads(sent)
+    with pytest.raises(AamError, match="was rebuilt"): pickle.loads(sent)
     memory = pickle.loads(pickle.dumps(build_store(made())))
     assert (memory.counts() != store.counts()).nnz == 0
 
@@ -144,7 +144,7 @@ def test_what_is_not_ours_is_refused_and_left(tmp_path):
     (tmp_path/"web").mkdir()
     (tmp_path/"web"/"manifest.json").write_text('{"kind": "web app"}')
     (tmp_path/"empty").mkdir()
-    for name, why in (("file", "is a file"), ("thesis", "'one.tex'"), ("web", "not a store's")):
+    for name, why in (("file", "is a file"), ("thesis", "'one.tex'"), ("web", "not from a store")):
         with pytest.raises(AamError, match=why): build_store(made(), tmp_path/name)
         with pytest.raises(AamError, match="is not a store"): open_store(tmp_path/name)
     assert (tmp_path/"web"/"manifest.json").read_text() == '{"kind": "web app"}'

@@ -41,9 +41,9 @@ def test_everything_in_table_order_and_nothing_lost_in_silence():
     assert study.notes == (
         "read with care", "Metadata rows without a sample in the table: 1 of 5",
         "Samples without reads: 1 (first: 'S4')",
-        "Not in the tree, and in no distance along it: 1 of 4 ASVs, with 12.50% of the reads",
+        "Not in the tree, so not in distances along it: 1 of 4 ASVs, with 12.50% of the reads",
         "Cut off 1 of the tree's 4 tips: no such ASV in the table",
-        "Samples with reads, but none of them on the tree: 1 (first: 'S3')")
+        "Samples that have reads, but none on the tree: 1 (first: 'S3')")
     assert (study.table.counts.toarray() == table().counts.toarray()).all() # With the empty sample
     assert unifrac(study.table.counts, study.tree, study.tip)[0, 1] == pytest.approx(1 - (2+4+1)/(1+3+2+4+1))
 
@@ -65,7 +65,7 @@ def test_samples_without_metadata():
         make_study(table(), metadata(("X1", "X2")), missing="drop")
     with pytest.raises(AamError, match="missing is 'ignore'"):
         make_study(table(), metadata(), missing="ignore")
-    with pytest.raises(AamError, match="twice in the metadata: 'S2'"):
+    with pytest.raises(AamError, match="more than one row in the metadata: 'S2'"):
         make_study(table(), metadata(("S1", "S2", "S2", "S3", "S4")))
 
 
@@ -76,7 +76,7 @@ def test_a_choice_of_samples():
     assert "Kept 2 of 4 samples, where age >= 2 and site == gut" in study.notes
     with pytest.raises(AamError, match="No sample is left where age > 99"):
         make_study(table(), metadata(), where="age > 99")
-    with pytest.raises(AamError, match="no metadata are given"): make_study(table(), where="age > 1")
+    with pytest.raises(AamError, match="no metadata are given. Give metadata"): make_study(table(), where="age > 1")
     with pytest.raises(AamError, match="aeg"): make_study(table(), metadata(), where="aeg > 1")
     with pytest.raises(AamError, match=r"No reads are left \(samples: 1"):
         make_study(table(), metadata(), where="age == 1")

@@ -106,10 +106,11 @@ def test_the_best_constants_are_quantiles(kind, quantiles):
 
 def test_a12_targets_are_never_stretched_over_outputs():
     two, out, y = (column("mse", "a"), column("mse", "b")), rand(5, 2), rand(5, 2)
-    said = "2 outputs and 1 targets; the columns 'a', 'b' take 2 outputs and 2 targets"
+    said = "outputs have width 2 and the targets width 1; the columns 'a', 'b' need widths 2 and 2"
     with pytest.raises(AamError, match=said):
         target_loss(out, y[:, :1], two)
-    with pytest.raises(AamError, match="1 outputs and 2 targets"): target_loss(out[:, :1], y, two)
+    with pytest.raises(AamError, match="outputs have width 1 and the targets width 2"):
+        target_loss(out[:, :1], y, two)
     said = "'msa'; wanted one of mse, mae, huber, quantile, asymmetric. Did you mean 'mse'"
     with pytest.raises(AamError, match=said):
         target_loss(out[:, :1], y[:, :1], (Column(name="a", task="regression", loss="msa"),))

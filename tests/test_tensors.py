@@ -55,7 +55,7 @@ class Predictions(nn.Module):
 
 def free_sizes(names):
     "Every number of samples, ASVs and pairs is free; the width of sequences is not."
-    return {o: {axis: Dim.DYNAMIC for axis in SIZES[o]} for o in names}
+    return {o: dict.fromkeys(SIZES[o], Dim.DYNAMIC) for o in names}
 
 
 def recorded(model, batch, names=NAMES):

@@ -52,8 +52,8 @@ def test_missing_targets_and_empty_samples_are_left_out_and_counted(study):
     s = replace(study, table=replace(study.table, counts=sparse.csr_matrix(counts, dtype=np.int32)))
     e = evaluate(s, y, groups=column(study, "subject"), folds=3)
     assert len(e.ids) == 77 and not {study.ids[i] for i in (3, 4, 9)} & set(e.ids)
-    assert any("2 of 80 samples have no target" in o for o in e.notes)
-    assert any("1 of 80 samples have no reads" in o for o in e.notes)
+    assert any("no target are not scored: 2 of 80" in o for o in e.notes)
+    assert any("no reads are not scored: 1 of 80" in o for o in e.notes)
     assert np.allclose(e.truth, y.loc[list(e.ids)])
 
 
@@ -137,7 +137,7 @@ def test_left_out_values_and_parts(study):
     part = number.map({0: "test", 1: "valid", 2: "train"})
     e = evaluate(study, y, groups=g, folds=folds_given(study.ids, part, g))
     assert set(e.ids) == set(part.index[part == "test"]) and set(e.fold) == {1}
-    assert f"{80 - e.samples} of 80 samples are in no test part" in e.notes[-1]
+    assert f"in no test part are used for training and are not scored: {80 - e.samples} of 80" in e.notes[-1]
 
 
 def test_folds_that_leak_are_refused(study):
@@ -154,7 +154,8 @@ def test_bad_asks(study):
     y, g = column(study, "age"), column(study, "subject")
     with pytest.raises(AamError, match="groups"): evaluate(study, y, groups=np.repeat("one", 80))
     with pytest.raises(AamError, match="Rarefy"): evaluate(study, y, groups=g, depth=10)
-    with pytest.raises(AamError, match="no group"): evaluate(study, y, groups=g.where(g != g.iloc[0]))
+    with pytest.raises(AamError, match="No group is given"):
+        evaluate(study, y, groups=g.where(g != g.iloc[0]))
     with pytest.raises(AamError, match="another name"):
         evaluate(study, y, groups=g, fit_model=knows(study, "age"), model_name="forest")
     with pytest.raises(AamError, match="1 of 80"): evaluate(study, y.iloc[1:], groups=g)

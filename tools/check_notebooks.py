@@ -1,6 +1,6 @@
-"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small, and code of one statement a
-line within 110 columns and without nested comprehensions. Warns where a page reads like a code dump: little
-prose, long cells, public names without an example.
+"""Notebooks fit to commit: whole JSON, no conflict markers, no stored errors, small, and code of one
+statement a line within 110 columns and without nested comprehensions. Warns where a page reads like a code
+dump: little prose, long cells, public names without an example.
 
     python tools/check_notebooks.py
 """
@@ -11,7 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from reading import LONG_CELL, LONGEST_CELL, WIDE, bare, body_lines, code, exported, nested, packed, wide
+from reading import (LONG_CELL, LONGEST_CELL, WIDE, bare, body_lines, cells, code, exported, nested, packed,
+                     wide)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, TUTORIAL, IMAGE = 200_000, 500_000, 50_000 # bytes
@@ -22,15 +23,15 @@ def problems(path):
     "What must be mended in one notebook, in words."
     text = path.read_text(encoding="utf-8")
     if MARKER.search(text): return ["holds conflict markers"]
-    try: cells = json.loads(text)["cells"]
+    try: found = json.loads(text)["cells"]
     except (ValueError, KeyError): return ["is not a notebook"]
-    if any(MARKER.search("".join(c["source"])) for c in cells): return ["holds conflict markers in its cells"]
-    return [*too_large(path, len(text.encode()), cells), *in_code(cells)]
+    if any(MARKER.search("".join(c["source"])) for c in found): return ["holds conflict markers in its cells"]
+    return [*too_large(path, len(text.encode()), found), *in_code(path)]
 
 
-def too_large(path, size, cells):
+def too_large(path, size, raw):
     "What makes a notebook too large, and stored errors."
-    outputs = [o for c in cells for o in c.get("outputs", [])]
+    outputs = [o for c in raw for o in c.get("outputs", [])]
     limit = TUTORIAL if "tutorials" in path.parts else PAGE
     found = [f"is {size/1000:.0f} kB; at most {limit//1000} kB"]*(size > limit)
     for o in outputs:
@@ -41,12 +42,12 @@ def too_large(path, size, cells):
     return found
 
 
-def in_code(cells):
+def in_code(path):
     "Packed and wide lines and nested comprehensions of all code cells, with cell and line."
     found = []
-    for i, cell in enumerate(cells):
-        if cell["cell_type"] != "code": continue
-        text = code("".join(cell["source"]))
+    for i, (kind, source) in enumerate(cells(path)):
+        if kind != "code": continue
+        text = code(source)
         places = {"statements with ; between": packed(text), f"more than {WIDE} columns": wide(text),
                   "a comprehension within another": nested(text)}
         for what, lines in places.items(): found += [f"cell {i}, line {n}: {what}" for n in lines]
@@ -55,12 +56,10 @@ def in_code(cells):
 
 def doubts(path):
     "Why a page may read like a code dump, in words."
-    source = [(c["cell_type"],
-               "".join(c["source"])) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-    cells = exported(path)
-    words = sum(len(s.split()) for kind, s in source if kind == "markdown")
-    found = [f"{len(cells)} exported cells and {words} words of prose"]*(words < 25*len(cells))
-    sizes = {i: body_lines(s) for i, s in cells}
+    shown = exported(path)
+    words = sum(len(s.split()) for kind, s in cells(path) if kind == "markdown")
+    found = [f"{len(shown)} exported cells and {words} words of prose"]*(words < 25*len(shown))
+    sizes = {i: body_lines(s) for i, s in shown}
     found += [f"cell {i} has {n} lines; more than {LONGEST_CELL} want a reason" for i, n in sizes.items()
               if n > LONGEST_CELL]
     found += [f"cell {i} defines '{name}' and no example follows" for i, name in bare(path)]

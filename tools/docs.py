@@ -1,9 +1,11 @@
-"""Build the documentation site from nbs/ into _docs/, and fail when a page shows a traceback, a dead link or a request to another host.
+"""Build the documentation site from nbs/ into _docs/, and fail when a page shows a traceback, a dead link or
+a request to another host.
 
     python tools/docs.py           # build and check
     python tools/docs.py --check   # check what stands in _docs/
 
-Quarto renders where it is on the path; smalldocs, which is pure Python and part of the `docs` extra, renders elsewhere.
+Quarto renders where it is on the path; smalldocs, which is pure Python and part of the `docs` extra, renders
+elsewhere.
 """
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ def with_mathml(page):
     host. Quarto is told the same."""
     from latex2mathml.converter import convert
     page = KATEX.sub("", page)
-    return TEX.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"),
-                   page)
+    def formula(m): return convert(unescape(m[2]), display="block" if m[1] == "display" else "inline")
+    return TEX.sub(formula, page)
 
 
 def by_smalldocs(proc):
@@ -58,7 +60,8 @@ def by_smalldocs(proc):
         path.write_text(with_mathml(path.read_text(encoding="utf-8")), encoding="utf-8")
     known = ("format commonmark is not built", "unknown key format-links", "html-math-method",
              "output-file is not read", "broken link")
-    return [o for o in warnings if not any(k in o for k in known)]
+    def is_known(warning): return any(o in warning for o in known)
+    return [o for o in warnings if not is_known(o)]
 
 
 def by_quarto(proc):
@@ -124,10 +127,10 @@ def problems(site, base=""):
     pages = {p: Page(p.read_text(encoding="utf-8"))
              for p in sorted(site.rglob("*.html")) if "site_libs" not in p.parts}
     for path, page in pages.items():
-        wrong = ["shows a traceback"] * page.traceback + [f"fetches {o}"
-                                                          for o in page.fetched if urlsplit(o).netloc]
-        for o in filter(None,
-                        [*wrong, *(dead(site, path, o, pages, base) for o in dict.fromkeys(page.links))]):
+        wrong = ["shows a traceback"] * page.traceback
+        wrong += [f"fetches {o}" for o in page.fetched if urlsplit(o).netloc]
+        wrong += [dead(site, path, o, pages, base) for o in dict.fromkeys(page.links)]
+        for o in filter(None, wrong):
             found.setdefault(o, []).append(str(path.relative_to(site)))
     for css in sorted(site.rglob("*.css")):
         remote = REMOTE.findall(css.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Notebooks as a documentation renderer takes them: exported cells replaced by their reference, in _proc/.
 
-This is nbdev's own preparation with a few changes, each said where it stands. It is a module of its own because the workers find
-`prepare` by its module's name.
+This is nbdev's own preparation with a few changes, each said where it stands. It is a module of its own
+because the workers find `prepare` by its module's name.
 """
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def for_reference(source):
 
 
 class RunForDocs(exec_show_docs):
-    """Runs what the reference needs. Beyond nbdev: imports that are there for annotations only, since `show_doc` looks their names up;
-    and of an example no more than its imports, so that its stored output stands."""
+    """Runs what the reference needs. Beyond nbdev: imports that are there for annotations only, since
+    `show_doc` looks their names up; and of an example no more than its imports, so that its stored output
+    stands."""
     def __call__(self, cell):
         "Run one cell."
         if cell.cell_type != "code" or not cell.source: return
@@ -66,8 +67,8 @@ def with_lead(cells):
 
 
 def with_source(cells):
-    """Show the source where the reference would hide what the page talks about: dataclasses, because a field's meaning is the comment beside it,
-    and cells that define private names only."""
+    """Show the source where the reference would hide what the page talks about: dataclasses, because a
+    field's meaning is the comment beside it, and cells that define private names only."""
     for cell in cells:
         if cell.cell_type != "code" or not EXPORT.search(cell.source): continue
         names = [o.name for o in ast.parse(cell.source).body

@@ -1,5 +1,5 @@
-"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large files,
-and tangled imports.
+"""How the project reads, in figures: packed and wide lines, long cells, cells without an example, large
+files, tangled imports.
 
     python tools/reading.py                 a table of the figures
     python tools/reading.py --list          and each place
@@ -78,7 +78,8 @@ def exported(page):
     "Number and source of each exported cell that defines something."
     found = [(i, s) for i, (kind, s) in enumerate(cells(page)) if kind == "code" and EXPORT.search(s)]
     kinds = (*FUNCTION, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    return [(i, s) for i, s in found if any(isinstance(o, kinds) for o in ast.parse(code(s)).body)]
+    def defines(source): return any(isinstance(o, kinds) for o in ast.parse(code(source)).body)
+    return [(i, s) for i, s in found if defines(s)]
 
 
 def public(source):
@@ -201,8 +202,8 @@ def show(title, total, found, unit, root, places):
     "Print the figures of one kind."
     print(f"\n{title}: {total:,} {unit}")
     for name, where in found.items():
-        share = f"{100*len(where)/total:5.2f} %" if total and not name.startswith(("files",
-                                                                                   "functions")) else " "*7
+        counted = not name.startswith(("files", "functions"))
+        share = f"{100*len(where)/total:5.2f} %" if total and counted else " "*7
         print(f"  {len(where):6,}  {share}  {name}")
         if places: print(*(f"            {o.replace(str(root) + '/', '')}" for o in where), sep="\n")
 

@@ -40,7 +40,7 @@ _AT_ONCE = 2**14 # Texts
 
 def by_parts(
     make:Callable, # Takes texts and a width, and gives an array [texts, width]
-    texts,         # What it is asked for, [n]
+    texts,         # Text for `make`, [n]
     width:int,     # Columns of the result
     dtype,         # Of the result
 )->np.ndarray:     # [n, width]

@@ -57,7 +57,7 @@ class AsvBatches:
         rows=None,   # Rows of the ASVs to learn from; all of them if None
         view:View=AS_STORED, # How they are looked at: augment, patch, mask and span; and the seed of the run
         *,
-        batch:int=256, # ASVs a step, over all processes; a study's own, where it has fewer
+        batch:int=256, # ASVs in a step, over all processes; all of a study's, where it has fewer
         steps:int=1, # How many steps
         temperature:float=1., # Of the choice of studies, in a corpus
         rank:int=0,  # Which process this is
@@ -90,7 +90,7 @@ class PlainAsvBatches:
         rows=None,    # Rows of the ASVs to look at; all of them if None
         view:View=AS_STORED, # patch, mask, span and seed
         *,
-        batch:int=256, # ASVs a part, at most
+        batch:int=256, # Most ASVs in a part
     ):
         own = [o for o in _by_study(store, rows) if len(o)]
         dealt = [o[keyed_rng(view.seed, "parts").permutation(len(o))] for o in own]

@@ -172,8 +172,8 @@ def augment_tokens(
 
 # %% ../../nbs/2_batches/55_augment.ipynb #0f3ee97c
 _WHY = dict(
-    bases="changes the bases by which an ASV has its place in the tree, and the run learns distances from it",
-    reads="changes the reads of a sample, and precomputed distances are of the reads as they were")
+    bases="changes the bases that place an ASV in the tree, but the run learns distances from the tree",
+    reads="changes the reads of a sample, but precomputed distances are for the reads as they were")
 
 _OFF = dict(window="0", rarefy="0.0", asv_dropout="0.0", jitter="'none'", mix="'pooled'")
 
@@ -197,7 +197,7 @@ def false_for(
     tree:bool,            # Whether distances along the tree between ASVs are learned
     metrics:tuple[str,...]=(), # Which distances between samples are learned: those of loss.metric
 )->list[str]:             # One sentence for each step; empty where all is well
-    "What would make the distances false that a run learns, and what to set instead."
+    "What would make the distances that a run learns false, and what to set instead."
     bases = [o.name for o in base_steps(config) if not o.keeps_distances] if tree or metrics else []
     fixed = any(distance_records[o].between is None for o in metrics) # Not computed anew for each view
     reads = _change_reads(config) if fixed else []

@@ -34,7 +34,7 @@ def insert_and_delete(
     tokens:np.ndarray, # u8 [u, l]
     share:float,       # Chance that a base is lost, and that a random one is added before it
     rng:np.random.Generator|AsvDraws, # Where the draw comes from
-)->np.ndarray:         # u8 [u, l], a copy; a sequence keeps one base at least
+)->np.ndarray:         # u8 [u, l], a copy; a sequence keeps at least one base
     "Lose some bases and add some, each with the chance `share`."
     u, l = tokens.shape
     loss, gain = np.split(rng.random((u, 2*l)), 2, axis=1)
@@ -53,7 +53,7 @@ def insert_and_delete(
 # %% ../../nbs/2_batches/45_bases.ipynb #77fe69a7
 def shuffle_windows(
     tokens:np.ndarray, # u8 [u, l]
-    window:int,        # Bases a window; windows begin at the first base, the last may be shorter
+    window:int,        # Bases in a window; windows begin at the first base, the last may be shorter
     rng:np.random.Generator|AsvDraws, # Where the draw comes from
 )->np.ndarray:         # u8 [u, l], a copy
     "Shuffle the bases of each window."

@@ -35,7 +35,7 @@ def _manifest_or_none(folder:Path):
 
 # %% ../../nbs/2_batches/15_build.ipynb #7b9e4fb4
 def refuse_foreign(
-    folder:Path, # Where a store shall stand
+    folder:Path, # Where a store is to be built
 ):
     "Raise `AamError` where building a store would destroy something else."
     if not folder.exists(): return
@@ -43,20 +43,21 @@ def refuse_foreign(
     files = {array_file(o) for o in (*SAMPLE_ARRAYS, *TREE_ARRAYS, "metadata")}
     strange = sorted(_names_in(folder) - files - {"manifest.json"})
     if strange:
-        raise AamError(f"{folder} holds other things than a store ({few(strange)}). Choose another folder.")
+        raise AamError(f"{folder} holds files that do not belong to a store ({few(strange)}). "
+                       "Choose another folder.")
     found = _manifest_or_none(folder)
     if found is not None and (not isinstance(found, dict) or found.get("kind") != STORE_KIND):
-        raise AamError(f"{folder} holds a manifest.json that is not a store's. Choose another folder.")
+        raise AamError(f"{folder} holds a manifest.json that is not from a store. Choose another folder.")
 
 # %% ../../nbs/2_batches/15_build.ipynb #2809f694
 def work_path(
-    folder:Path, # Where a store shall stand
+    folder:Path, # Where a store is to be built
 )->Path:         # A folder beside it
     "Where a build by slices keeps what it has done so far."
     return folder.with_name(f".{folder.name}.building")
 
 def _existing(folder:Path, wanted:str)->Store|None:
-    "The store that stands there, when it is whole and holds the wanted content."
+    "The store that is already there, if it is whole and holds the wanted content."
     try: store = open_store(folder)
     except AamError: return None
     return store if store.digest == wanted else None
@@ -64,9 +65,9 @@ def _existing(folder:Path, wanted:str)->Store|None:
 # %% ../../nbs/2_batches/15_build.ipynb #5122b2d1
 def build_store(
     study:Study,               # Its metadata and its tree may be absent
-    folder:str|Path|None=None, # Where the store shall stand; None keeps it in memory
+    folder:str|Path|None=None, # Where to put the store; None keeps it in memory
 )->Store:
-    "Turn a study into a store, or use the one that is there. Raises `AamError` where something else is."
+    "Turn a study into a store, or use the one that is there. Raises `AamError` if something else is there."
     arrays = study_arrays(study)
     manifest = make_manifest(describe_arrays(arrays), study.notes)
     if folder is None: return Store(arrays, manifest)

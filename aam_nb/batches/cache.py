@@ -77,7 +77,7 @@ class Cache:
 # %% ../../nbs/2_batches/25_cache.ipynb #e958097e
 @patch
 def arrays(self:Cache,
-    name:str,  # Which kind of result: small letters and _
+    name:str,  # Which kind of result: lower-case letters and _
     key:dict,  # All that the result depends on, as plain values: digests, numbers, words
     make:Callable[[],dict|Iterator[dict]], # Gives arrays by name, or blocks to join along the first axis
 )->dict[str,np.ndarray]: # Mapped, read-only
@@ -86,7 +86,7 @@ def arrays(self:Cache,
     entry = f"{name}-{digest(what, size=8)}"
     folder = self.folder/entry
     if not _ENTRY.fullmatch(entry):
-        raise AamError(f"'{name}' cannot name results in a cache; wanted small letters and _.")
+        raise AamError(f"'{name}' cannot name results in a cache; wanted lower-case letters and _.")
     if (out := _kept(folder, what)) is not None: return out
     with writing_alone(folder):
         if (out := _kept(folder, what)) is not None: return out # Another process was faster
@@ -130,9 +130,9 @@ def __repr__(self:Cache):
 # %% ../../nbs/2_batches/25_cache.ipynb #5fd75d1f
 @patch
 def clear(self:Cache,
-    older_than_days:float|None=None, # Only what was not used for so long; None for everything
-)->int: # Bytes that are free again
-    "Remove entries, and what was left half-made over a day ago."
+    older_than_days:float|None=None, # Only entries that were not used for this long; None for all
+)->int: # Bytes that were freed
+    "Remove entries, and half-made ones that were left over a day ago."
     now = time.time()
     gone = [o for o in self.entries() if older_than_days is None or o.used < now - older_than_days*86400]
     left = [o for o in self.folder.glob(".*") if _LEFT.fullmatch(o.name) and o.stat().st_mtime < now - 86400]
@@ -190,7 +190,7 @@ def cached_branch_reads(
     cache:Cache, # Where they are kept
     store:Store, # With a tree
 )->sparse.csr_matrix: # int64 [samples, branches], mapped
-    "Reads of each sample below each branch, undrawn. Raises `AamError` for a store without a tree."
+    "Reads of each sample below each branch, without a draw. Raises `AamError` for a store without a tree."
     _need_tree(store)
     key = dict(store=store.digests(*_BRANCH_READS))
     out = cache.arrays("branch_reads", key, lambda: _branch_read_blocks(store))

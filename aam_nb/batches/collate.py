@@ -46,7 +46,7 @@ class Signs:
 def known_places(
     keys,             # int64 [asvs], by `sequence_keys`: those of a store
     known:np.ndarray, # int64, keys of the ASVs that the model knows, sorted
-)->np.ndarray:        # int64 [asvs], place in `known`, -1 where it is none of them
+)->np.ndarray:        # int64 [asvs], place in `known`, -1 where it is not known
     "Which of the known ASVs each ASV is."
     if not len(known): return np.full(len(keys), -1)
     keys = np.asarray(keys)

@@ -70,17 +70,17 @@ def __getitem__(self:Joined,
 
 # %% ../../nbs/2_batches/30_corpus.ipynb #d427a223
 def _begins(parts)->list[int]:
-    "Where each of some parts begins, when they stand one after the other."
+    "Where each of some parts begins, when they follow one another."
     return np.cumsum([0, *map(len, parts)])[:-1].tolist()
 
 class Corpus(SampleSource):
-    "Stores side by side. Rows of samples and of ASVs go on from one store to the next."
+    "Stores side by side. Row numbers of samples and of ASVs go on from one store to the next."
     def __init__(self,
         stores, # One or more; none of them twice
     ):
         self.stores = stores = tuple(stores)
         if not stores:
-            raise AamError("A corpus needs at least one store, and there is none. Name folders of stores.")
+            raise AamError("A corpus needs at least one store, but none is given. Name folders of stores.")
         if len({o.digest for o in stores}) < len(stores):
             raise AamError(f"Two of the {len(stores)} stores of the corpus have the same content. "
                            "Name each study once.")

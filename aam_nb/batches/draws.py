@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample or a sequence, whoever else is in the batch
+"""Random numbers that belong to a sample or a sequence, whatever else is in the batch
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/draws.html.md"""
 
@@ -36,7 +36,7 @@ def unit_draws(
 def keyed_draws(
     key:np.ndarray,   # uint64
     place:np.ndarray, # int, counted from 0
-)->np.ndarray:        # float64, of the shape that both have together, from 0 up to 1
+)->np.ndarray:        # float64, of the shape to which both broadcast, from 0 up to 1
     "The uniform draw of each key at a place."
     return unit_draws(mix_bits(key + (place + 1).astype(np.uint64)*np.uint64(0x9e3779b97f4a7c15)))
 
@@ -65,7 +65,7 @@ def sample_keys(
 
 def pair_draws(
     keys:np.ndarray, # int64 [n], by `sequence_keys`, for each ASV of each sample
-    of:np.ndarray,   # int [n], the number of the sample that it is of
+    of:np.ndarray,   # int [n], the number of the sample that it is in
     ids,             # [b], the samples' ids
     *key,            # For example (seed, "hide", step)
 )->np.ndarray:       # float [n], from 0 up to 1
@@ -84,7 +84,7 @@ def view_words(
 
 # %% ../../nbs/2_batches/40_draws.ipynb #bdbbd073
 class _Words(ISeedSequence):
-    "Words that begin a generator as they are, in the place of numpy's `SeedSequence`."
+    "Words that seed a generator as they are, in place of numpy's `SeedSequence`."
     def __init__(self, words): self.words = words
 
     def generate_state(self, n_words, dtype=np.uint32): return self.words
@@ -93,5 +93,5 @@ class _Words(ISeedSequence):
 def generator_from(
     words:np.ndarray, # uint64 [4], random bits
 )->np.random.Generator:
-    "A generator that begins with given bits."
+    "A generator that is seeded with given bits."
     return np.random.Generator(np.random.PCG64(_Words(words)))

@@ -17,7 +17,7 @@ __all__ = ['mask_patches', 'hide_reads', 'hide_covariates']
 
 # %% ../../nbs/2_batches/47_hide.ipynb #45ecf41e
 def _pieces(draw:np.ndarray, share:float, span:int)->np.ndarray: # bool [u, patches]
-    "Hidden patches in pieces: where a draw decides nothing, the last one before it that decided holds."
+    "Hidden patches in pieces: where a draw decides nothing, the last decision before it holds."
     decides = (draw < share/span) | (draw >= 1 - (1 - share)/span)
     decides[:, 0] = True
     last = np.maximum.accumulate(np.where(decides, np.arange(draw.shape[1]), 0), axis=1)
@@ -35,7 +35,7 @@ def _whole_patches(tokens:np.ndarray, patch:int)->np.ndarray: # bool [u, patches
 # %% ../../nbs/2_batches/47_hide.ipynb #3bcd0ef2
 def mask_patches(
     tokens:np.ndarray, # u8 [u, l]
-    patch:int,         # Bases a patch; patches begin at the first base
+    patch:int,         # Bases in a patch; patches begin at the first base
     share:float,       # Chance that a patch is hidden
     rng:np.random.Generator|AsvDraws, # Where the draw comes from
     span:int=1,        # Patches in one piece, on average
@@ -56,7 +56,7 @@ def hide_reads(
     offsets:np.ndarray, # int [b+1], where each sample's ASVs begin
     share:float,        # Chance that the reads of an ASV are hidden
 )->np.ndarray:          # bool [n], True where they are
-    "Hide the reads of some ASVs: those with the smallest draws, at least two of a sample and never all."
+    "Hide the reads of some ASVs: those with the smallest draws, at least two in a sample and never all."
     lengths = np.diff(offsets)
     of = np.repeat(np.arange(len(lengths)), lengths)
     hit = np.bincount(of, weights=draw < share, minlength=len(lengths))

@@ -93,7 +93,7 @@ def _cut(tree:Tree, tips:np.ndarray)->tuple[Tree,np.ndarray]: # int [tips], wher
 def _along(samples:list[Sample], study:StudyPart|None)->_Along:
     "The ASVs of some samples and the tree cut to them."
     if study is None or not study.has_tree:
-        raise AamError("augment.mix = 'phylomix' mixes along the tree of one study, and there is none. "
+        raise AamError("augment.mix = 'phylomix' mixes along the tree of one study, but there is none. "
                        "Pass --tree, or choose another mix.")
     rows = np.unique(np.concatenate([o.asv for o in samples]))
     tip = study.tips(rows)

@@ -35,7 +35,7 @@ def rarefy_counts(
 
 # %% ../../nbs/2_batches/35_reads.ipynb #5b145db6
 def _deep_enough(depths:np.ndarray, depth:int)->np.ndarray: # bool [samples]
-    "Which samples have so many reads."
+    "Which samples have at least that many reads."
     if depth < 1: raise AamError(f"The rarefaction depth is {depth}; wanted 1 read or more.")
     keep = depths >= depth
     if keep.any(): return keep
@@ -105,7 +105,7 @@ def draw_dirichlet(
     counts:np.ndarray, # int [n], reads of each ASV
     rng:np.random.Generator, # Where the draws come from
 )->np.ndarray:         # int [n], with the same sum
-    "Draw the shares of a sample, as its reads let us know them, and its reads from these shares."
+    "Draw the shares of a sample, as uncertain as its reads leave them, and its reads from these shares."
     total, there = int(counts.sum(dtype=np.int64)), counts > 0
     if not total: return counts
     shares = counts/total
@@ -115,7 +115,7 @@ def draw_dirichlet(
 # %% ../../nbs/2_batches/35_reads.ipynb #0a26f8a3
 def drop_asvs(
     counts:np.ndarray, # int [n], reads
-    of:np.ndarray,     # int [n], the number of the sample that they are of
+    of:np.ndarray,     # int [n], the number of the sample that each ASV is in
     share:float,       # Chance that an ASV is left out of a sample, below 1
     draw:np.ndarray,   # float [n], from 0 up to 1
 )->np.ndarray:         # int [n], 0 for what is left out

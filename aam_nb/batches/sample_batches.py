@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step), and every sample once for looking
+"""Batches as a pure function of (seed, step), and every sample once for validation and prediction
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/sample_batches.html.md"""
 
@@ -56,7 +56,7 @@ def _hide_reads(batch:Batch, ids:list[str], keys:np.ndarray, view:View, *key)->B
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #0e528e77
 def _by_study(store:SampleSource, rows:np.ndarray)->list[np.ndarray]: # For each study, places in `rows`
-    "Which samples are of which study, in the order of their ids."
+    "Which samples are from which study, in the order of their ids."
     study = store.study_of(rows)
     order = np.argsort(store.id_bytes[rows], kind="stable")
     order = order[np.argsort(study[order], kind="stable")]
@@ -64,12 +64,12 @@ def _by_study(store:SampleSource, rows:np.ndarray)->list[np.ndarray]: # For each
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #e323cd61
 class SampleBatches:
-    "Training batches by step. Raises `AamError` for no samples, unfit distances or unfit processes."
+    "Training batches by step. Raises `AamError` without samples, or where distances or processes do not fit."
     def __init__(self,
         dataset:SampleDataset, # Samples to train on
         view:View=AS_STORED,   # How they are looked at, and the seed of the run
         *,
-        batch:int,             # Samples a batch, over all processes
+        batch:int,             # Samples in a batch, over all processes
         steps:int,             # How many batches
         temperature:float=1.,  # Of the choice of studies, in a corpus
         rank:int=0,            # Which process this is
@@ -127,7 +127,7 @@ def views(self:SampleBatches,
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #5373f551
 def _mixed(source:SampleBatches, samples:list[Sample], step:int)->tuple[list[Sample],dict[str,np.ndarray]]:
-    "Mix reads, where that is asked for, and say with whom."
+    "Mix reads, where that is asked for, and say which samples were partners."
     if not mixes_reads(source.view): return samples, {}
     view, study = source.view, source.dataset.store.studies[source.study(step)[0]]
     samples, partner, share = mix_samples(samples, view.augment, view.seed, step, study)
@@ -157,7 +157,7 @@ class PlainBatches:
         dataset:SampleDataset, # Samples to look at
         view:View=AS_STORED,   # How they are looked at; its augmentation is left out
         *,
-        batch:int,             # Samples a batch; the last may have fewer
+        batch:int,             # Samples in a batch; the last may have fewer
     ):
         check_distances(view, len(dataset.store))
         self.dataset, self.view, self.batch = dataset, view, batch

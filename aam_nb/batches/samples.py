@@ -68,7 +68,7 @@ class SampleDataset:
         self.weight = _one_each(store, "weights", weight, np.float32)
         if self.weight is not None and self.weight.shape != self.target.shape:
             found, wanted = self.weight.shape[1], self.target.shape[1]
-            raise AamError(f"The weights have {found} columns, but the targets have {wanted}. "
+            raise AamError(f"The weights and the targets differ in their columns: {found} and {wanted}. "
                            "Give one column of weights for each target.")
         self.category, self.number = _both(store, covariates)
         self.limit, self.select, self.seed, self.turn = limit, select, seed, 0

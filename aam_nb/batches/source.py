@@ -110,7 +110,7 @@ class StudyPart(NamedTuple):
     def tips(self,
         rows:np.ndarray, # ASV rows of the source, all of this study
     )->np.ndarray:       # int32 [rows], the tip of each in the study's tree, or -1
-        "Where ASVs stand in the study's tree."
+        "Where ASVs are in the study's tree."
         return self.store.tip[rows - self.first_asv]
 
 # %% ../../nbs/2_batches/08_source.ipynb #1618b409

@@ -48,7 +48,7 @@ class Store(SampleSource):
         return None if self.tip is None else replace(self.branches, tips=as_text(self._arrays["tree_tips"]))
 
     @cached_property
-    def metadata(self)->pd.DataFrame|None: # One row a sample, in order; float64 or text, NaN where missing
+    def metadata(self)->pd.DataFrame|None: # One row for each sample; float64 or text, NaN where missing
         "What is known about the samples, or None."
         return metadata_from(self._arrays["metadata"]) if "metadata" in self._arrays else None
 
@@ -82,7 +82,7 @@ def __repr__(self:Store):
 # %% ../../nbs/2_batches/10_store.ipynb #d5dd4f5f
 @patch
 def study(self:Store)->Study: # ASVs sorted by sequence
-    "The study that this is a store of. Counts and tree are the store's own arrays, read-only."
+    "The study that this store holds. Counts and tree are the store's own arrays, read-only."
     shape = (len(self), len(self.tokens))
     counts = sparse.csr_matrix((self.reads, self.asv, self.indptr), shape=shape, copy=False)
     counts.has_canonical_format = True # Known; scipy would look at every pair to find out
@@ -95,7 +95,7 @@ def open_store(
     folder:str|Path, # Where `build_store` put it
     check:bool|None=None, # Read and compare everything; None: up to 1 GiB, or if written to since the build
 )->Store:
-    "Map a store, read-only. Raises `AamError` when it is no store, has another layout, or is not whole."
+    "Map a store, read-only. Raises `AamError` when it is not a store, has another layout, or is not whole."
     folder = Path(folder)
     manifest = read_manifest(folder)
     return Store(open_arrays(folder, manifest, check), manifest, folder)
@@ -105,7 +105,7 @@ def _open_again(folder:str, wanted:str)->Store: # In a worker process; the paren
     "The store that another process has open."
     store = open_store(folder, check=False)
     if store.digest != wanted:
-        raise AamError(f"The store {folder} was built anew, from other data, while it was in use. "
+        raise AamError(f"The store {folder} was rebuilt from other data while it was in use. "
                        "Start again.")
     return store
 

@@ -43,7 +43,7 @@ _COPIED = dict(lengths=np.int64, asv=np.int32, reads=np.int32)
 
 class _Job(NamedTuple):
     "A build under way."
-    work:Path        # What was done so far
+    work:Path        # What has been done so far
     key:str          # Names all inputs
     keep:np.ndarray  # bool [samples of the table], those that stay
     order:np.ndarray # int [asvs of the table], that sorts the sequences
@@ -99,7 +99,7 @@ def _ranks(order:np.ndarray)->np.ndarray: # int32 [asvs]
 
 # %% ../../nbs/2_batches/20_stream.ipynb #c895f33d
 def _copy(job:_Job, source:TableSlices, progress:Callable|None):
-    "Copy the counts of a table, from where an earlier build of the same inputs came to."
+    "Copy the counts of a table, from where an earlier build of the same inputs stopped."
     done, n, rank = _progress(job.work, job.key), len(source), _ranks(job.order)
     first, quiet = done["lengths"], True if progress else None # None: quiet where there is no terminal
     with ExitStack() as stack:
@@ -147,7 +147,7 @@ def _finish(job:_Job, source:TableSlices, metadata, tree, notes:list[str], part:
     "Write the store of what `_copy` left into a folder."
     lengths, ids = np.fromfile(job.work/"lengths", np.int64), source.sample_ids[job.keep]
     if not lengths.any():
-        raise AamError(f"{source.path} is an empty table: no sample has reads. Give one with reads.")
+        raise AamError(f"{source.path} is an empty table: no sample has reads. Give a table with reads.")
     pairs = _Pairs(job.work, np.concatenate([[0], np.cumsum(lengths[job.keep])]))
     reads, depths = _totals(pairs, len(job.order))
     kept, lost = asvs_with_reads(reads, ids, depths)
@@ -183,7 +183,7 @@ class _Inputs(NamedTuple):
 
 # %% ../../nbs/2_batches/20_stream.ipynb #5346a6c9
 def _made_from(folder:Path, key:str)->Store|None:
-    "The store that stands there, when it is whole and was made from the same inputs."
+    "The store that is already there, if it is whole and was made from the same inputs."
     try: store = open_store(folder)
     except AamError: return None
     return store if store.manifest.get("made_from") == key else None
@@ -223,14 +223,14 @@ def _one_builder(o:_Inputs, key:str, folder:Path, progress:Callable|None)->Store
 # %% ../../nbs/2_batches/20_stream.ipynb #6b54b66b
 def cache_biom(
     table:str|Path,                  # As for `read_table`; BIOM 2.1 is read by slices
-    folder:str|Path,                 # Where the store shall stand
+    folder:str|Path,                 # Where to put the store
     metadata:pd.DataFrame|None=None, # As for `make_study`
     tree:Tree|None=None,             # As for `make_study`
     *,
     missing:str="error",             # As for `make_study`
     where:str="",                    # As for `make_study`
     sequences:str|Path|None=None,    # As for `read_table`
-    progress:Callable[[int,int],None]|None=None, # Called after each slice with samples done and all
+    progress:Callable[[int,int],None]|None=None, # Called after each slice with the samples done, and all
 )->Store:                            # What `build_store` makes of `make_study(read_table(table), ...)`
     "Turn a count table of any size into a store, going on where an earlier call was killed."
     folder, inputs = Path(folder), _Inputs(table, sequences, metadata, tree, missing, where)

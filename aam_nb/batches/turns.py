@@ -30,7 +30,7 @@ def study_turns(
     steps:int,       # How many
     seed:int,        # Of the run
     temperature:float=1., # Studies are drawn in proportion to size^(1/temperature)
-)->tuple[np.ndarray,np.ndarray]: # int32 [steps], study of each step; how many steps before drew from it
+)->tuple[np.ndarray,np.ndarray]: # int32 [steps], study of each step; how many earlier steps drew from it
     "Which study each step draws from. The first steps do not depend on how many there are."
     sizes = np.asarray(sizes, dtype=float)
     edge = np.cumsum(np.where(sizes > 0, sizes**(1/temperature), 0))

@@ -24,7 +24,7 @@ __all__ = ['AS_STORED', 'View', 'mixes_reads', 'check_distances', 'masked_tokens
 # %% ../../nbs/2_batches/58_view.ipynb #f0ccefdd
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    "How samples and ASVs are looked at. Raises `AamError` for precomputed distances that are not there."
+    "How samples and ASVs are looked at. Raises `AamError` for precomputed distances that are missing."
     seed:int = 0           # Every draw follows from it
     augment:AugmentConfig|None = None # What varies in training; None takes samples as they are
     chains:tuple = ()      # Which covariates are nested, as in `Covariates`; they are hidden together
@@ -60,10 +60,10 @@ def check_distances(
     view:View,
     samples:int, # How many the store has
 )->None:
-    "Raise `AamError` if the view's precomputed distances are of another number of samples."
+    "Raise `AamError` if the view's precomputed distances are for another number of samples."
     given = any(metrics[o].between is None for o in view.metrics)
     if given and len(view.distances) != samples:
-        raise AamError(f"There are distances between {len(view.distances):,} samples, but the store has "
+        raise AamError(f"The distances are between {len(view.distances):,} samples, but the store has "
                        f"{samples:,} samples. "
                        "Align the distances with the store's sample ids (`Distances.align`).")
 

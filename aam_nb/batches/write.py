@@ -41,7 +41,7 @@ def _open_lock(folder:Path):
 
 # %% ../../nbs/2_batches/12_write.ipynb #5278db62
 def _is_at(path:Path, file)->bool:
-    "Whether an open file is still the one that stands at a path."
+    "Whether an open file is still the one at a path."
     try: return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
     except FileNotFoundError: return False # The last holder removed it while we waited
 

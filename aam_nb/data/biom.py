@@ -48,20 +48,20 @@ def _dataset(f, name:str, kinds:str, data:bytes): # An HDF5 dataset
     if out.file.filename != f.filename or out.external or out.is_virtual:
         raise AamError(f"'{name}' points outside the file")
     if out.ndim != 1 or out.dtype.kind not in kinds:
-        raise AamError(f"'{name}' has {out.ndim} dimensions of type {out.dtype}")
+        raise AamError(f"'{name}' is {out.ndim}-dimensional, of type {out.dtype}")
     stored, size = min(out.id.get_storage_size(), len(data)), len(out)*out.dtype.itemsize
     if size > (stored if out.chunks is None else 1032*stored + 2**20):
         raise AamError(f"'{name}' claims {size:,} bytes, more than {stored:,} bytes can hold")
     if out.chunks and (size := out.chunks[0]*out.dtype.itemsize) > _CHUNK:
-        raise AamError(f"'{name}' has chunks of {size:,} bytes, and wanted are {_CHUNK:,} at most")
+        raise AamError(f"'{name}' has chunks of {size:,} bytes; wanted at most {_CHUNK:,}")
     return out
 
 # %% ../../nbs/1_data/10_biom.ipynb #a9ff3f95
 _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
 
 # %% ../../nbs/1_data/10_biom.ipynb #53b71e92
-def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
-    "Where each id of a dataset stands in the file."
+def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` for each id
+    "Where each id of a dataset is in the file."
     if ids.chunks is None:
         if (at := ids.id.get_offset()) is None: raise AamError("its ids are not stored in the file")
         return np.frombuffer(data[at:at + 16*len(ids)], _REFERENCE)
@@ -77,8 +77,8 @@ def _references(ids, data:bytes)->np.ndarray: # One `_REFERENCE` an id
         chunk = data[o.byte_offset:o.byte_offset + o.size]
         for k, code in enumerate(filters):
             if o.filter_mask >> k & 1:
-                continue # HDF5 passes over the filters that do not suit, as shuffling does not here
-            if code != 1: raise AamError(f"its ids are compressed by HDF5 filter {code}, and wanted is gzip")
+                continue # HDF5 marks filters that it skipped for this chunk, such as shuffling
+            if code != 1: raise AamError(f"its ids are compressed by HDF5 filter {code}; wanted gzip")
             chunk = zlib.decompressobj().decompress(chunk, 16*size)
         out[first:first + size] = np.frombuffer(chunk, _REFERENCE)
     return out[:len(ids)]
@@ -95,7 +95,7 @@ def _heap(data:bytes, at:int)->dict[int,tuple[int,int]]: # Where each numbered o
         if number == 0: break
         out[number] = (at + 16, at + 16 + size)
         at += 16 + (size + 7)//8*8
-    if at > end: raise AamError("its ids run over their place")
+    if at > end: raise AamError("its ids reach beyond their heap")
     return out
 
 # %% ../../nbs/1_data/10_biom.ipynb #a017e7e2
@@ -104,7 +104,7 @@ def hdf5_ids(
     name:str,   # Of a dataset of ids
     data:bytes, # The bytes of the file, mapped or read
 )->list:        # Text; whole numbers where the file has those
-    """The ids of one axis. Raises `AamError` for text that runs out of its place, before h5py follows it
+    """The ids of one axis. Raises `AamError` for text that lies outside its heap, before h5py follows it
     there."""
     import h5py
     ids = _dataset(f, name, "OSUiu", data)
@@ -118,7 +118,7 @@ def hdf5_ids(
     heap_at, out = lru_cache(64)(lambda at: _heap(data, at)), [] # Neighbours share a heap
     for length, at, number in where.tolist():
         a, b = heap_at(at)[number]
-        if b - a < length: raise AamError(f"'{name}' runs over its place")
+        if b - a < length: raise AamError(f"'{name}' reaches beyond its heap")
         out.append(data[a:a+length].decode())
     return out
 
@@ -136,7 +136,7 @@ class BiomFile:
         if ends != (0, len(self.data), len(self.data)) or (np.diff(self.indptr) < 0).any():
             raise AamError(f"its {len(self.data):,} counts do not divide into {n:,} samples")
         if n and np.diff(self.indptr).max() > len(self.features):
-            raise AamError("it counts a feature of a sample twice")
+            raise AamError("it counts a feature twice in one sample")
 
     def rows(self, start:int, stop:int)->sparse.csr_matrix: # float64 [stop-start, features]
         "The counts of some samples. Raises `AamError` where they are not sound."
@@ -144,16 +144,16 @@ class BiomFile:
         columns = len(self.features)
         data, indices = np.asarray(self.data[a:b], np.float64), np.asarray(self.indices[a:b], np.int64)
         if ((indices < 0) | (indices >= columns)).any():
-            raise AamError(f"it counts features that are not among its {columns:,}")
+            raise AamError(f"it counts features beyond its {columns:,} feature ids")
         out = sparse.csr_matrix((data, indices, self.indptr[start:stop+1] - a), shape=(stop - start, columns))
         out.sort_indices()
-        if not out.has_canonical_format: raise AamError("it counts a feature of a sample twice")
+        if not out.has_canonical_format: raise AamError("it counts a feature twice in one sample")
         return out
 
 # %% ../../nbs/1_data/10_biom.ipynb #9b6e3776
 @contextmanager
 def reading_biom(path)->Iterator[None]:
-    "`reading`, with what `BiomFile` says put into a sentence."
+    "Like `reading`; it also puts what `BiomFile` found into a sentence."
     with reading(path, "BIOM 2.1"):
         try: yield
         except AamError as e:
@@ -182,9 +182,9 @@ def read_json_biom(data:bytes, path)->RawTable:
         cells = cells.reshape(-1, 3)
         at = cells[:, :2].astype(np.int64)
         if not ((at == cells[:, :2]) & (at >= 0) & (at < shape)).all():
-            raise AamError(f"{path}: a count stands outside the {shape[0]:,} features and {shape[1]:,} "
+            raise AamError(f"{path}: a count lies outside the {shape[0]:,} features and {shape[1]:,} "
                            "samples. Export the table again.")
         counts = sparse.coo_matrix((cells[:, 2], (at[:, 1], at[:, 0])), shape=shape[::-1]).tocsr()
         if counts.nnz < len(cells):
-            raise AamError(f"{path} counts a feature of a sample twice. Export the table again.")
+            raise AamError(f"{path} counts a feature twice in one sample. Export the table again.")
         return RawTable(counts, samples, features)

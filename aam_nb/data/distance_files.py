@@ -29,7 +29,7 @@ _TOLERANCE = 1e-6 # What rounding may do to a 0 or a 1
 
 def _unsound(path, why:str):
     "Refuse a file, with the reason."
-    raise AamError(f"{path} holds no sound matrix of distances: {why}. Export it again.")
+    raise AamError(f"{path} is not a valid distance matrix: {why}. Export it again.")
 
 def _square(matrix, ids, path): # The matrix
     "Refuse an array that has not one row and one column for each id."
@@ -76,8 +76,8 @@ def _check_row(path, name:str, line:bytes, columns:int):
     "Refuse a row of another sample, or of another length."
     found = line.split(b"\t", 1)[0].decode()
     if found.strip() != name.strip():
-        _unsound(path, f"the row of '{found[:40]}' is where that of '{name[:40]}' is due; "
-                       "rows and columns need one order")
+        _unsound(path, f"the row of '{found[:40]}' is where the row of '{name[:40]}' was expected; "
+                       "rows and columns must be in the same order")
     numbers = line.count(b"\t")
     if numbers == columns: return
     _unsound(path, f"the row of '{name[:40]}' has {numbers:,} numbers for {columns:,} columns")
@@ -103,7 +103,7 @@ def _hdf5_matrix(f, ids, path): # An HDF5 dataset
     size = _square(out, ids, path).dtype.itemsize*max(out.size, np.prod(out.chunks or 0))
     stored = out.id.get_storage_size()
     if size > (stored if out.chunks is None else 1032*stored + 2**20): # The most that gzip can hold
-        _unsound(path, f"'matrix' claims {size:,} bytes, more than {stored:,} bytes can hold")
+        _unsound(path, f"'matrix' claims {size:,} bytes, more than its {stored:,} stored bytes can hold")
     return out
 
 # %% ../../nbs/1_data/90_distance_files.ipynb #aad94d1d
@@ -145,7 +145,7 @@ def _from_npy(path)->tuple[list[str],Callable]:
     beside = path.with_suffix(".ids.txt")
     if not beside.is_file():
         raise AamError(f"{path} holds no ids, and there is no file {beside}. Write the sample ids there, "
-                       "one a line, in the order of the rows.")
+                       "one on each line, in the order of the rows.")
     ids = [o for o in decode(load(beside)[0], beside).split("\n") if o.strip()]
     matrix = _square(np.lib.format.open_memmap(path, mode="r").view(np.ndarray), ids, path)
     return ids, lambda i, at: matrix[i, at]
@@ -214,7 +214,7 @@ def _again(path:str, ids)->Distances: # In a worker process
 def read_distances(
     path:str|Path, # .h5, .qza, .tsv, .npy or .npz; see the table above
 )->Distances:      # In the order of the file
-    "Open a file of distances. Raises `AamError` that names the file and says what to do."
+    "Open a file of distances. Raises an `AamError` that names the file and says what to do."
     path = Path(path)
     with reading(path, "distances"): ids, take = _opened(path)
     names = strings([str(o).strip() for o in ids])
@@ -229,7 +229,8 @@ def _check_numbers(out:np.ndarray, rows, columns, path):
     wrong = np.argwhere(~(np.isfinite(out) & (out >= -_TOLERANCE)))
     if not len(wrong): return
     i, j = wrong[0]
-    _unsound(path, f"from '{rows[i]}' to '{columns[j]}' it is {out[i, j]:g}; wanted a number of 0 or more")
+    _unsound(path, f"the distance from '{rows[i]}' to '{columns[j]}' is {out[i, j]:g}; "
+                   "wanted a number of 0 or more")
 
 def _check_both_ways(out:np.ndarray, ids, path):
     "Refuse a square of numbers that is not symmetric or not 0 on the diagonal."
@@ -238,7 +239,8 @@ def _check_both_ways(out:np.ndarray, ids, path):
     differ = np.argwhere(np.abs(out - out.T) > 1e-4*np.abs(out) + _TOLERANCE)
     if not len(differ): return
     i, j = differ[0]
-    _unsound(path, f"from '{ids[i]}' to '{ids[j]}' it is {out[i, j]:g}, and back {out[j, i]:g}")
+    _unsound(path, f"the distance from '{ids[i]}' to '{ids[j]}' is {out[i, j]:g}, "
+                   f"but from '{ids[j]}' to '{ids[i]}' it is {out[j, i]:g}")
 
 # %% ../../nbs/1_data/90_distance_files.ipynb #1329e6c2
 @patch
@@ -258,13 +260,13 @@ def rows(self:Distances,
 def align(self:Distances,
     ids,      # Sample ids [b], in any order
 )->Distances: # Of these samples, in this order
-    "The same distances in the order of a study. Raises `AamError` that names the samples the file lacks."
+    "The same distances in the order of a study. Raises an `AamError` that names the samples the file lacks."
     known = {o: i for i, o in enumerate(self.ids)}
     lost = [o for o in ids if o not in known]
     if lost:
         raise AamError(f"{self.path} has no distances for {len(lost):,} of {len(ids):,} samples (first: "
-                       f"{few(lost)}); its own are named {few(known)}. Compute the distances of all samples, "
-                       "or leave those out.")
+                       f"{few(lost)}); its own samples are {few(known)}. Compute the distances "
+                       "of all samples, or leave those out.")
     return Distances(self.path, self._all, self._take, self._at[[known[o] for o in ids]])
 
 # %% ../../nbs/1_data/90_distance_files.ipynb #98f832fd

@@ -253,7 +253,7 @@ metrics.add(Metric(name="precomputed", bounded=True, between=None))
 
 # %% ../../nbs/1_data/85_distances.ipynb #53b6105f
 def _needs_tree(metric:str):
-    "Say that a distance along a tree has none, and which distances do without."
+    "Refuse a distance along a tree when there is no tree, and name the distances that need none."
     without = [k for k, o in metrics.items() if o.between and not o.needs_tree]
     raise AamError(f"The distance '{metric}' needs a tree. Give one, or choose one of {', '.join(without)}.")
 

@@ -23,7 +23,7 @@ KINDS = dict(hdf5="HDF5 (as BIOM 2.1 is)", json="JSON (as BIOM 1.0 is)",
              zip="a zip archive (as a .qza or an Excel workbook is)", text="plain text",
              fasta="FASTA sequences",
              fastq="FASTQ reads", newick="a Newick tree", html="a web page", utf16="UTF-16 text",
-             gzip="gzip in gzip", binary="binary data of no kind known here", empty="nothing at all")
+             gzip="gzip inside gzip", binary="binary data of an unknown kind", empty="nothing at all")
 
 _MAGIC = {b"\x89HDF\r\n\x1a\n": "hdf5", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gzip",
           b"\xff\xfe": "utf16", b"\xfe\xff": "utf16"}
@@ -68,8 +68,8 @@ def _gunzip(data:bytes, path)->bytes:
         out.append(member.decompress(data, room))
         room -= len(out[-1])
         if room <= 0:
-            raise AamError(f"{path} grows more than {_GROWTH}-fold when unpacked. No table does that: it is "
-                           "refused.")
+            raise AamError(f"{path} grows more than {_GROWTH}-fold when unpacked. No table does "
+                           "that, so the file is refused.")
         if not member.eof: raise EOFError("the end of the gzip data is missing")
         data = member.unused_data.lstrip(b"\0")
     return b"".join(out)
@@ -143,7 +143,7 @@ def _survey(archive:zipfile.ZipFile, path)->str: # The one folder, named by the 
     if "[Content_Types].xml" in names:
         raise AamError(f"{path} is an Excel workbook. Save it as tab-separated text.")
     if len(roots) != 1 or max(names.values()) > 1 or f"{(root := roots.pop())}/metadata.yaml" not in names:
-        raise AamError(f"{path} is a zip archive, but no QIIME 2 artefact, which has one folder with a "
+        raise AamError(f"{path} is a zip archive, but not a QIIME 2 artefact, which has one folder with a "
                        "metadata.yaml in it.")
     return root
 
@@ -161,8 +161,8 @@ def _check_sum(sums:str, name:str, data:bytes, path):
     for line in sums.splitlines():
         told, _, which = line.partition("  ")
         if which == name and told != hashlib.md5(data, usedforsecurity=False).hexdigest():
-            raise AamError(f"{path}: {name} is not what QIIME 2 wrote, its checksum differs. Export the "
-                           "artefact again.")
+            raise AamError(f"{path}: {name} has changed since QIIME 2 wrote it: its checksum differs. "
+                           "Export the artefact again.")
 
 # %% ../../nbs/1_data/05_files.ipynb #05cc5451
 def read_qza(

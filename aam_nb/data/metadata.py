@@ -54,7 +54,7 @@ def _is_comment(cell:str)->bool:
     return cell.startswith("#") and not cell.startswith("#q2:") and not is_id_header(cell)
 
 def _rows(path)->list[tuple[int,list[str]]]: # Line number and cells of each row that says something
-    "The rows of a tab-separated file. Raises `AamError` for what is no text."
+    "The rows of a tab-separated file. Raises `AamError` for a file that is not text."
     data, kind = load(path)
     check_kind(path, kind, ("text",), "metadata as tab-separated text (.tsv)")
     reader = csv.reader(io.StringIO(as_text(data, path)), dialect="excel-tab", strict=True)
@@ -72,34 +72,35 @@ def _to_do(names:list[str])->str:
     ids = [o for o in names if is_id_header(o)]
     if ids: return f"Move '{ids[0]}' to the front."
     if len(names) > 1: return "Call it sample-id (or #SampleID, sample_name, id)."
-    return "Separated by commas? Save it as tab-separated text."
+    return "If it is separated by commas, save it as tab-separated text."
 
 def _header(rows:list[tuple[int,list[str]]], path)->list[str]:
-    """The column names, the first of which is that of the ids. Raises `AamError` where they are not those
-    of metadata."""
+    """The column names, beginning with that of the ids. Raises `AamError` where they cannot be the header of
+    metadata."""
     if not rows:
         raise AamError(f"{path} is empty. Give a tab-separated file with a header and a row for each sample.")
     line, names = rows[0]
     names = names[:max(i for i, o in enumerate(names) if o) + 1]
     place = f"{path}, line {line}"
     if not is_id_header(names[0]):
-        raise AamError(f"{place}: the first column is '{names[0][:40]}', which names no ids. {_to_do(names)}")
+        raise AamError(f"{place}: the first column is '{names[0][:40]}'; wanted a header of sample ids. "
+                       f"{_to_do(names)}")
     if "" in names: raise AamError(f"{place}: column {names.index('') + 1} has no name. Give it one.")
     twice = [o for o, n in Counter(names).items() if n > 1]
-    if twice: raise AamError(f"{place}: the columns {few(twice)} occur more than once. Rename them.")
+    if twice: raise AamError(f"{place}: these columns occur more than once: {few(twice)}. Rename them.")
     return names
 
 # %% ../../nbs/1_data/25_metadata.ipynb #f9e68b92
 def _types(rows:list[tuple[int,list[str]]], names:list[str], path)->dict[str,str]:
-    "The declared type of columns. Raises `AamError` for directives that are not known or stand elsewhere."
+    "The declared type of columns. Raises `AamError` for unknown or misplaced directives."
     out, top = {}, True
     for line, cells in rows[1:]:
         if not cells[0].startswith("#q2:"):
             top = False
             continue
         if cells[0] not in ("#q2:types", "#q2:missing") or not top:
-            raise AamError(f"{path}, line {line}: '{cells[0]}' is not known here. #q2:types and #q2:missing "
-                           "may stand below the header.")
+            raise AamError(f"{path}, line {line}: '{cells[0]}' is not known here; wanted #q2:types or "
+                           "#q2:missing, directly below the header.")
         if cells[0] == "#q2:types": out |= {n: t.lower() for n, t in zip(names[1:], cells[1:]) if t}
     odd = [n for n, t in out.items() if t not in ("numeric", "categorical")]
     if odd:
@@ -110,8 +111,8 @@ def _types(rows:list[tuple[int,list[str]]], names:list[str], path)->dict[str,str
 # %% ../../nbs/1_data/25_metadata.ipynb #991048d6
 def _samples(rows:list[tuple[int,list[str]]], names:list[str],
              path)->dict[str,list[str]]: # The cells of each id
-    """The rows of samples. Raises `AamError` for rows that are too long, without an id, or of an id that
-    was there."""
+    """The rows of samples. Raises `AamError` for rows that are too long, that have no id, or whose id
+    occurred before."""
     out, width = {}, len(names)
     for line, cells in rows[1:]:
         name, place = cells[0], f"{path}, line {line}"
@@ -123,8 +124,8 @@ def _samples(rows:list[tuple[int,list[str]]], names:list[str],
             raise AamError(f"{place}: the row has no id (it has {few(o for o in cells if o)}). Give it one, "
                            "or remove it.")
         if is_id_header(name):
-            raise AamError(f"{place}: '{name}' is a header, not an id. Is this two files in one? Join their "
-                           "columns instead.")
+            raise AamError(f"{place}: '{name}' is a header, not an id. Are these two files in one? Join "
+                           "their columns instead.")
         if name in out:
             raise AamError(f"{place}: the id '{name}' has a row already. Keep one row for each sample.")
         out[name] = cells[1:width] + [""]*(width - len(cells))
@@ -143,7 +144,7 @@ def is_number(
 # %% ../../nbs/1_data/25_metadata.ipynb #081ea3a9
 def _typed(name:str, cells:list[str], declared:str|None,
            path)->np.ndarray: # float64, or object with text; NaN where missing
-    "A column in its type. Raises `AamError` where it is declared numeric and is not."
+    "A column as its type. Raises `AamError` where it is declared numeric but is not."
     distinct = dict.fromkeys(cells)
     known = [o for o in distinct if not is_missing(o)]
     text = [o for o in known if not is_number(o)] if declared != "categorical" else known
@@ -158,7 +159,7 @@ def _typed(name:str, cells:list[str], declared:str|None,
 def read_metadata(
     path:str|Path, # Tab-separated text by QIIME 2's rules; gzip is taken off
 )->pd.DataFrame:   # One row for each sample, by id (text); columns are float64 or text, NaN where missing
-    "Read sample metadata. Raises `AamError`, which names the file and the line, for a file that is none."
+    "Read sample metadata. Raises `AamError`, which names the file and the line, for anything else."
     import pandas as pd
     rows = _rows(path)
     names = _header(rows, path)

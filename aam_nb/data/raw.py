@@ -35,7 +35,7 @@ def short_id(
 
 # %% ../../nbs/1_data/08_raw.ipynb #16dd6d8d
 def _not_whole(value:float)->str:
-    "Where a number that is no count of reads may come from."
+    "Where a number that is not a count of reads may come from."
     if value < 0: return "Negative numbers come from log ratios"
     return "Fractions come from relative abundances" if value < 2**31 else "Reads are at most 2,147,483,647"
 
@@ -50,7 +50,7 @@ def whole_counts(
         k = int(bad.argmax())
         sample = raw.samples[int(np.searchsorted(raw.counts.indptr, k, side="right")) - 1]
         feature = short_id(raw.features[raw.counts.indices[k]])
-        are = "is no whole number" if bad.sum() == 1 else "are no whole numbers"
+        are = "is not a whole number" if bad.sum() == 1 else "are not whole numbers"
         raise AamError(f"{path}: {bad.sum():,} of {len(data):,} counts {are} of reads (first: sample "
                        f"'{sample}', "
                        f"feature '{feature}' has {data[k]:g}). {_not_whole(data[k])}: give the table of raw "
@@ -68,12 +68,12 @@ def clean_ids(
     "Ids as text, without blanks around them. Raises `AamError` for empty ones and for duplicates."
     odd = [o for o in names if not isinstance(o, (str, int)) or isinstance(o, bool)]
     if odd:
-        raise AamError(f"{path}: {len(odd):,} {what} ids are neither text nor whole numbers (first: "
-                       f"{odd[0]!r}).")
+        raise AamError(f"{path} has {what} ids that are neither text nor whole numbers: {len(odd):,} in all, "
+                       f"the first of them {odd[0]!r}.")
     out = [str(o).strip() for o in names]
     if "" in out: raise AamError(f"{path}: {what} number {out.index('') + 1:,} has no id. Give it one.")
     twice = [short_id(o) for o, n in Counter(out).items() if n > 1]
     if twice:
-        raise AamError(f"{path}: {len(twice):,} {what} ids occur more than once ({few(twice)}). Rename or "
-                       "merge them.")
+        raise AamError(f"{path} has {what} ids that occur more than once: {few(twice)}. Rename or merge "
+                       "them.")
     return out

@@ -47,7 +47,7 @@ def _grow(
 # %% ../../nbs/1_data/95_simulate.ipynb #05cbcc9f
 def _evolve(
     parent,      # int [nodes], preorder
-    length,      # float [nodes], expected substitutions a site
+    length,      # float [nodes], expected substitutions per site
     bases:int,   # Length of a sequence
     rng,         # numpy Generator
 )->np.ndarray:   # uint8 [nodes, bases], 0-3
@@ -118,7 +118,7 @@ def simulate(
     noise:float=.5,   # Standard deviation of each log abundance in each sample; more is harder
 )->Study:             # Metadata columns: subject, age (months), site; `tree` is the true tree
     """A study with a target `age` carried by clades, a class `site`, and subjects. Raises `AamError` for
-    sizes that make none."""
+    sizes that cannot make a study."""
     import pandas as pd
     found = [f"{k} is {v}; wanted {low} to {high:,}" for k, v, low, high in
              (("samples", samples, 2, 10**6), ("asvs", asvs, 2, 10**6), ("groups", groups, 1, samples),
@@ -165,7 +165,7 @@ def _write_metadata(metadata, path):
 # %% ../../nbs/1_data/95_simulate.ipynb #5e2d7eed
 def write_study(
     study:Study,     # The study
-    folder:str|Path, # Made where it is absent; other files in it stay
+    folder:str|Path, # Made if absent; other files in it stay
 )->Path:             # The folder, with table.biom and, where the study has them, metadata.tsv and tree.nwk
     "Write a study as the files that a user would bring. Raises `AamError` when the folder is not writable."
     folder = Path(folder)

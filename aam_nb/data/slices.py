@@ -1,4 +1,4 @@
-"""BIOM 2.1, read some samples at a time
+"""BIOM 2.1, read a few samples at a time
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/slices.html.md"""
 
@@ -27,7 +27,7 @@ __all__ = ['TableSlices', 'open_table', 'by_slices']
 
 # %% ../../nbs/1_data/18_slices.ipynb #25d46d38
 class _Bytes:
-    "The bytes of a file that is not read whole."
+    "The bytes of a file that is never read as a whole."
     def __init__(self, f):
         self.fd, self.size, self.at, self.held = f.fileno(), os.fstat(f.fileno()).st_size, 0, b""
 
@@ -41,7 +41,7 @@ class _Bytes:
 
 # %% ../../nbs/1_data/18_slices.ipynb #5015663e
 class TableSlices:
-    "A count table in a BIOM 2.1 file, read some samples at a time. Made by `open_table`."
+    "A count table in a BIOM 2.1 file, read a few samples at a time. Made by `open_table`."
     def __init__(self, file:BiomFile, path, sequences):
         self.path, self._file = path, file
         self.indptr = file.indptr # int64 [samples+1]: where each sample's counts begin in the file
@@ -67,13 +67,13 @@ class TableSlices:
         start:int, # First sample
         stop:int,  # One past the last
     )->sparse.csr_matrix: # int32 [stop-start, sequences], no stored zeros
-        "Reads of some samples. Raises `AamError` for counts that are no reads."
+        "Reads of some samples. Raises `AamError` for counts that are not reads."
         return summed_counts(self._whole(start, stop), self._column, self.path)
 
 # %% ../../nbs/1_data/18_slices.ipynb #19517817
 @contextmanager
 def open_table(
-    path:str|Path,                # .biom (2.1), for which `by_slices` holds
+    path:str|Path,                # .biom (2.1), for which `by_slices` is true
     sequences:str|Path|None=None, # As for `read_table`
 )->Iterator[TableSlices]:
     "Open a table to read it by slices of samples. Raises `AamError` as `read_table` does."
@@ -91,7 +91,7 @@ def open_table(
 def by_slices(
     path:str|Path, # A count table
 )->bool:
-    "Whether a file can be read some samples at a time: BIOM 2.1 that is neither gzipped nor in a .qza."
+    "Whether a file can be read a few samples at a time: BIOM 2.1 that is neither gzipped nor in a .qza."
     try:
         with open(path, "rb") as f: return sniff(f.read(4096)) == "hdf5"
     except OSError: return False

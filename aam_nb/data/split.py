@@ -1,4 +1,4 @@
-"""Which samples train, which pick the epoch, which are reported, and who may not be on both sides
+"""Which samples train, which pick the epoch, which are reported, and who must not be on both sides
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/split.html.md"""
 
@@ -39,7 +39,7 @@ def _bin_of(values, bins:int)->np.ndarray: # int64 [values]
 
 # %% ../../nbs/1_data/70_split.ipynb #f086b336
 def strata(
-    values,          # One value a sample, a number or a label; NaN or None where missing
+    values,          # One value for each sample, a number or a label; NaN or None where missing
     task:str="auto", # "regression" bins numbers, "classification" takes labels, "auto" decides
     bins:int=5,      # Bins of numbers
 )->np.ndarray:       # int64 [samples], 0, 1, ...; samples without a value are in the last stratum
@@ -56,7 +56,7 @@ def strata(
 
 # %% ../../nbs/1_data/70_split.ipynb #b695ca8f
 def labels(
-    values,      # One value a sample: text, numbers, NaN or None
+    values,      # One value for each sample: text, numbers, NaN or None
 )->np.ndarray:   # Object array of str [samples], "" where missing or blank
     "The text of each value. Where all are whole numbers, '12.0' is '12'."
     import pandas as pd
@@ -132,7 +132,7 @@ def _misfit(rows, stratum, share)->float:
 
 # %% ../../nbs/1_data/70_split.ipynb #0991dced
 def _candidates(ways, stratum, group, leave, key):
-    "Rows of runs of folds that leave at least `leave` groups behind."
+    "Rows of consecutive folds that leave at least `leave` groups behind."
     for k, m in ways:
         folds = _folds(stratum, group, k, draw_key(*key, k) % 2**32)
         for i in range(k - m + 1):
@@ -261,7 +261,7 @@ def check_whole(
     torn = [f"{g}: {', '.join(sorted(v))}" for g, v in of.items() if len(v) > 1]
     if not torn: return
     raise AamError(f"Groups in more than one {what}: {len(torn)} of {len(of)} (first: {few(torn)}). "
-                   "A group on both sides makes every score too good. Leave its samples out of all but one, "
+                   "A group on both sides makes every score too good. Keep only its samples from one of them, "
                    "or name other groups.")
 
 # %% ../../nbs/1_data/70_split.ipynb #55186ee2
@@ -269,8 +269,8 @@ def leave_one_out(
     ids,         # Sample ids, distinct
     values,      # The study, site or run of each sample
     groups=None, # The group of each sample, which lies within one value
-)->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids), one fold a value, in the order of the labels
-    "Folds that hold out one value each. Raises `AamError` for missing values, a single one, and torn groups."
+)->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids) of one fold for each value, in label order
+    "Folds that hold out one value each. Raises `AamError` for missing values, only one, and divided groups."
     ids, values, groups = sort_by_id(ids, values, groups)
     number, names = _group_numbers(ids, values, "value")
     if groups is not None: check_whole(ids, groups, names[number], "value that is left out")
@@ -286,7 +286,7 @@ def nested(
     task:str="auto", # "regression", "classification" or "auto", for strata
     seed:int=42,     # Same seed, same folds
 )->list[list[tuple[np.ndarray,np.ndarray]]]: # For each outer fold, (train ids, test ids) of the inner ones
-    "Folds of each training part. Raises `AamError` that names an outer fold that is too small."
+    "Folds of each training part. Raises an `AamError` that names an outer fold that is too small."
     at, out = {o: i for i, o in enumerate(ids)}, []
     groups, values = (None if o is None else np.asarray(o, dtype=object) for o in (groups, values))
     for k, (train, _) in enumerate(folds, 1):

@@ -36,7 +36,7 @@ def _check_fold(k, train, test, of, what):
     both = sorted({of[o] for o in train} & {of[o] for o in test})
     if both:
         raise AamError(f"{what} on both sides of fold {k}: {len(both)} (first: {few(both)}). "
-                       "Give each of them one side.")
+                       "Put each of them on one side.")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #b08ab39b
 def check_folds(
@@ -64,12 +64,12 @@ def read_given(
     if len(about.columns) == 1: names = list(about.columns)
     if len(names) == 1: return about[names[0]]
     found = f"the columns {few(about.columns)}" if len(about.columns) else "no column beside the ids"
-    raise AamError(f"{path} has {found}; wanted one that is called 'part' (train, valid, test) "
+    raise AamError(f"{path} has {found}; wanted one column called 'part' (train, valid, test) "
                    "or 'fold' (whole numbers).")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #24a27c46
 def _are_parts(listed)->bool:
-    "Whether the words are parts, and not numbers of folds. Refuses other words, and both together."
+    "Whether the words are parts, and not fold numbers. Refuses other words, and both together."
     words = sorted(set(listed))
     parts, numbers = {o for o in words if o in PARTS}, {o for o in words if o.isdigit()}
     odd = [o for o in words if o not in parts | numbers]
@@ -139,8 +139,8 @@ def folds_given(
     ids, words, parts = _listed(ids, given, groups)
     out = [(ids[words != o], ids[words == o]) for o in (["test"] if parts else sorted(set(words)))]
     if all(len(a) and len(b) for a, b in out): return out
-    if parts: raise AamError("The split has samples of one part only; wanted train and test.")
-    raise AamError("All samples are of one fold; wanted two folds or more.")
+    if parts: raise AamError("The split has samples in one part only; wanted train and test.")
+    raise AamError("All samples are in one fold; wanted two folds or more.")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #95ede685
 def _check_one_answer(given, leave_out):
@@ -160,7 +160,7 @@ def split_for(
     given=None,     # The user's part or fold of each sample
     leave_out=None, # The study, site or run of each sample: each value stays in one part
 )->Split:
-    "The split of a training. Raises `AamError` for two answers, and what the ways of splitting raise."
+    "The split of a training. Raises `AamError` for two answers, and where the chosen way of splitting does."
     _check_one_answer(given, leave_out)
     if given is not None: return split_given(ids, given, groups, valid, test, seed, strata)
     if leave_out is not None: leave_one_out(ids, leave_out, groups) # refuses what cannot be left out
@@ -177,7 +177,7 @@ def folds_for(
     groups=None,    # The group of each sample; None says that the samples are independent
     strata=None,    # int [samples], the stratum of each, from `strata`
     seed:int=42,    # Same seed, same folds
-    leave_out=None, # The study, site or run of each sample: one fold a value
+    leave_out=None, # The study, site or run of each sample: one fold for each value
     given=None,     # The user's part or fold of each sample
 )->list[tuple[np.ndarray,np.ndarray]]: # (train ids, test ids) of each fold
     "The outer folds of an evaluation. Raises `AamError` for two answers, and for repeats of fixed folds."
@@ -195,7 +195,7 @@ def write_split(
     split:Split,   # The split
     path:str|Path, # TSV file to write
 )->None:
-    "Write one line a sample: `sample_id`, `part`. The file is whole or absent."
+    "Write one line for each sample: `sample_id`, `part`. The file is whole or absent."
     write_tsv(path, ["sample_id", "part"], [(o, part) for part in PARTS for o in getattr(split, part)])
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #cf6004c0
@@ -211,7 +211,7 @@ def _rows(path, head, what)->list[tuple[int,str,list[str]]]:
     first = lines[0] if lines else ""
     if first.split("\t")[:len(head)] != head:
         raise AamError(f"{path} is not a {what}: its first line is '{first[:60]}'; "
-                       f"wanted {' and '.join(head)}, with a tab between.")
+                       f"wanted {' and '.join(head)}, with tabs between.")
     return [(n, line, line.split("\t")) for n, line in enumerate(lines[1:], 2)]
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #afd50fca

@@ -58,7 +58,7 @@ def draw_parts(
 
 # %% ../../nbs/1_data/80_split_picture.ipynb #f94422ff
 def _figure(parts, values):
-    "A figure whose height goes with the number of parts."
+    "A figure whose height grows with the number of parts."
     import matplotlib.pyplot as plt
     fig = plt.figure(figsize=(6, max(2.2, 1 + .22*len(parts))), dpi=80, layout="constrained")
     draw_parts(fig, parts, values)

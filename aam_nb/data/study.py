@@ -46,7 +46,7 @@ def _chosen(ids:np.ndarray, metadata:pd.DataFrame, has:np.ndarray, where:str)->t
     chosen = np.asarray(select(metadata.loc[ids[has]], where), dtype=bool)
     if not chosen.any():
         raise AamError(f"No sample is left where {where} (samples with metadata: {has.sum():,}). "
-                       "Choose by another condition.")
+                       "Choose another condition.")
     out = has.copy()
     out[has] = chosen
     return out, [f"Kept {chosen.sum():,} of {has.sum():,} samples, where {where}"]
@@ -62,10 +62,12 @@ def join_metadata(
     if missing not in ("error", "drop"): raise AamError(f"missing is '{missing}'; wanted 'error' or 'drop'.")
     if metadata is None:
         if not where: return np.ones(len(ids), dtype=bool), []
-        raise AamError(f"where = '{where}' chooses samples by metadata, but no metadata are given.")
+        raise AamError(f"where = '{where}' chooses samples by metadata, but no metadata are given. "
+                       "Give metadata, or leave out the condition.")
     twice = metadata.index[metadata.index.duplicated()]
     if len(twice):
-        raise AamError(f"Sample ids occur twice in the metadata: {few(twice)}. Give each sample one row.")
+        raise AamError(f"Some sample ids have more than one row in the metadata: {few(twice)}. "
+                       "Give each sample one row.")
     has, notes = _with_row(ids, metadata, missing)
     if not where.strip(): return has, notes
     has, more = _chosen(ids, metadata, has, where)
@@ -98,11 +100,11 @@ def _root_branches(tree:Tree)->int: # Branches that leave the last fork above al
 
 # %% ../../nbs/1_data/60_study.ipynb #54133fa7
 def _tree_notes(tree:Tree, cut:Tree, off:np.ndarray, reads:np.ndarray)->list[str]:
-    "What a tree lacks (`off`, bool [asvs]), what it has beside the ASVs, and whether it may have no root."
+    "Note the ASVs that a tree lacks (`off`, bool [asvs]), its other tips, and a root that may be missing."
     tips, roots, notes = len(tree.tips), _root_branches(tree), []
     if off.any():
         share = reads[off].sum()/reads.sum()
-        notes.append(f"Not in the tree, and in no distance along it: {off.sum():,} of {len(off):,} ASVs, "
+        notes.append(f"Not in the tree, so not in distances along it: {off.sum():,} of {len(off):,} ASVs, "
                      f"with {share:.2%} of the reads")
     if spare := tips - len(cut.tips):
         notes.append(f"Cut off {spare:,} of the tree's {tips:,} tips: no such ASV in the table")
@@ -132,15 +134,15 @@ def off_tree(
     depths:np.ndarray,  # int64 [samples], reads of each
     on_tree:np.ndarray, # [samples], how many of its ASVs or reads are on the tree
 )->list[str]:           # A note, or none
-    "Note the samples whose reads are all of ASVs that the tree lacks."
+    "Note the samples that have reads, but only of ASVs that the tree lacks."
     off = (depths > 0) & (on_tree == 0)
     if not off.any(): return []
-    return [f"Samples with reads, but none of them on the tree: {off.sum():,} (first: {few(ids[off])})"]
+    return [f"Samples that have reads, but none on the tree: {off.sum():,} (first: {few(ids[off])})"]
 
 # %% ../../nbs/1_data/60_study.ipynb #f70eae0c
 def make_study(
     table:Table,
-    metadata:pd.DataFrame|None=None, # One row a sample, indexed by sample id; any order
+    metadata:pd.DataFrame|None=None, # One row for each sample, indexed by sample id; any order
     tree:Tree|None=None,             # Any tips, in any order
     missing:str="error",             # Samples without metadata: "error" refuses them, "drop" leaves them out
     where:str="",                    # Keep samples by their metadata, e.g. "age > 3 and site in (gut, skin)"

@@ -44,7 +44,7 @@ def _words(name):
 
 # %% ../../nbs/1_data/65_subjects.ipynb #6014f1e1
 def _named(name, values):
-    "Why the name of a column with these distinct values says subject, or None."
+    "Why the name of a column with these distinct values suggests subjects, or None."
     words = set(_words(name))
     who = words & _WHO
     if not who or words - _WHO - _ID - _FILL: return None
@@ -68,7 +68,7 @@ def _coded(name, values):
 
 # %% ../../nbs/1_data/65_subjects.ipynb #1d69c978
 def _brings(values, metadata):
-    "Other columns that are constant within each value of this one, beyond chance."
+    "Other columns that are constant within each value of this one, more than chance explains."
     import pandas as pd
     for name in metadata.columns.drop(values.name):
         other = metadata[name].loc[values.index].dropna()
@@ -93,7 +93,7 @@ def _why_subjects(name, metadata):
     return why and f"{len(sizes)} values over {len(values)} samples; {why}"
 
 def subject_like(
-    metadata, # pandas.DataFrame, one row a sample
+    metadata, # pandas.DataFrame, one row for each sample
 )->list[tuple[str,str]]: # (column, why), in the order of the columns
     "Columns that look like subjects, households or repeats, within which samples are not independent."
     found = [(str(name), _why_subjects(name, metadata)) for name in metadata.columns]

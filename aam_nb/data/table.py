@@ -44,12 +44,12 @@ def _no_sequences(features:list[str], samples:list[str], path)->str:
     if _HASH.fullmatch(odd[0]):
         return f"{n} look like hashes (first: '{odd[0]}'), so their sequences are not in the table. {_WAY}."
     if all(len(o) > 20 and not odd_letters(fold(o)) for o in samples):
-        return (f"{n} are not sequences (first: '{short_id(odd[0])}'), but its samples are. "
-                "Turn the table round: features are rows.")
+        return (f"{n} are not sequences (first: '{short_id(odd[0])}'), but its sample ids are. "
+                "Transpose the table: features must be rows.")
     if near := _nearly(odd):
         letters = odd_letters(fold(near[0]))
         return (f"{n} have letters that stand for no base (first: '{short_id(near[0])}' has {letters!r}). "
-                "Mend them, or leave those features out.")
+                "Correct them, or leave those features out.")
     return f"{n} are not sequences (first: {few(map(short_id, odd))}). {_WAY}; or leave those features out."
 
 # %% ../../nbs/1_data/15_table.ipynb #2bcbe2db
@@ -64,17 +64,14 @@ def _by_name(features:list[str], known:dict[str,str], reads:Callable[[],np.ndarr
     if len(lost) == len(features):
         raise AamError(f"None of the {len(features):,} features of {path} (first: '{short_id(features[0])}') "
                        f"is in {where} "
-                       f"(first: '{short_id(next(iter(known)))}'). Give the sequences of this table; none "
-                       "where its ids "
-                       "are sequences.")
+                       f"(first: '{short_id(next(iter(known)))}'). Give the sequences of this table, or "
+                       "none if its ids are sequences.")
     if lost:
         n = reads()
         share = n[lost].sum()/max(n.sum(), 1)
-        raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, which have "
-                       f"{share:.1%} of "
-                       f"its reads (first: {few(short_id(features[i]) for i in lost)}). Give the sequences "
-                       "of all, or "
-                       "leave those features out of the table.")
+        raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, with "
+                       f"{share:.1%} of its reads (first: {few(short_id(features[i]) for i in lost)}). "
+                       "Give the sequences of all features, or leave those out of the table.")
     return [known[o] for o in features]
 
 # %% ../../nbs/1_data/15_table.ipynb #1434b0d1
@@ -85,9 +82,9 @@ def _distinct(sequences:list[str], features:list[str], path)->tuple[np.ndarray,l
     if len(first) == len(sequences): return column, sequences, []
     k = int(np.argmax(column != np.arange(len(column)))) # The first repeat
     j = int(np.argmax(column == column[k]))              # What it repeats
-    note = (f"{len(sequences) - len(first):,} of {len(sequences):,} features of {path} have the sequence of "
-            "another "
-            f"(first: '{short_id(features[k])}' that of '{short_id(features[j])}'); their reads were summed")
+    note = (f"{len(sequences) - len(first):,} of {len(sequences):,} features of {path} had the sequence of "
+            f"another (first: '{short_id(features[k])}' had that of '{short_id(features[j])}'); "
+            "their reads were summed")
     return column, list(first), [note]
 
 # %% ../../nbs/1_data/15_table.ipynb #ffdb1173
@@ -103,14 +100,14 @@ def summed_counts(
         counts = sparse.csr_matrix(places, shape=(counts.shape[0], n))
         counts.sum_duplicates()
     if counts.nnz and counts.data.max() >= 2**31:
-        raise AamError(f"{path}: features of one sequence sum to more than 2,147,483,647 reads in a sample. "
+        raise AamError(f"{path}: features with one sequence sum to over 2,147,483,647 reads in a sample. "
                        "Give the table of raw reads.")
     return counts.astype(np.int32)
 
 # %% ../../nbs/1_data/15_table.ipynb #25ec3353
 def sequence_columns(
     raw:RawTable,
-    reads:Callable[[],np.ndarray], # int64 [features], asked for only where a message needs it
+    reads:Callable[[],np.ndarray], # int64 [features], called only where a message needs them
     path,
     sequences, # FASTA or .qza; None where feature ids are sequences
 )->tuple[np.ndarray,list[str],list[str]]: # The column of each feature; the distinct sequences; notes
@@ -121,7 +118,7 @@ def sequence_columns(
         named = [fold(o) for o in raw.features]
         if any(map(odd_letters, named)): raise AamError(_no_sequences(raw.features, raw.samples, path))
         n = sum(a != b for a, b in zip(named, raw.features, strict=True))
-        if n: notes.append(f"{n:,} sequences of {path} had lower-case letters or U; read as upper case and T")
+        if n: notes.append(f"{n:,} sequences of {path} had lower-case letters or U, read as upper case and T")
     column, distinct, merged = _distinct(named, raw.features, path)
     return column, distinct, notes + merged
 
@@ -169,7 +166,7 @@ def _format_of(data:bytes, kind:str, path, format:str)->TableFormat:
 def empty_table(path, samples, features)->AamError:
     "The error about a table without a single read."
     return AamError(f"{path} is an empty table: {len(samples):,} samples, {len(features):,} features, no "
-                    "reads. Give one with reads.")
+                    "reads. Give a table with reads.")
 
 def _read_raw(path, format)->RawTable:
     "A table as its file holds it, with sound ids and at least one count."

@@ -44,8 +44,8 @@ def _reads(cells:list[str], samples:list[str], line:int, path)->np.ndarray: # fl
     "The counts of one line."
     n = len(samples)
     if len(cells) < n:
-        raise AamError(f"{path}, line {line}: {len(cells)} counts for {n} samples. Each line needs one for "
-                       "each sample.")
+        raise AamError(f"{path}, line {line}: wanted a count for each of {n} samples; found "
+                       f"{len(cells)}. Is the line cut short?")
     try: return np.array(cells[:n], dtype=np.float64)
     except ValueError as e:
         k = next(i for i, o in enumerate(cells) if not _is_number(o))
@@ -58,13 +58,13 @@ def _header(lines:list[tuple[int,str]], path)->int: # Lines up to and including 
     n = next((i for i, (_, o) in enumerate(lines) if not o.startswith("#")), len(lines))
     if not n or "\t" not in lines[n-1][1]: n += 1
     if n > len(lines) or "\t" not in lines[n-1][1]:
-        raise AamError(f"{path} is text, but no table: it has no header with tabs. Separated by commas? Save "
-                       "it as tab-separated text.")
+        raise AamError(f"{path} is text, but not a table: it has no header with tabs. If it is separated "
+                       "by commas, save it as tab-separated text.")
     return n
 
 # %% ../../nbs/1_data/13_text.ipynb #64a5bb45
 def _rows(rows, columns:int, samples:list[str], path)->tuple[list[str],list,list]: # Features; places; reads
-    "The features of some numbered lines, and where each has how many reads."
+    "The features of some numbered lines, and how many reads each has in which samples."
     features, at, reads = [], [np.zeros(0, np.int64)], [np.zeros(0)]
     for i, line in rows:
         feature, *cells = line.split("\t")
@@ -91,5 +91,5 @@ def read_tsv(
     features, at, reads = _rows(rows, len(names), samples, path)
     ends, shape = np.cumsum([len(o) for o in at]), (len(rows), len(samples))
     counts = sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends), shape=shape).T.tocsr()
-    notes = (f"columns {few(left)} of {path} left out: they are no samples",) if left else ()
+    notes = (f"{path}: columns that are not samples were left out ({few(left)})",) if left else ()
     return RawTable(counts, samples, features, notes)

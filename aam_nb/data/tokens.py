@@ -40,7 +40,7 @@ _letter = np.frombuffer(b"\0ACGTN?", dtype=np.uint8)
 
 # %% ../../nbs/1_data/92_tokens.ipynb #3c260b79
 def _refuse(sequences, codes, lengths):
-    "Name the first empty sequence, or the first letter that is no nucleotide code."
+    "Name the first empty sequence, or the first letter that is not a nucleotide code."
     if (lengths == 0).any():
         first = int(np.argmin(lengths)) + 1
         raise AamError(f"Sequence {first} is empty. Leave such features out of the table.")
@@ -48,27 +48,25 @@ def _refuse(sequences, codes, lengths):
     odd = (codes == _REFUSED) | ((codes == PAD) & within)
     if not odd.any(): return
     (i, *_), (j, *_) = np.nonzero(odd)
-    raise AamError(f"{odd.any(axis=1).sum():,} of {len(sequences):,} sequences hold letters that are no "
-                   "nucleotide "
-                   f"codes (first: {sequences[i][j]!r} at base {j+1} of {few([sequences[i][:60]])}). Wanted "
-                   "upper case "
-                   "A, C, G, T, N or another IUPAC code, without gaps and with T for U.")
+    raise AamError(f"{odd.any(axis=1).sum():,} of {len(sequences):,} sequences hold letters that are not "
+                   f"nucleotide codes (first: {sequences[i][j]!r} at base {j+1} of "
+                   f"{few([sequences[i][:60]])}). "
+                   "Wanted upper case A, C, G, T, N or another IUPAC code, without gaps and with T for U.")
 
 # %% ../../nbs/1_data/92_tokens.ipynb #5a33eca8
 def tokenize(
     sequences,            # Sequences, upper case, any lengths
     length:int|None=None, # Columns of the result; the longest sequence if None
 )->np.ndarray:            # u8 [asvs, l], padded with 0 on the right
-    """Sequences as tokens. Raises `AamError` for letters that are no nucleotide codes and for longer
+    """Sequences as tokens. Raises `AamError` for letters that are not nucleotide codes and for longer
     sequences."""
     lengths = np.array([len(o) for o in sequences], dtype=np.int64)
     longest = int(lengths.max(initial=0))
     l = longest if length is None else length
     if longest > l:
         raise AamError(f"{int((lengths > l).sum()):,} of {len(lengths):,} sequences are longer than {l} "
-                       "bases "
-                       f"(longest: {longest}). Trim them to {l} bases, as the sequences were that set this "
-                       "limit.")
+                       f"bases (longest: {longest}). Trim them to {l} bases, like the sequences that set "
+                       "this limit.")
     data = "".join(o.ljust(l, "\0") for o in sequences).encode("ascii", "replace")
     codes = _token[np.frombuffer(data, dtype=np.uint8)].reshape(len(lengths), l)
     _refuse(sequences, codes, lengths)
@@ -88,8 +86,8 @@ def identity_signs(
     sequences, # Sequences, upper case
     width:int, # Signs of each: 0 to 512, a multiple of 8
 )->np.ndarray: # int8 [asvs, width], -1 or +1
-    """A fixed vector of signs for each sequence, from a hash of its letters. Raises `AamError` for another
-    width."""
+    """A fixed vector of signs for each sequence, from a hash of its letters. Raises `AamError` for a width
+    that is not allowed."""
     if width % 8 or not 0 <= width <= 512:
         raise AamError(f"The identity width is {width}; wanted a multiple of 8 from 0 to 512.")
     if not width: return np.zeros((len(sequences), 0), dtype=np.int8)

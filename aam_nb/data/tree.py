@@ -93,7 +93,7 @@ def read_word(self:_Reading, word:str, at:int):
         except ValueError: self.size = np.inf
         if not np.isfinite(self.size): _fail(self.text, at, f"'{word[:20]}' is not a branch length.")
     elif self.colon or self.name is not None or word in "'[]":
-        _fail(self.text, at, f"'{word[:20]}' stands where a ',' or ')' was expected.")
+        _fail(self.text, at, f"'{word[:20]}' found where a ',' or ')' was expected.")
     else: self.name = word[1:-1].replace("''", "'") if word[0] == "'" else word
 
 # %% ../../nbs/1_data/55_tree.ipynb #1c822746
@@ -148,7 +148,7 @@ def _check_names(tips:list[str]):
 
 # %% ../../nbs/1_data/55_tree.ipynb #c58cc01f
 def _mended(length:np.ndarray)->np.ndarray: # float64 [branches], 0 or more
-    "Lengths that are missing or negative, as 0. Raises `AamError` where no length is above 0."
+    "Set missing and negative lengths to 0. Raises `AamError` where no length is above 0."
     absent, negative = np.isnan(length), length < 0
     if not (length > 0).any():
         raise AamError(f"No branch of the tree has a length above 0 (branches: {len(length):,}). "
@@ -196,7 +196,7 @@ def newick(
 
 # %% ../../nbs/1_data/55_tree.ipynb #bd564f55
 def _rename(tree:Tree, known:dict[str,str])->Tree:
-    "Replace ids with sequences. A tip whose sequence an earlier tip has keeps its id."
+    "Replace ids with sequences. A tip keeps its id if an earlier tip already has its sequence."
     if not any(o in known for o in tree.tips):
         raise AamError(f"None of the tree's tips (first: {few(tree.tips)}) is among the ids of the sequences "
                        f"(first: {few(known)}). Give the sequences of this tree.")
@@ -216,7 +216,7 @@ def read_tree(
         check_kind(path, kind, ("zip",), wanted)
         data = read_qza(path, "tree.nwk")
     text = decode(data, path)
-    del data # A large tree need not be there twice
+    del data # A large tree need not be in memory twice
     try: tree = parse_newick(text)
     except AamError as e: raise AamError(str(e) if str(path) in str(e) else f"{path}: {e}") from e
     return tree if sequences is None else _rename(tree, read_sequences(sequences))
@@ -226,7 +226,7 @@ def keep_tips(
     tree:Tree,
     keep:np.ndarray, # bool [tips], True for those that remain
 )->tuple[Tree,np.ndarray]: # The smaller tree; int32 [tips], where each tip is in it, -1 where cut off
-    "Cut a tree to some of its tips. Depths and paths of those that remain do not change."
+    "Cut a tree to some of its tips. The depths and paths of the remaining tips do not change."
     before = np.concatenate([[0], np.cumsum(keep)])      # Tips that remain, before each tip
     start, stop = before[tree.start], before[tree.stop]
     left, n = stop > start, before[-1]

@@ -33,7 +33,7 @@ def _tokens(where:str)->list[tuple[str,str]]: # Kind ("word", "sign" or "end") a
     while at < len(where):
         m = _TOKEN.match(where, at)
         if not m:
-            raise AamError(f"The condition where '{where}' cannot be read from '{where[at:at+12].strip()}' "
+            raise AamError(f"The condition '{where}' cannot be read from '{where[at:at+12].strip()}' "
                            f"on. {_EXAMPLE}")
         kind = m.lastgroup
         at = m.end()
@@ -44,7 +44,7 @@ _EXAMPLE = "Write it like: is_infant == 1 and site in (gut, 'left hand')"
 
 # %% ../../nbs/1_data/30_where.ipynb #ae46231d
 class _Answer:
-    "Where a condition surely holds and where it surely does not, bool [samples] each."
+    "Where a condition surely holds and where it surely does not, each bool [samples]."
     def __init__(self, yes:np.ndarray, no:np.ndarray): self.yes, self.no = yes, no
     def __and__(self, o): return _Answer(self.yes & o.yes, self.no | o.no)
     def __or__(self, o): return _Answer(self.yes | o.yes, self.no & o.no)
@@ -70,18 +70,19 @@ def _compare(column:pd.Series, sign:str, value:str)->_Answer:
     known = column.notna().to_numpy()
     if column.dtype.kind in "iuf":
         if not is_number(value):
-            raise AamError(f"where compares the column '{column.name}', which holds numbers, with '{value}'. "
-                           "Give a number.")
+            raise AamError(f"The condition compares the column '{column.name}', which holds numbers, with "
+                           f"'{value}'. Give a number.")
         yes = _COMPARE[sign](column.to_numpy(np.float64, na_value=np.nan), float(value))
     else:
         if sign not in ("==", "!="):
-            raise AamError(f"where orders the column '{column.name}' by {sign}, but it holds text. Use ==, "
-                           "!= or in (...).")
+            raise AamError(f"The condition orders the column '{column.name}' by {sign}, but it holds text. "
+                           "Use ==, != or in (...).")
         texts = as_texts(column)
         all_texts = sorted(set(texts[known]))
         if value not in all_texts:
-            raise AamError(f"where asks for '{value}' in the column '{column.name}', which no sample has."
-                           f"{nearest(value, all_texts)} It has {few(all_texts, 8) or 'no values'}.")
+            raise AamError(f"The condition asks for '{value}' in the column '{column.name}', but no sample "
+                           f"has it.{nearest(value, all_texts)} The column has "
+                           f"{few(all_texts, 8) or 'no values'}.")
         yes = _COMPARE[sign](texts, value).astype(bool)
     return _Answer(yes & known, ~yes & known)
 
@@ -96,7 +97,7 @@ class _Reader:
         kind, text = self.left[0]
         if (text not in signs or kind != "sign") if signs else kind != "word":
             found = "ends" if kind == "end" else f"has {text!r}"
-            raise AamError(f"The condition where '{self.where}' {found} where {wanted} should be. {_EXAMPLE}")
+            raise AamError(f"The condition '{self.where}' {found} where {wanted} should be. {_EXAMPLE}")
         return self.left.pop(0)[1]
 
     def skip(self, sign:str)->bool:
@@ -123,7 +124,7 @@ def single(self:_Reader)->_Answer:
     "One comparison, a condition in brackets, or the opposite of one."
     self.depth += 1
     if self.depth > 40:
-        raise AamError("The condition where is nested more than 40 deep. Write it flatter.")
+        raise AamError("The condition is nested more than 40 deep. Use fewer brackets and 'not'.")
     if self.skip("not"): out = ~self.single()
     elif self.skip("("):
         out = self.condition()
@@ -150,7 +151,7 @@ def comparison(self:_Reader)->_Answer:
 def column(self:_Reader, name:str)->pd.Series:
     "A column of the metadata."
     if name in self.metadata.columns: return self.metadata[name]
-    raise AamError(f"The condition where '{self.where}' names the column '{name}', which is not among "
+    raise AamError(f"The condition '{self.where}' names the column '{name}', which is not among "
                    f"the {len(self.metadata.columns)} of the metadata."
                    f"{nearest(name, self.metadata.columns)}")
 
@@ -159,8 +160,8 @@ def select(
     metadata:pd.DataFrame, # From `read_metadata`
     where:str,             # A condition; empty for all samples
 )->np.ndarray:             # bool [samples]
-    """Which samples satisfy a condition. Raises `AamError` where it cannot be read, and for columns, texts
-    and comparisons that are not there."""
+    """Which samples satisfy a condition. Raises `AamError` where it cannot be read, for unknown columns and
+    texts, and for comparisons that make no sense."""
     if not where.strip(): return np.ones(len(metadata), dtype=bool)
     reader = _Reader(metadata, where)
     out = reader.condition()

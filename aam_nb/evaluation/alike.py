@@ -25,7 +25,7 @@ __all__ = ['ALIKE', 'CELLS', 'PAIRS_AT_ONCE', 'chi_squared', 'alike', 'copies', 
 # %% ../../nbs/7_evaluation/50_alike.ipynb #b791350a
 ALIKE = 2. # chi-squared of two samples, per degree of freedom, at most
 
-CELLS = 8  # ASVs with 10 reads or more in the two, at least
+CELLS = 8  # ASVs with 10 reads or more in the two samples together, at least
 
 def _weighted_gap(x, y):
     "What each ASV adds to chi-squared, and the reads of both samples together."
@@ -102,8 +102,8 @@ def alike(
 # %% ../../nbs/7_evaluation/50_alike.ipynb #7c55f65d
 def copies(
     table:Table,
-)->tuple[np.ndarray,np.ndarray]: # As of `alike`; chi-squared is 0
-    "Pairs of rows with the very same reads, each with the first of its kind; both have 8 ASVs or more."
+)->tuple[np.ndarray,np.ndarray]: # As in `alike`; chi-squared is 0
+    "Rows with the very same reads, paired with the first of their kind; both have 8 ASVs or more."
     counts = table.counts if table.counts.has_sorted_indices else table.counts.sorted_indices()
     first, found = {}, []
     for i, (a, b) in enumerate(pairwise(counts.indptr)):
@@ -117,7 +117,7 @@ def explaining_column(
     metadata,         # pandas.DataFrame or None
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
 )->tuple[str,int]|None: # The column, and in how many pairs it is the same; None where no column explains them
-    "The column that tells alike pairs from others best, by the F score, which must be over .3."
+    "The column that best tells alike pairs from others, by the F score, which must be over .3."
     best = (.3, None, 0)
     for name in ([] if metadata is None else metadata.columns):
         v = numbered(metadata[name])
@@ -132,7 +132,7 @@ def holding_column(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
 )->str:               # "" where there is none
-    "The coarsest suspected column, when it is the same in nine of ten pairs or more."
+    "The coarsest suspected column, when it is the same in at least nine of ten pairs."
     if not case.suspects: return ""
     name = coarsest(case.study.metadata, case.suspects)
     v = numbered(case.study.metadata[name])
@@ -142,7 +142,7 @@ def holding_column(
 def leaking_pairs(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
-)->tuple[np.ndarray,str]: # bool [pairs]; what makes them leak, to be put into a sentence
+)->tuple[np.ndarray,str]: # bool [pairs]; what makes them leak, as part of a sentence
     "Which alike pairs leak."
     i, j = pairs.T
     groups = case.question.groups
@@ -158,7 +158,7 @@ def leaking_pairs(
 def _pairs_todo(case, pairs, severity):
     "What to do about alike pairs."
     if severity == "note":
-        return "They stay on one side, so nothing leaks. But each pair counts as one sample, not as two."
+        return "They stay on one side, so nothing leaks. But each pair counts as one sample, not two."
     holds = holding_column(case, pairs)
     if holds: return f"Group by '{holds}', which is the same in at least nine of ten pairs."
     return "Keep one sample of each pair, or give both the same value in the column that you group by."
@@ -167,7 +167,7 @@ def _pairs_todo(case, pairs, severity):
 def pair_findings(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
-    where:str,        # What makes them leak, of `leaking_pairs`
+    where:str,        # What makes them leak, from `leaking_pairs`
     severity:str,     # "leak" or "note"
 )->list[Finding]:     # One, or none without pairs
     "A finding on pairs of alike samples."
@@ -194,7 +194,7 @@ def _copies_alone(n, most):
 def alike_findings(
     case:Case,
     most:int=20_000, # Samples up to which all pairs are compared
-)->tuple[list[Finding],np.ndarray,np.ndarray]: # Findings; pairs and their chi-squared, as of `alike`
+)->tuple[list[Finding],np.ndarray,np.ndarray]: # Findings; pairs and their chi-squared, as in `alike`
     "Look for samples that were read twice, and say what they mean for the split."
     table, n = case.study.table, len(case.study.ids)
     pairs, chi = alike(table) if n <= most else copies(table)

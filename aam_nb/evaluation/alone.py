@@ -1,4 +1,4 @@
-"""Depth, a sequencing run or a plate against the target, out of fold and compared with exchanged targets
+"""How well depth, a sequencing run or a plate predicts the target, out of fold and compared with exchanged targets
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/alone.html.md"""
 
@@ -28,7 +28,7 @@ def cells(
     y:np.ndarray,     # Numbers, or class numbers [n]
     k:int,            # Number of classes; 1 for numbers
 )->tuple[np.ndarray,np.ndarray]: # Sums of the target [values, folds, k], samples [values, folds, 1]
-    "What the samples of each value and fold add up to."
+    "Sums and numbers of the samples of each value in each fold."
     shape = value.max() + 1, fold.max() + 1
     cell, many = value*shape[1] + fold, shape[0]*shape[1]
     size = np.bincount(cell, minlength=many)
@@ -40,7 +40,7 @@ def guesses(
     sums:np.ndarray, # [values, folds, k]
     size:np.ndarray, # [values, folds, 1]
 )->tuple[np.ndarray,np.ndarray]: # Guesses [values, folds, k]; guess without values [folds, k]
-    "Means over the other folds, drawn to the mean of all other samples as if by one more sample."
+    "Means over the other folds, drawn towards the mean of all other samples by one more sample."
     plain = (sums.sum((0, 1)) - sums.sum(0))/(size.sum() - size.sum(0))
     guess = (sums.sum(1, keepdims=True) - sums + plain)/(size.sum(1, keepdims=True) - size + 1)
     return guess, plain
@@ -66,7 +66,7 @@ def gain(
     y:np.ndarray,     # Numbers, or class numbers [n]
     k:int,            # Number of classes; 1 for numbers
 )->float:             # Up to 1; 0 for values that say nothing, below 0 for guesses worse than the mean
-    "The share of the plain guess's squared error that the values take away."
+    "The share of the plain guess's squared error that the values remove."
     sums, size = cells(value, fold, y, k)
     guess, plain = guesses(sums, size)
     square = y @ y if k == 1 else len(y)
@@ -79,7 +79,7 @@ def exchanges(
     draws:int,        # How many to make
     rng:np.random.Generator,
 )->Iterator[np.ndarray]: # int64 [n]: the sample whose target each sample gets
-    "Exchange the targets of whole groups, shuffled inside, again and again."
+    "Exchange the targets of whole groups, shuffled within them, again and again."
     size = np.bincount(group)
     start = size.cumsum() - size
     rank = np.empty(len(group), dtype=np.int64)
@@ -91,7 +91,7 @@ def exchanges(
 
 # %% ../../nbs/7_evaluation/13_alone.ipynb #eb694d23
 def _chances(values, fold, y, k, orders):
-    "For each candidate the share of exchanged targets, the true one among them, that it guesses as well."
+    "For each candidate, the share of exchanged targets (and the true one) that it guesses as well."
     own = np.array([gain(v, fold, y, k) for v in values])
     better = [own >= own]
     for o in orders:
@@ -105,7 +105,7 @@ LIMITS = {"AUC": .6, "rank correlation": .3}
 def measure_of(
     task:str, # "regression" or "classification"
 )->str:       # A key of `LIMITS`
-    "What the strength of a candidate is measured by."
+    "The measure of a candidate's strength."
     return "rank correlation" if task == "regression" else "AUC"
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +115,12 @@ class Shortcut:
     levels:int    # Distinct values, or bins of depth
     samples:int   # With target and value
     measure:str   # "AUC" or "rank correlation"
-    value:float   # .5 (AUC) and 0 are guessing; nan where it cannot be computed
+    value:float   # .5 (AUC) or 0 is guessing; nan where it cannot be computed
     chance:float = float("nan") # Probability of such a value by luck; nan where the value is below the limit
 
     @property
     def limit(self)->float:
-        "From where on a value is looked at: .6 (AUC) or .3 (rank correlation)."
+        "The limit above which a value counts: .6 (AUC) or .3 (rank correlation)."
         return LIMITS[self.measure]
 
     @property
@@ -155,7 +155,7 @@ def _folds(group, stratum, folds, seed):
 
 # %% ../../nbs/7_evaluation/13_alone.ipynb #6b7223e3
 def _numbered(tried, have):
-    "Values of each candidate as numbers from 0, missing among them, for the samples that have a target."
+    "Each candidate's values, also missing ones, as numbers from 0, for the samples that have a target."
     import pandas as pd
     return {o: pd.factorize(pd.factorize(v)[0][have])[0] for o, v in tried.items()}
 
@@ -168,10 +168,10 @@ def _tried(name, value, fold, y, k):
 
 # %% ../../nbs/7_evaluation/13_alone.ipynb #dac1c32f
 def shortcuts(
-    tried:dict,        # By name: values of any type, one a sample; a missing one is a value too
+    tried:dict,        # By name: values of any type, one for each sample; missing is a value too
     y:np.ndarray,      # float64 [n]: numbers, or class numbers; NaN where missing
     task:str,          # "regression" or "classification"
-    groups=None,       # One a sample; None where samples are independent
+    groups=None,       # One for each sample; None where samples are independent
     seed:int=42,
     draws:int=1999,    # Exchanges, made for candidates over the limit
 )->list[Shortcut]:     # One for each candidate that varies; none for fewer than 20 samples or 5 groups

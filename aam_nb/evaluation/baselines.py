@@ -1,4 +1,4 @@
-"""What plain models make of the same samples, on the same split
+"""How well plain models predict the same samples, on the same split
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/baselines.html.md"""
 
@@ -24,7 +24,7 @@ __all__ = ['Fold', 'linear', 'forest', 'Baseline', 'possible_baselines', 'fit_pr
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #ce80cb35
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    "What a baseline is asked. The target of a row that does not train is never read."
+    "The question to a baseline. The target of a row that does not train is never read."
     features:Features # Of the whole study; several folds and baselines share their work
     y:np.ndarray      # Numbers, or class numbers [samples], in the study's order
     train:np.ndarray  # Rows that train
@@ -74,7 +74,7 @@ class Baseline:
     name:str       # In files
     title:str      # In tables and drawings
     class_title:str = "" # The same where the target is a class; "" for no difference
-    about:str      # What it is, for a report: begins with a small letter, ends without a full stop
+    about:str      # What it is, for a report: begins with a small letter, has no full stop
     predict:Callable[[Fold],np.ndarray] # Fits on the training rows; gives what `fit_predict` gives
     order:int = 35 # Place in a report, from the top
     needs_tree:bool = False
@@ -95,13 +95,13 @@ baselines.add(Baseline(
 
 baselines.add(Baseline(
     name="depth", title="Depth only", order=50, line=":",
-    about="a linear model of the number of reads and nothing else; what it can do needs no biology",
+    about="a linear model of the number of reads alone; whatever it reaches needs no biology",
     predict=lambda fold: linear(fold.features.of_depth(fold.train), fold)))
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #9aade334
 baselines.add(Baseline(
     name="covariates", title="Covariates only", order=40, needs_covariates=True, large=True, line=(0, (6, 2)),
-    about="a linear model of the covariates and nothing else; what it can do needs no reads",
+    about="a linear model of the covariates alone; whatever it reaches needs no reads",
     predict=lambda fold: linear(fold.features.of_covariates(fold.train), fold)))
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #43d387f8

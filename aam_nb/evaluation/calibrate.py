@@ -1,4 +1,4 @@
-"""Intervals that hold the true value as often as they say, and probabilities that can be taken at their word
+"""Intervals that hold the true value as often as they promise, and probabilities that can be believed
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/calibrate.html.md"""
 
@@ -49,7 +49,7 @@ def conformal_margin(
     return float(scores[order][np.searchsorted(mass, reached - 1e-9)]), reached
 
 def _check_margin(scores, level):
-    "Raises `AamError` for a level that is no share, and for scores that are missing."
+    "Raises `AamError` for a level that is not a share, and for scores that are missing."
     if not 0 < level < 1:
         raise AamError(f"The level of an interval is {level:g}; wanted a share between 0 and 1, such as 0.9.")
     finite = np.isfinite(scores)
@@ -62,15 +62,15 @@ def outside(
     outputs:np.ndarray, # Encoded number [n, 1], or its quantiles in rising order [n, q]
     target:np.ndarray,  # Encoded truth [n]
 )->np.ndarray:          # float64 [n], encoded units; below 0 for a truth between the quantiles
-    "How far the truth lies outside what a model says."
+    "How far the truth lies outside of what a model predicts."
     outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64)
     return np.maximum(outputs[:, 0] - target, target - outputs[:, -1])
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #33f7b58e
 def fit_temperature(
     logits:np.ndarray, # [n, k]
-    classes,           # Class number of each sample [n]; none missing
-    weights=None,      # What each sample weighs [n]; None for equal weights
+    classes,           # Class number of each sample [n]; none may be missing
+    weights=None,      # Weight of each sample [n]; None for equal weights
 )->float:              # Above 0; over 1 where the model is too sure
     "The number to divide logits by (Guo et al. 2017), with Platt's (1999) allowance for finite samples."
     from scipy.optimize import minimize_scalar
@@ -86,7 +86,7 @@ def fit_temperature(
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #f1df3860
 def _known(codec, outputs, target, groups):
-    "Outputs, truth and groups where the truth is known. Raises `AamError` for what does not fit together."
+    "Outputs, truth and groups where the truth is known. Raises `AamError` where they do not fit together."
     outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64).ravel()
     have, wanted = ~np.isnan(target), (len(target), codec.outputs)
     if outputs.shape != wanted:
@@ -109,9 +109,9 @@ def _from(groups, n):
 def _with_margin(codec, outputs, target, groups, level):
     "The codec with the margin of its intervals."
     margin, reached = conformal_margin(outside(outputs, target), groups, level)
-    note = (f"The {100*reached:.3g} % intervals of '{codec.name}' add {margin:.3g} encoded units, "
-            f"learned from {_from(groups, len(target))}.")
-    if reached < level: note += f" So few cannot promise {100*level:.3g} %: hold out more for that."
+    note = (f"The {100*reached:.3g} % intervals of '{codec.name}' add {margin:.3g} encoded units "
+            f"on each side, learned from {_from(groups, len(target))}.")
+    if reached < level: note += f" So few cannot promise {100*level:.3g} %: hold out more to reach that."
     return replace(codec, margin=margin, level=reached), note
 
 def _with_temperature(codec, outputs, target, groups):
@@ -126,13 +126,13 @@ def _with_temperature(codec, outputs, target, groups):
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #17f3e18d
 def calibrated(
-    codec:TargetCodec,  # Of one target
-    outputs:np.ndarray, # What the model says about samples that did not train it [n, outputs]
+    codec:TargetCodec,  # For one target
+    outputs:np.ndarray, # Of the model for samples that did not train it [n, outputs]
     target:np.ndarray,  # Their truth, encoded [n] or [n, 1]; NaN where missing
     groups=None,        # Their groups [n]; None where samples are independent
     level:float=.9,     # Share of the truth that an interval promises to hold; without effect for classes
 )->tuple[TargetCodec,str]: # The codec with margin and level, or with temperature; and what was done, in words
-    "Learn the interval of a number, or the temperature of classes. Raises `AamError` without a known truth."
+    "Learn the interval of a number, or the temperature of classes. Raises `AamError` without true values."
     outputs, target, groups = _known(codec, outputs, target, groups)
     if codec.task == "classification": return _with_temperature(codec, outputs, target, groups)
     return _with_margin(codec, outputs, target, groups, level)

@@ -43,10 +43,10 @@ def constant_findings(case:Case)->list[Finding]: # A warning or a note, or none
     distinct, many = np.bincount(pair[0].astype(int)), size > 1
     if not many.any() or (distinct[many] > 1).any(): return []
     n = many.sum()
-    text = (f"'{target_of(case).name}' never varies within a group: {counted(n, 'group')} of two samples or "
-            f"more {agreeing(n, 'has', 'have')} one value each. The study holds {len(size):,} independent "
+    text = (f"'{target_of(case).name}' never varies within a group: {counted(n, 'group')} with two or more "
+            f"samples {agreeing(n, 'has', 'have')} one value each. The study holds {len(size):,} independent "
             f"observations, not {len(y):,}.")
-    todo = "Read the intervals, which draw whole groups, rather than the number of samples."
+    todo = "Judge by the intervals, which draw whole groups, and not by the number of samples."
     return [Finding(severity="warning" if len(size) < 30 else "note", kind="constant", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #57aa3611
@@ -73,7 +73,7 @@ def pretrained_findings(case:Case)->list[Finding]: # A leak, or none
     text = (f"The bundle was pretrained on {known.sum():,} of {scored.sum():,} samples that would be scored "
             f"(first: {few(ids[known])}).")
     todo = ("Leave them out of the test part, or pretrain without them. "
-            "run.transductive=true scores them all the same.")
+            "run.transductive=true scores them anyway.")
     return [Finding(severity="leak", kind="pretrained", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #9e5e627c
@@ -82,14 +82,14 @@ _CONTROL = re.compile(r"(?<![a-z])(blanks?|ntc|mock|zymo\w*|no[ ._\-]?template|w
                       r"|buffer[ ._\-]?control)(?![a-z])", re.IGNORECASE)
 
 def _control_values(column):
-    "Which values of a column are words for controls."
+    "The values of a column that are words for controls."
     if column.dtype.kind in "iufb" or column.nunique() < 2: return set()
     return {o for o in column.dropna().unique() if len(str(o)) < 60 and _CONTROL.search(str(o))}
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #261b8436
 def control_samples(
     study:Study,
-)->dict[str,np.ndarray]: # bool [samples] by what says so: "the sample id", or a column in quotes
+)->dict[str,np.ndarray]: # bool [samples] by where it is said: "the sample id", or a column in quotes
     "Samples that look like blanks, mock communities or other controls."
     hit = {"the sample id": np.array([bool(_CONTROL.search(str(o))) for o in study.ids], dtype=bool)}
     for name in ([] if study.metadata is None else study.metadata.columns):
@@ -99,14 +99,15 @@ def control_samples(
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #951106af
 def control_findings(study:Study)->list[Finding]: # A warning, or none
-    "A warning for blanks and other controls, and what says that they are."
+    "A warning for blanks and other controls, and what shows that they are."
     hit = control_samples(study)
     every = np.any(list(hit.values()), axis=0)
     if not every.any() or every.mean() > .5: return []
     n, where = every.sum(), max(hit, key=lambda o: hit[o].sum())
-    text = (f"{counted(n, 'sample', 'looks', 'look')} like blanks or other controls, judging by {where} "
+    looks = agreeing(n, "looks like a blank or other control", "look like blanks or other controls")
+    text = (f"{counted(n, 'sample')} {looks}, judging by {where} "
             f"(first: {few(study.ids[every])}).")
-    todo = "Leave them out with --where: what the target says does not apply to them."
+    todo = "Leave them out with --where: the target does not apply to them."
     return [Finding(severity="warning", kind="controls", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #52bc7d8a
@@ -121,12 +122,12 @@ def beginnings(
     return found
 
 def length_findings(study:Study)->list[Finding]: # A warning, or none
-    "A warning for ASVs that are the beginning of longer ones. More than 50 lengths are taken as natural."
+    "A warning for ASVs that are the beginning of longer ones. More than 50 lengths count as natural."
     lengths = {len(o) for o in study.table.sequences}
     n = beginnings(study.table.sequences) if 1 < len(lengths) <= 50 else 0
     if not n: return []
-    text = (f"{counted(n, 'ASV', 'is', 'are')} the beginning of a longer ASV, with lengths of {min(lengths)} "
-            f"to {max(lengths)} bases in the table. One organism then has two names.")
+    text = (f"{counted(n, 'ASV', 'is', 'are each')} the beginning of a longer ASV. The table has lengths "
+            f"from {min(lengths)} to {max(lengths)} bases. One organism can then have two names.")
     todo = f"Trim all reads to one length before denoising, to {min(lengths)} bases here."
     return [Finding(severity="warning", kind="lengths", text=text, todo=todo)]
 
@@ -144,7 +145,7 @@ def tree_findings(study:Study)->list[Finding]: # A warning, or none
     lost = off_tree(study)
     if lost is None or lost <= .05: return []
     text = f"{lost:.0%} of the reads belong to ASVs that are not in the tree."
-    todo = "Use a tree with all ASVs of this table: distances along the tree leave the others out."
+    todo = "Use a tree with all ASVs of this table: distances along the tree leave out those that it lacks."
     return [Finding(severity="warning", kind="tree", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #febab290
@@ -158,5 +159,5 @@ def empty_findings(study:Study)->list[Finding]: # A note, or none
     return [Finding(severity="note", kind="empty", text=text, todo=todo)]
 
 def table_findings(study:Study)->list[Finding]:
-    "What the table and the tree say by themselves."
+    "Findings about the table and the tree alone."
     return empty_findings(study) + length_findings(study) + tree_findings(study)

@@ -21,7 +21,7 @@ __all__ = ['HUES', 'roc_curve', 'roc_curves', 'plot_classes', 'plot_reliability'
 
 # %% ../../nbs/7_evaluation/76_class_plots.ipynb #c96c33f3
 def roc_curve(
-    positive:np.ndarray, # bool [n], is the sample of the class
+    positive:np.ndarray, # bool [n], whether the sample is of the class
     score:np.ndarray,    # Number that should be higher where it is [n]
 )->tuple[np.ndarray,np.ndarray]: # False and true positive rates, 0 to 1
     "The rates at every threshold, from above the highest score down."
@@ -36,7 +36,7 @@ HUES = COLORS["model"], COLORS["forest"], INK, "#7a3e9d", "#2d7a3e", "#8a6d00"
 def roc_curves(
     evaluation:Evaluation, # Of classes
 )->list[tuple]:            # Name, colour, matplotlib's line style, and the two rates
-    "The curves of a panel: methods where there are two classes, else the six largest classes of one method."
+    "The curves of a panel: methods if there are two classes, else the six largest classes of one method."
     e = evaluation
     def curve(name, k): return roc_curve(e.truth == k, e.predictions[name][:, k])
     if len(e.classes) == 2:
@@ -48,7 +48,7 @@ def roc_curves(
 
 # %% ../../nbs/7_evaluation/76_class_plots.ipynb #ea687b28
 def _draw_roc(ax, e):
-    "The curves, with the line of guessing."
+    "The curves, with the diagonal of guessing."
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1)
     for name, color, style, x, y in roc_curves(e): ax.plot(x, y, color=color, ls=style, label=name)
     title = f"ROC of '{e.classes[1]}'" if len(e.classes) == 2 else f"ROC, {heading(e, focus(e))}"

@@ -23,7 +23,7 @@ __all__ = ['LINES', 'plot_data', 'stage_losses', 'plot_training', 'fold_titles',
 # %% ../../nbs/7_evaluation/77_data_plots.ipynb #e49cddde
 def plot_data(
     evaluation:Evaluation,
-    study:Study,     # As it came
+    study:Study,     # At its original depth
     key:str="data",  # Different for each picture of a page
 )->Picture:
     "Reads and ASVs of the samples, and reads against the target."
@@ -78,7 +78,7 @@ def plot_training(
     history, # Records of a log: dicts with "stage", "step" and losses
     key:str="training", # Different for each picture of a page
 )->Picture|None: # None where the records hold no loss
-    "Loss curves, one panel a stage."
+    "Loss curves, one panel for each stage."
     stages = stage_losses(history)
     if not stages: return None
     changes = [f"{stage}, {LINES[k][0]} loss from {show(y[0])} to {show(y[-1])}"
@@ -90,7 +90,7 @@ def plot_training(
 # %% ../../nbs/7_evaluation/77_data_plots.ipynb #c3b67e3a
 def fold_titles(
     evaluation:Evaluation,
-)->list[str]: # One a fold
+)->list[str]: # One for each fold
     "What a fold holds out, or its number; with several repeats also the repeat."
     e = evaluation
     if e.names: return list(e.names)

@@ -1,4 +1,4 @@
-"""Whether the number of reads gives the target away, asked in the two ways in which it can matter
+"""Whether the number of reads gives the target away, tested in the two ways that matter
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/depth.html.md"""
 
@@ -32,7 +32,7 @@ def target_values(
     if lost.any():
         raise AamError(f"The target has no row for {lost.sum()} of {len(lost)} samples "
                        f"(first: {few(study.ids[lost])}). "
-                       "Give a value for each sample, missing where it is unknown.")
+                       "Give each sample a value, or mark it as missing.")
     values = values.loc[list(study.ids)]
     codec = TargetCodec.fit(values, task=task)
     y = pd.to_numeric(values) if codec.task == "regression" else codec.encode(values)
@@ -66,8 +66,8 @@ def depth_alone(
     study:Study,
     values,          # pandas.Series by sample id, or array in the study's order: the target
     task:str="auto", # "regression", "classification", or "auto"
-    fitted:bool=False, # Guess out of fold from bins of depth; otherwise the reads as they are are the guess
-    groups=None,     # One a sample, kept together in a fitted guess; None where samples are independent
+    fitted:bool=False, # Guess out of fold from bins of depth; if False, the reads themselves are the guess
+    groups=None,     # One for each sample, for a fitted guess; None where samples are independent
     seed:int=42,
     draws:int=1999,  # Exchanges, where the guess is fitted
 )->Shortcut|None:    # None where it cannot be tested: too few samples or groups, or reads that do not vary
@@ -91,8 +91,8 @@ class DepthAlarm:
     fires:bool
     measure:str     # "AUC" or "rank correlation"
     value:float     # AUC .5 to 1, or correlation -1 to 1; nan where all samples have the same depth
-    chance:float    # Probability of such a value if depth said nothing
-    depth:int       # The common depth to look at: given, or the 10th percentile of the samples' reads
+    chance:float    # Probability of such a value if depth had no influence
+    depth:int       # The common depth to look at: as given, or the 10th percentile of the samples' reads
     lost:int        # Samples with fewer reads than that
     samples:int
 
@@ -119,7 +119,7 @@ def depth_alarm(
     task:str="auto", # "regression", "classification", or "auto"
     depth:int=0,     # The common depth to propose; 0 for the 10th percentile
 )->DepthAlarm:
-    "Does the number of reads alone predict the target? Raises `AamError` for what cannot be a target."
+    "Whether the number of reads alone predicts the target. Raises `AamError` for what cannot be a target."
     y, codec = target_values(study, values, task)
     found = depth_alone(study, values, task)
     measure = measure_of(codec.task)

@@ -1,4 +1,4 @@
-"""What remains when the models are gone: who was predicted how, in which fold, and how good it was
+"""What remains when the models are gone: how each sample was predicted, in which fold, and how good the predictions were
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/evaluation.html.md"""
 
@@ -29,7 +29,7 @@ Score = tuple[float, float, float] # value, low and high end of its 95 % interva
 def times_tested(
     ids, # Sample id of each row
 )->np.ndarray: # int [n], from 1
-    "How many rows up to this one are of the same sample, this one included: the repeat of an evaluation."
+    "How many rows so far, this one included, are of the same sample: the repeat of an evaluation."
     import pandas as pd
     return pd.Series(np.asarray(ids)).groupby(np.asarray(ids)).cumcount().to_numpy() + 1
 
@@ -44,13 +44,13 @@ class Evaluation:
     ids:np.ndarray          # Object array of str [n], repeat after repeat
     truth:np.ndarray        # Numbers [n], or class numbers
     groups:np.ndarray|None  # Object array of str [n]; None where samples are taken as independent
-    fold:np.ndarray         # int [n], from 1 and on through the repeats; where the sample was predicted
+    fold:np.ndarray         # int [n], from 1 and on through the repeats; where the row was predicted
     predictions:dict[str,np.ndarray] # By method: [n], or probabilities [n, k]
     scores:dict[str,dict[str,Score]] # By method and score; low and high are nan where no interval is made
     differences:dict[str,dict[str,Score]] # The same, minus the forest's, on the same draws
     alarm:DepthAlarm
     members:tuple[str,...]  # Whose plain mean is "average"
-    depth:int = 0           # Reads of every sample; 0 where samples have the reads that they came with
+    depth:int = 0           # Reads of every sample; 0 where samples have their original reads
     seed:int = 42
     warnings:tuple[str,...] = () # What to know before believing a number
     notes:tuple[str,...] = ()    # What was left out, and how it was done
@@ -106,9 +106,9 @@ def methods(self:Evaluation)->list[str]:
 @patch
 def title(self:Evaluation,
     name:str,           # A method
-    running:bool=False, # As it stands within a sentence
+    running:bool=False, # For use within a sentence
 )->str:
-    "What a table calls a method, or a running sentence."
+    "What a table or a running sentence calls a method."
     if name != "average" and name not in baselines: return name
     text = f"Average of {len(self.members)}" if name == "average" else baselines[name].called(self.task)
     return f"the {text[0].lower()}{text[1:]}" if running else text
@@ -120,12 +120,12 @@ def about(self:Evaluation,
     "What a method is."
     if name != "average": return baselines[name].about if name in baselines else ""
     who = ", ".join(o if o == self.model else self.title(o).lower() for o in self.members)
-    return f"the plain mean of {who}; it is made for this evaluation and no bundle ships it"
+    return f"the plain mean of {who}; it is made for this evaluation and is in no bundle"
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #3c03c8ac
 @patch(as_prop=True)
 def covariates_text(self:Evaluation)->str: # A sentence; "" without covariates
-    "Who sees the covariates and who does not."
+    "Which methods see the covariates."
     if not self.covariates: return ""
     who = f"{self.model} and " if self.model else ""
     alone = self.title("covariates")
@@ -144,8 +144,8 @@ def __repr__(self:Evaluation):
 def average(
     predictions:dict[str,np.ndarray], # By method
     model:str="",       # Name of the model among them
-)->tuple[np.ndarray,tuple[str,...]]: # The mean prediction, and whose mean it is
-    "The plain mean of the model and of the baselines whose records ask for it."
+)->tuple[np.ndarray,tuple[str,...]]: # The mean prediction, and the methods that it averages
+    "The plain mean of the model and of the baselines that are marked as its members."
     known = sorted(baselines.values(), key=lambda o: o.order)
     names = [model, *[o.name for o in known if o.average]]
     members = tuple(o for o in names if o in predictions)
@@ -177,12 +177,12 @@ def score_all(
     truth:np.ndarray, # Numbers, or class numbers [n]
     predictions:dict[str,np.ndarray], # By method: [n], or probabilities [n, k]
     fold:np.ndarray,  # Fold of each row [n]
-    groups=None,      # Group of each row [n]; None: each sample is drawn by itself
+    groups=None,      # Group of each row [n]; None where each sample is drawn by itself
     draws:int=1000,   # Of the bootstrap
     seed:int=42,
-    ids=None,         # Sample of each row; None where each is another
-)->tuple[dict,dict]:  # Scores, and differences to the forest, by method and score
-    "Scores with 95 % intervals over groups, and paired differences to the forest."
+    ids=None,         # Sample of each row; None where every row is another sample
+)->tuple[dict,dict]:  # Scores, and differences from the forest, by method and score
+    "Scores with 95 % intervals over groups, and paired differences from the forest."
     rows = np.arange(len(truth))
     ids = rows if ids is None else ids
     drawn, repeat = drawn_whole(ids, groups), times_tested(ids)
@@ -245,7 +245,7 @@ def one_class_each(
 _ROUGH = "The intervals are rough, and small differences mean nothing."
 
 def _ungrouped_warnings(metadata, y):
-    "What to know where samples were taken as independent."
+    "Warnings where samples were taken as independent."
     found, out = subject_like(metadata) if metadata is not None else [], []
     if found:
         name, why = found[0]
@@ -254,7 +254,7 @@ def _ungrouped_warnings(metadata, y):
     return out + ([f"There are only {len(y)} samples. {_ROUGH}"] if len(y) < 100 else [])
 
 def _group_warnings(y, groups, classes):
-    "What to know of the groups."
+    "Warnings about the groups."
     of, out = {g: set(y[groups == g]) for g in dict.fromkeys(groups)}, []
     if len(of) < 30: out.append(f"There are only {len(of)} groups. {_ROUGH}")
     if all(len(o) == 1 for o in of.values()) and len(of) < len(y):
@@ -268,7 +268,7 @@ def _group_warnings(y, groups, classes):
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #07aefc65
 def warnings_of(
-    evaluation:Evaluation, # Of one repeat
+    evaluation:Evaluation, # With one repeat
     metadata=None,         # pandas.DataFrame of the samples; None where there is none
 )->list[str]:              # Sentences, the worst first
     "What to know before believing a number."

@@ -58,9 +58,9 @@ def log_branch(
 def prevalent(
     counts:sparse.csr_matrix, # Reads [samples, asvs]
     train:np.ndarray,         # Rows that train
-    share:float=.01,          # Of the training samples
+    share:float=.01,          # Smallest share of the training samples
 )->np.ndarray:                # int64, columns
-    "ASVs in at least `share` of the training samples, and in 3; where no ASV is, all that occur at all."
+    "ASVs in at least `share` of the training samples, and in 3; if there are none, all that occur in them."
     samples = np.asarray((counts[train] > 0).sum(axis=0)).ravel()
     keep = np.flatnonzero(samples >= max(3, share*len(train)))
     return keep if len(keep) else np.flatnonzero(samples)
@@ -72,11 +72,11 @@ def _chains(metadata, covariates):
     for column in (o for chain in chains for o in chain):
         if column in metadata: continue
         known = map(str, metadata.columns)
-        raise AamError(f"The covariate '{column}' is no column of the metadata.{nearest(column, known)}")
+        raise AamError(f"The covariate '{column}' is not a column of the metadata.{nearest(column, known)}")
     return chains
 
 def covariate_features(
-    metadata,          # pandas.DataFrame with the columns of the covariates, a row a sample
+    metadata,          # pandas.DataFrame with the columns of the covariates, one row for each sample
     covariates:tuple,  # ("diet", ("country", "city")), as `data.covariates`
     train:np.ndarray,  # Rows that train
 )->np.ndarray:         # float64 [samples, features]
@@ -132,7 +132,7 @@ def coordinates(
 
 # %% ../../nbs/7_evaluation/05_features.ipynb #e9d6be4e
 class Features:
-    "What the baselines see of a study, computed when first asked for and kept."
+    "What the baselines see of a study, computed when first needed and kept."
     def __init__(self,
         study:Study,
         covariates:tuple=(), # Covariates of the model, as `data.covariates`

@@ -29,7 +29,7 @@ class Finding:
 
 # %% ../../nbs/7_evaluation/45_findings.ipynb #e8647ea1
 def by_severity(
-    findings,       # Of any order
+    findings,       # In any order
 )->list[Finding]:   # Leaks first, then warnings, then notes
     "Findings with the most serious ones first."
     return sorted(findings, key=lambda o: SEVERITIES.index(o.severity))
@@ -65,7 +65,7 @@ def among(
 
 # %% ../../nbs/7_evaluation/45_findings.ipynb #05186216
 def also_text(
-    names:list[str], # Names for which the sentence before holds as well
+    names:list[str], # Names for which the previous sentence also holds
 )->str:              # A sentence with a space in front; "" for no names
     "Say that something holds for others too."
     return f" The same holds for {few(names)}." if names else ""

@@ -30,13 +30,13 @@ def listing_html(
     items,       # HTML of each
     kind:str="", # Class of the style sheet: "warnings" or "notes"
 )->str:
-    "A list; nothing where it is empty."
+    "A list; nothing if it is empty."
     return f'<ul class="{kind}">' + "".join(f"<li>{o}</li>" for o in items) + "</ul>" if items else ""
 
 def facts_html(
     facts:dict, # Text by name
 )->str:
-    "Facts, one a line, with their names."
+    "Facts with their names, one on each line."
     lines = "".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in facts.items())
     return f'<dl class="facts">{lines}</dl>'
 
@@ -73,13 +73,13 @@ def table_html(
 def figure_html(
     shown:Picture|None,
 )->str:
-    "A picture with its caption; nothing for none."
+    "A picture with its caption; nothing without a picture."
     if shown is None: return ""
     return f"<figure>{shown.svg}<figcaption>{esc(shown.caption)}</figcaption></figure>"
 
 # %% ../../nbs/7_evaluation/70_html.ipynb #3067bedd
 def section_html(
-    key:str,   # Where a link leads to
+    key:str,   # Where a link leads
     title:str,
     *parts:str, # HTML; empty parts are left out
 )->str:

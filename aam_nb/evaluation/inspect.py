@@ -41,7 +41,7 @@ def run_checks(
     most:int,      # Samples up to which all pairs are compared
     lab:bool=True, # Try the columns of the laboratory as shortcuts
 )->Checked:
-    "Make every check. Raises `AamError` for ids that the study does not have."
+    "Run every check. Raises `AamError` for ids that the study does not have."
     found = target_findings(case) + group_findings(case)
     alike, pairs, chi = alike_findings(case, most)
     tried = tried_shortcuts(case, lab)
@@ -56,13 +56,13 @@ def quick_checks(
     question:Question|None=None, # What is asked; None for a look at the study alone
     most:int=2000,    # Samples up to which all pairs are compared
 )->list[Finding]:     # Leaks first, then warnings, then notes
-    "The leaks and doubts that are quick to find. Raises `AamError` for columns and ids that are not there."
+    "Findings that are quick to make. Raises `AamError` for columns and ids that are not there."
     return list(run_checks(Case(study, question or Question()), most, lab=False).findings)
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #8ecd3095
 def span_text(
     x:np.ndarray, # Whole numbers
-    unit:str="",  # Word behind the median
+    unit:str="",  # Word after the median
 )->str:
     "Median and range of whole numbers."
     if not len(x): return "none"
@@ -108,7 +108,7 @@ def target_fact(
 
 # %% ../../nbs/7_evaluation/60_inspect.ipynb #d19fcac2
 def groups_fact(
-    groups, # pandas.Series, one a sample
+    groups, # pandas.Series, one for each sample
 )->str:
     "The groups in a line."
     size, gone = groups.value_counts(), groups.isna().sum()

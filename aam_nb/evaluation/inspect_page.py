@@ -140,7 +140,7 @@ def suspects_html(
 def shortcuts_html(
     shortcuts:tuple[Shortcut,...],
 )->str: # "" where there are none
-    "A table of what was tried as a shortcut."
+    "A table of the shortcuts that were tried."
     if not shortcuts: return ""
     rows, first = [], shortcuts[0]
     for o in shortcuts:
@@ -154,7 +154,7 @@ def shortcuts_html(
 
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #73928b16
 def _pair_column(found):
-    "The column whose values stand beside alike pairs; \"\" where there is none."
+    "The column whose values are shown beside alike pairs; \"\" where there is none."
     metadata, suspects = found.case.study.metadata, found.case.suspects
     if found.case.question.groups: return found.case.question.groups
     explained = explaining_column(metadata, found.pairs)
@@ -177,7 +177,7 @@ def pairs_html(
     note = f"The first {most} of {n:,} pairs; alike.tsv has all of them. " if n > most else ""
     note += ("Chi-squared is given per degree of freedom: two draws of one community have about 1, "
              "and a copy has 0.")
-    return table_html("Samples as alike as two draws of one", head, rows, note=note)
+    return table_html("Samples as alike as two draws of one sample", head, rows, note=note)
 
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #2eb494da
 def inspection_html(

@@ -43,7 +43,7 @@ def method_style(
 def shown_large(
     evaluation:Evaluation,
 )->list[str]: # Methods, in the order of the report
-    "The methods whose main score stands on a card."
+    "The methods whose main score is shown on a card."
     chosen = {evaluation.model, "average", *(o.name for o in baselines.values() if o.large)}
     return [o for o in evaluation.methods if o in chosen]
 

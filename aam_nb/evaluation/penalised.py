@@ -29,7 +29,7 @@ def ridge(
 
 # %% ../../nbs/7_evaluation/08_penalised.ipynb #186ac1a3
 def _solver(size):
-    "The solver for as many weights as `size`."
+    "The solver for `size` weights."
     if size <= 1000: return dict(solver="newton-cholesky", tol=1e-6)
     return dict(solver="lbfgs", tol=1e-4)
 
@@ -48,7 +48,7 @@ def logistic(
         return out
     weights = z.shape[1]*(1 if len(known) == 2 else len(known))
     m = LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
-    for i in np.argsort(penalties)[::-1]: # from the strongest on, each fit starts where the last one ended
+    for i in np.argsort(penalties)[::-1]: # from the strongest on; each fit starts where the last ended
         out[:, known, i] = m.set_params(C=1/penalties[i]).fit(z[train], y[train]).predict_proba(z)
     return out
 
@@ -69,7 +69,7 @@ def penalty_folds(
     train:np.ndarray, # Rows that train
     task:str,         # "regression" or "classification"
     groups=None,      # Group of each sample; None where samples are independent
-    folds:int=3,      # As many as there are groups, where there are fewer
+    folds:int=3,      # Reduced to the number of groups where there are fewer
     seed:int=42,
 )->list[tuple[np.ndarray,np.ndarray]]: # Pairs of row arrays, both inside `train`
     "Folds of the training rows that keep groups whole; none where there is a single group."
@@ -101,7 +101,7 @@ def penalised(
     y:np.ndarray,     # Numbers, or class numbers [samples]
     train:np.ndarray, # Rows that train
     classes:int=0,    # Number of classes; 0 where the target is a number
-    folds=(),         # Penalty folds; without any, the middle of the grid
+    folds=(),         # Penalty folds; without any, the middle of the grid is taken
 )->tuple[np.ndarray,float]: # Predictions [samples] or [samples, classes], and the multiple chosen
     "Ridge or logistic regression, with the penalty that does best on the penalty folds."
     if np.ptp(gram[np.ix_(train, train)]) <= 1e-12*np.abs(gram).max():

@@ -1,4 +1,4 @@
-"""Drawings that stand inside a page, with a sentence for those who cannot see them
+"""Drawings inside a page, each with a sentence for those who cannot see it
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/picture.html.md"""
 
@@ -20,7 +20,7 @@ __all__ = ['INK', 'GREY', 'FAINT', 'FONT', 'COLORS', 'MARKS', 'QUIET', 'Picture'
 # %% ../../nbs/7_evaluation/65_picture.ipynb #29114d3c
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Picture:
-    "A drawing that stands inside a page."
+    "A drawing inside a page."
     svg:str
     alt:str     # What it shows, for those who cannot see it
     caption:str
@@ -53,7 +53,7 @@ def _named_by(text, key):
     return re.sub(r'(href="#|url\(#)', rf"\1{key}-", text)
 
 def _short(text):
-    "One font for all, two decimals, no attributes that say what holds anyway."
+    "One font for all, two decimals, no attributes that only repeat the defaults."
     text = re.sub(r"(font: [^;\"]*?px )[^;\"]*", rf"\1{FONT}", re.sub(r" font-family: [^;\"]*;", "", text))
     text = re.sub(r' transform="rotate\(-0 [^)]*\)"| text-anchor: start;|<defs>\s*</defs>', "", text)
     def rounded(m): return f"{float(m[0]):.2f}".rstrip("0").rstrip(".")
@@ -61,13 +61,13 @@ def _short(text):
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #fc4d5024
 def _shared_style(found):
-    "A group of points with the style that all of them have written once, on the group."
+    "A group of points, with the style that all of them share written once, on the group."
     styles = set(re.findall(r' style="([^"]*)"', found[2]))
     if len(styles) != 1 or found[2].count("<use") < 3 or "style=" in found[1]: return found[0]
     return found[1] + f' style="{styles.pop()}">\n' + re.sub(r' style="[^"]*"', "", found[2]) + "</g>"
 
 def _flat(text):
-    "The drawing without groups that say nothing."
+    "The drawing without groups that have no effect."
     text = re.sub(r"(<g[^>]*)>\n((?:<use [^>]*/>\n)+)</g>", _shared_style, text)
     flat = None
     while flat != text:
@@ -102,14 +102,14 @@ def picture(
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #f64e34d7
 def point_style(
-    n:int, # Points of the drawing
+    n:int, # Points in the drawing
 )->dict:   # For matplotlib's `plot`
     "How points look. More than 1,500 of them make one image inside the drawing, which keeps the page small."
     return dict(ms=3., mew=0, alpha=.42, rasterized=n > 1500)
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #f03fc988
 def log_reads(
-    ax,               # matplotlib's
+    ax,               # matplotlib Axes
     reads:np.ndarray, # Reads of each sample
 )->None:
     "Make the horizontal axis a logarithmic one of reads, with at most five marks."
@@ -123,7 +123,7 @@ def log_reads(
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #f31702ce
 def reads_histogram(
-    ax,               # matplotlib's
+    ax,               # matplotlib Axes
     reads:np.ndarray, # Reads of each sample, at least 1
     bins:int,
 )->None:
@@ -143,8 +143,8 @@ def largest(
     return np.argsort(-np.bincount(truth, minlength=len(classes)), kind="stable")[:n]
 
 def strips(
-    ax,                     # matplotlib's
-    values:np.ndarray,      # A number of each sample
+    ax,                     # matplotlib Axes
+    values:np.ndarray,      # A number for each sample
     truth:np.ndarray,       # Class number of each sample
     classes:tuple[str,...], # Their names
     shown:np.ndarray,       # Class numbers from top to bottom

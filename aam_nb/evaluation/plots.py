@@ -151,7 +151,7 @@ def _axis_of_errors(fig, e):
 # %% ../../nbs/7_evaluation/75_plots.ipynb #b3d8c91e
 def plot_errors(
     evaluation:Evaluation,
-    study:Study,       # As it came
+    study:Study,       # At its original depth
     key:str="errors",  # Different for each picture of a page
 )->Picture:
     "Errors against the number of reads."
@@ -181,7 +181,7 @@ def _draw_groups(ax, error, rank, which, mean, names):
 # %% ../../nbs/7_evaluation/75_plots.ipynb #0189fcc0
 def plot_groups(
     evaluation:Evaluation,
-    study:Study,       # As it came
+    study:Study,       # At its original depth
     key:str="groups",  # Different for each picture of a page
 )->Picture:
     "Errors of each group, or against the reads where there are no groups."

@@ -25,20 +25,20 @@ __all__ = ['Question', 'numbered', 'side_pairs', 'split_sides', 'on_both_sides',
 # %% ../../nbs/7_evaluation/46_question.ipynb #2f9c6784
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    "What a study will be asked, and how it will be divided."
+    "What is asked of a study, and how it will be divided."
     target:str = ""                   # Column of the metadata; "" where there is none
     groups:str = ""                   # Column whose groups a split keeps together; "" where none is named
     task:str = "auto"                 # "regression", "classification", or "auto"
     split:Split|None = None           # The split that will be used
-    folds:list|None = None            # Or the folds that will be used: (train ids, test ids) of each
+    folds:list|None = None            # Or the folds that will be used: (train ids, test ids) for each
     pretrained:np.ndarray|None = None # i64, `sequence_keys` of the ids that a bundle was pretrained on
-    seed:int = 42                     # Of folds and exchanges where a check draws them
+    seed:int = 42                     # For the folds and exchanges that a check draws
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #655aa749
 def numbered(
-    column,          # Values of any type, one a sample: pandas.Series or array
+    column,          # Values of any type, one for each sample: pandas.Series or array
 )->np.ndarray:       # int64 [samples], 0 to the number of distinct values - 1; -1 where missing
-    "Number distinct values in the order in which they come."
+    "Number the distinct values in the order in which they first occur."
     import pandas as pd
     return pd.factorize(column)[0]
 
@@ -116,7 +116,7 @@ def coarsest(
     metadata,      # pandas.DataFrame
     suspects:list, # (column, why) of each, of `subject_like`; at least one
 )->str:            # The column with the fewest values
-    "The suspected column that would hold most samples together."
+    "The suspected column that would keep most samples together."
     return min(suspects, key=lambda o: metadata[o[0]].nunique())[0]
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #71615d74
@@ -142,14 +142,14 @@ class Case:
 
     @property
     def together(self): # pandas.Series, or None
-        "The groups that a fair test holds together: the named ones, or else those of the coarsest suspect."
+        "The groups that a fair test keeps together: the named ones, or else those of the coarsest suspect."
         metadata, groups = self.study.metadata, self.question.groups
         if groups: return metadata[groups]
         return metadata[coarsest(metadata, self.suspects)] if self.suspects else None
 
     @cached_property
     def target_or_error(self)->Target|AamError|None:
-        "The target, or why it cannot be one; None where no target is asked for."
+        "The target, or why it cannot be one; None where no target was named."
         q = self.question
         try: return read_target(self.study, q.target, q.task) if q.target else None
         except AamError as e: return e
@@ -157,7 +157,7 @@ class Case:
 # %% ../../nbs/7_evaluation/46_question.ipynb #4caf38ed
 def target_of(
     case:Case,
-)->Target|None: # None where there is none, or where the column cannot be one
+)->Target|None: # None without a target, or where the column cannot be one
     "The target that the checks work with."
     return case.target_or_error if isinstance(case.target_or_error, Target) else None
 

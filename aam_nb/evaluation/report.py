@@ -59,7 +59,7 @@ def depth_warning(
     again = ("This report has no scores at a common depth. Evaluate again with every sample at "
              f"{e.alarm.depth:,} reads ({lost} lost there) before believing any of them.")
     read = (f"Read the scores at {last.depth:,} reads, which {kept}. "
-            "The scores at original depth stand beside them.")
+            "The scores at original depth are beside them.")
     return f"{e.alarm.finding} {again if last is e else read}"
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #682849c0
@@ -111,7 +111,7 @@ def winner_html(
 # %% ../../nbs/7_evaluation/80_report.ipynb #1afc5c3f
 def data_facts(
     evaluation:Evaluation,
-    study:Study,      # As it came
+    study:Study,      # At its original depth
 )->dict[str,str]:     # By name
     "The study in a few lines."
     e, reads = evaluation, study.table.depths
@@ -139,7 +139,7 @@ def _defined(name, meaning): return f"<dt>{esc(capital(name))}</dt><dd>{esc(capi
 def how_html(
     evaluation:Evaluation,
 )->str:
-    "Scores, methods and intervals, in a sentence each."
+    "Scores, methods and intervals, in one sentence each."
     e = evaluation
     scores = [_defined(NAMES[o], MEANS[o]) for o in with_interval(e)]
     methods = [_defined(e.title(o), e.about(o)) for o in e.methods if e.about(o)]
@@ -156,7 +156,7 @@ def how_html(
 def evaluation_pair(
     evaluations:Evaluation|list[Evaluation],
 )->list[Evaluation]: # One or two, original depth first
-    "The evaluations of a report. Raises `AamError` for any that do not belong together."
+    "The evaluations of a report. Raises `AamError` where they do not belong together."
     es = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
     if not 1 <= len(es) <= 2:
         raise AamError(f"A report takes one evaluation, or two of the same target; got {len(es)}.")
@@ -168,7 +168,7 @@ def evaluation_pair(
 # %% ../../nbs/7_evaluation/80_report.ipynb #36e1fd53
 def predictions_html(
     evaluation:Evaluation,
-    study:Study,  # As it came
+    study:Study,  # At its original depth
     number:int=0, # Of the section; a page has one for each evaluation
     title:str="Predictions and errors",
 )->str:
@@ -190,7 +190,7 @@ def _lead(e):
 def report_html(
     evaluations:Evaluation|list[Evaluation], # One, or two of the same target at different depths
     title:str,
-    study:Study,     # As it came
+    study:Study,     # At its original depth
     history=None,    # Records of a log: dicts with "stage", "step" and losses
     notes:tuple[str,...]=(), # More to say on what was left out and what was done
 )->str:              # A whole HTML page
@@ -216,7 +216,7 @@ def write_report(
     evaluations:Evaluation|list[Evaluation], # One, or two of the same target at different depths
     path:str|Path,   # HTML file to write
     title:str,
-    study:Study,     # As it came
+    study:Study,     # At its original depth
     history=None,    # Records of a log: dicts with "stage", "step" and losses
     notes:tuple[str,...]=(), # More to say on what was left out and what was done
 )->Path:             # The file

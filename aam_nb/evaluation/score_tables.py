@@ -59,7 +59,7 @@ def _score_note(e):
     "How to read the table."
     main = MAIN[e.task]
     unit = f", in the unit of {esc(e.target)}" if e.task == "regression" else ""
-    return (f"The 95 % interval of a score stands below it. {capital(NAMES[main])}{unit}: "
+    return (f"The 95 % interval of a score is below it. {capital(NAMES[main])}{unit}: "
             f"{'lower' if main == 'mae' else 'higher'} is better. "
             "The difference from the forest is computed on the same draws for both methods. It is bold where "
             "its interval excludes zero. Time is the sum over all folds.")

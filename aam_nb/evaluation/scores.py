@@ -1,4 +1,4 @@
-"""What counts as good, within folds, and how a score is written
+"""How good predictions are, within folds, and how a score is written
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/scores.html.md"""
 
@@ -16,7 +16,7 @@ __all__ = ['MAIN', 'NAMES', 'fold_auc', 'score_functions', 'show', 'capital']
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #4278eadd
 def fold_auc(
-    positive:np.ndarray, # bool [n], is the sample of the class
+    positive:np.ndarray, # bool [n], whether the sample is of the class
     score:np.ndarray,    # Number that should be higher where it is [n]
     fold:np.ndarray,     # Fold of each sample [n]
 )->Callable[[np.ndarray],float]: # Takes row numbers, gives the AUC; nan where no fold holds both kinds
@@ -34,7 +34,7 @@ def fold_auc(
     return auc
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #4fc22989
-MAIN = dict(regression="mae", classification="auc") # what decides who is better
+MAIN = dict(regression="mae", classification="auc") # what decides which method is better
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #c14b1590
 def _number_scores(truth, pred):
@@ -77,7 +77,7 @@ def show(
     size:float=0.,  # A typical size of such scores, which sets the decimals
     sign:bool=False, # Write a plus too
 )->str:
-    "A score with about three digits that count; a dash where there is none."
+    "A score with about three significant digits; a dash where there is none."
     if x != x: return "\u2013"
     size = abs(size or x)
     places = int(np.clip(2 - np.floor(np.log10(size)), 0, 6)) if size else 3
@@ -87,5 +87,5 @@ def show(
 def capital(
     text:str,
 )->str:
-    "Text with a capital letter in front."
+    "Text with a capital first letter."
     return text[:1].upper() + text[1:]

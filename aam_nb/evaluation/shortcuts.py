@@ -1,4 +1,4 @@
-"""Which technical values are tried as shortcuts, and what is said of those that fire
+"""Which technical values are tried as shortcuts, and what a finding says about those that fire
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/shortcuts.html.md"""
 
@@ -63,7 +63,7 @@ def _strength(s):
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #220ae015
 def depth_finding(
     case:Case,
-    found:Shortcut, # Of depth
+    found:Shortcut, # That of depth
 )->Finding:         # A leak
     "Say that depth predicts the target, and what a common depth would cost."
     target = target_of(case)
@@ -83,13 +83,14 @@ def lab_finding(
     first, *rest = sorted(found, key=lambda o: -o.value)
     text = (f"'{first.name}' alone, with {first.levels:,} values, predicts '{target_of(case).name}' "
             f"({_strength(first)}).")
-    todo = f"Score the samples of each value by a model that has not seen it: data.leave_out={first.name}."
+    todo = ("Score the samples of each value with a model that has not seen that value: "
+            f"data.leave_out={first.name}.")
     return Finding(severity="leak", kind="lab", text=text + also_text([o.name for o in rest]), todo=todo)
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #86fabe4b
 def shortcut_findings(
     case:Case,
-    found:list[Shortcut], # Of `tried_shortcuts`
+    found:list[Shortcut], # From `tried_shortcuts`
 )->list[Finding]:         # Leaks; none where nothing fires
     "What the shortcuts that fire mean."
     depth = [depth_finding(case, o) for o in found if o.fires and o.name == "depth"]

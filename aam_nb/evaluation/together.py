@@ -1,4 +1,4 @@
-"""Subjects, households and repeats that a split cuts through
+"""Subjects, households and repeats that a split divides
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/together.html.md"""
 
@@ -21,12 +21,12 @@ __all__ = ['id_findings', 'time_text', 'unnamed_findings', 'spanning_findings', 
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #1df51d47
 def _beginnings(ids):
-    "What stands before the last dot, dash or underscore of each id."
+    "What comes before the last dot, dash or underscore of each id."
     return [re.split(r"[._\-](?=[^._\-]*$)", str(o))[0] for o in ids]
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #5c505115
 def id_findings(
-    ids, # Of the samples
+    ids, # Sample ids
 )->list[Finding]: # A warning, or none
     "Beginnings of ids that several samples share, when they look like codes."
     names, which, size = np.unique(_beginnings(ids), return_inverse=True, return_counts=True)
@@ -46,17 +46,17 @@ def time_text(
     metadata,  # pandas.DataFrame
     name:str,  # A column that looks like groups
 )->str:        # A sentence with a space in front; "" where there is no such column
-    "Name the first column of times that runs within the values of another column."
+    "Name the first column of times that varies within the values of another column."
     many = metadata[name].map(metadata[name].value_counts()) > 1
     for o in metadata.columns.drop(name):
         if not _TIME.search(str(o)): continue
         within = metadata[many].groupby(name, observed=True)[o].nunique()
         if len(within) and (within > 1).mean() > .5:
-            return f" '{o}' runs within them: they are series in time."
+            return f" '{o}' varies within its values, so these are series in time."
     return ""
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #fc2d627d
-_APART = "Scores are too good when the model trains on some samples of a value and is scored on others."
+_APART = "Scores are too good when the model trains on some samples of a value and is scored on the others."
 
 def unnamed_findings(
     metadata,      # pandas.DataFrame
@@ -69,7 +69,7 @@ def unnamed_findings(
     text = (f"Samples seem to belong together: '{first}' looks like subjects, households or repeats "
             f"({dict(suspects)[first]}).{also_text(rest)}{time_text(metadata, first)} {_APART}")
     todo = (f"Keep the samples of each value together: --groups {first}. If samples with the same value are "
-            "independent, say --independent.")
+            "independent, pass --independent.")
     return [Finding(severity="leak", kind="groups", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #cab9667f
@@ -95,7 +95,7 @@ def spanning_findings(
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #31e2de74
 def cut_findings(case:Case)->list[Finding]: # A leak for each column
-    "Leaks for the groups and the suspected columns that the split cuts through."
+    "Leaks for the groups and the suspected columns whose values the split divides."
     groups = case.question.groups
     why = {groups: "the groups that were named"} if groups else {}
     why |= {k: v for k, v in case.suspects if k != groups}
@@ -124,7 +124,7 @@ def missing_findings(
     return [Finding(severity="warning", kind="groups", text=text, todo=todo)]
 
 def group_findings(case:Case)->list[Finding]:
-    "Everything that samples which belong together may do to a score."
+    "All findings about samples that belong together."
     metadata, groups = case.study.metadata, case.question.groups
     if not case.suspects and not groups: return [] if case.sides else id_findings(case.study.ids)
     found = missing_findings(metadata, groups)

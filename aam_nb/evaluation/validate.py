@@ -1,4 +1,4 @@
-"""Every sample predicted by a model that never saw its group, beside what plain models make of the same folds
+"""Every sample predicted by a model that never saw its group, beside plain models on the same folds
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/validate.html.md"""
 
@@ -35,13 +35,13 @@ __all__ = ['Plan', 'evaluate']
 class Plan:
     "How an evaluation is made."
     task:str = "auto"   # "regression", "classification", or "auto"
-    groups:object = None # Series by sample id, or array in the study's order; None: samples are independent
-    folds:int|list = 5  # Number of folds, or (train ids, test ids) of each
+    groups:object = None # Series by sample id, or array in the study's order; None if independent
+    folds:int|list = 5  # Number of folds, or (train ids, test ids) for each
     names:tuple = ()    # What each fold of a list holds out, e.g. the site
     covariates:tuple = () # Covariates of the model, as `data.covariates`; one more baseline sees them alone
     depth:int = 0       # Reads that every sample has been rarefied to; 0 without rarefaction
     seed:int = 42
-    threads:int = 0     # Of the forest; 0 for all cores
+    threads:int = 0     # For the forest; 0 for all cores
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #43985582
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def _group_labels(groups, study, rows):
     lost = column.isna()
     if lost.any():
         which = few(column.index[lost])
-        raise AamError(f"{lost.sum()} of {len(rows)} samples have no group (first: {which}). "
+        raise AamError(f"No group is given for {lost.sum()} of {len(rows)} samples (first: {which}). "
                        "Leave them out, or group by another column.")
     return labels(column)
 
@@ -80,7 +80,7 @@ def _scored(study, values, plan):
     y, codec = target_values(study, values, plan.task)
     empty, notes = study.table.depths == 0, []
     for why, gone in (("no target", np.isnan(y)), ("no reads", ~np.isnan(y) & empty)):
-        if gone.any(): notes.append(f"{gone.sum()} of {len(y)} samples have {why} and are not scored.")
+        if gone.any(): notes.append(f"Samples with {why} are not scored: {gone.sum():,} of {len(y):,}.")
     rows = np.flatnonzero(~np.isnan(y) & ~empty)
     metadata = None if study.metadata is None else study.metadata.iloc[rows]
     y = y[rows] if codec.task == "regression" else y[rows].astype(np.int64)
@@ -89,7 +89,7 @@ def _scored(study, values, plan):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #4cb62fc8
 def _divided(scored, plan):
-    "The same with folds as rows, by their number in the list, and the names of those that remain."
+    "The same with the folds as rows, by their number in the list, and the names of those that remain."
     study, folds = scored.study, plan.folds
     if isinstance(folds, int):
         folds = kfold(study.ids, folds, scored.groups, strata(scored.y, scored.task), plan.seed)
@@ -121,7 +121,7 @@ def _ordered(said, p):
     known = [str(o) for o in said.out["classes"]]
     if p.ndim != 2 or p.shape[1] != len(known) or set(known) - set(said.classes):
         said.fail(f"{p.shape} probabilities for the classes {few(known)} in fold {said.fold}; "
-                  f"known are {few(said.classes)}.")
+                  f"the known classes are {few(said.classes)}.")
     out = np.zeros((len(p), len(said.classes)))
     out[:, [said.classes.index(o) for o in known]] = p
     return out
@@ -144,7 +144,7 @@ def _predictions(said, n, part="test"):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #74a9ce25
 def _interval(said, n):
-    "Low end, high end and level of test samples [n, 3], or None. Raises `AamError` for what is no interval."
+    "Low end, high end and level of test samples [n, 3], or None. Raises `AamError` for bad ends."
     given, at = [o for o in ("low", "high", "level") if said.out.get(o) is not None], f"in fold {said.fold}"
     if not given: return None
     if said.classes or len(given) < 3:
@@ -161,14 +161,14 @@ def _interval(said, n):
 # %% ../../nbs/7_evaluation/30_validate.ipynb #55d0e82b
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    "What all methods said, fold after fold."
+    "What all methods predicted, fold after fold."
     predictions:dict[str,list] # By method
     seconds:dict[str,float]    # By method
-    intervals:list             # Of the model; None for a fold without
+    intervals:list             # Of the model; None for a fold without intervals
     inner:list                 # Main score of the model on its own inner folds
 
 def _ask_model(answers, scored, fit_model, model, k):
-    "Add what the model says in fold `k`."
+    "Add what the model predicts in fold `k`."
     train, test = scored.folds[k]
     ids, task = scored.study.ids, scored.task
     said = _Said(out=fit_model(ids[train], ids[test], k), classes=scored.classes, model=model, fold=k)
@@ -181,7 +181,7 @@ def _ask_model(answers, scored, fit_model, model, k):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #de8a7803
 def _predict_folds(scored, plan, fit_model, model, say):
-    "What baselines and model say, fold after fold."
+    "What the baselines and the model predict, fold after fold."
     names = possible_baselines(scored.study, plan.covariates)
     methods = names + ([model] if fit_model else [])
     seconds = dict.fromkeys(methods, 0.)
@@ -218,13 +218,14 @@ def _row_intervals(intervals, order, model):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #14032110
 def _fold_notes(folds, rows, n):
-    "What to know of the folds."
+    "Notes about the folds."
     tested, repeats, out = len(set(rows)), times_tested(rows).max(), []
     if repeats > 1:
         out.append(f"The folds were drawn {repeats} times. Scores are means over the repeats, "
                    "and an interval draws whole groups with all their tests.")
     if tested == n: return out
-    return [*out, f"{n - tested} of {n} samples are in no test part: they train and are not scored."]
+    return [*out, "Samples in no test part are used for training and are not scored: "
+            f"{n - tested:,} of {n:,}."]
 
 def _inner_notes(inner, model, task):
     "What a model reached on its own inner folds."
@@ -235,16 +236,16 @@ def _inner_notes(inner, model, task):
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #1212da98
 def _check_plan(study, plan, model):
-    "Raise `AamError` for a model's name that is taken, and for samples that are not rarefied."
+    "Raise `AamError` for a model's name that is already taken, and for samples that are not rarefied."
     if model in (*baselines, "average"):
         raise AamError(f"'{model}' is the name of a baseline. Give the model another name.")
     other = study.table.depths != plan.depth
     if plan.depth and other.any():
-        raise AamError(f"{other.sum()} of {len(other)} samples do not have {plan.depth:,} reads. "
+        raise AamError(f"The depth is not {plan.depth:,} reads in {other.sum()} of {len(other)} samples. "
                        "Rarefy the study first.")
 
 def _evaluation(scored, plan, answers, fit_model, model):
-    "Scores and intervals of what was said, without notes."
+    "The evaluation with its scores and intervals, without notes."
     rows, fold, order = _in_rows(list(scored.folds.values()))
     predictions = {k: np.concatenate(p)[order] for k, p in answers.predictions.items()}
     interval, level = _row_intervals(answers.intervals, order, model)
@@ -267,10 +268,10 @@ def evaluate(
     study:Study,
     values,          # pandas.Series by sample id, or array in the study's order: the target
     plan:Plan=Plan(),
-    fit_model:Callable|None=None, # (train_ids, test_ids, number of the fold from 1) -> dict; see above
+    fit_model:Callable|None=None, # (train ids, test ids, fold number from 1) -> dict; see above
     model_name:str="aam",
-    say:Callable[[str],None]=lambda text: None, # Gets a line after each fold on how far it is
-    **how,           # Fields of `Plan` that differ from `plan`
+    say:Callable[[str],None]=lambda text: None, # Gets a line on progress after each fold
+    **how,           # Fields of `Plan` to use instead of those in `plan`
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for folds that leak."
     plan = replace(plan, **how)

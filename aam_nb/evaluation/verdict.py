@@ -1,4 +1,4 @@
-"""What the intervals allow to say, in sentences, and the three files that an evaluation leaves
+"""Which conclusions the intervals allow, in sentences, and the three files that an evaluation leaves
 
 Docs: https://aam-nb.github.io/aam_nb/7_evaluation/verdict.html.md"""
 
@@ -27,9 +27,9 @@ def difference(
     evaluation:Evaluation,
     first:str,         # A method
     second:str,        # Another
-    draws:int=1000,    # Of the bootstrap
+    draws:int=1000,    # Bootstrap draws
 )->Score:              # Main score of first minus that of second, with its 95 % interval over groups
-    "How far two methods are apart."
+    "How far apart two methods are."
     e = evaluation
     f, g = (score_functions(e.task, e.truth, e.predictions[o], e.fold)[MAIN[e.task]] for o in (first, second))
     gap = lambda rows: f(rows) - g(rows)
@@ -37,7 +37,7 @@ def difference(
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #452f67f4
 def _better(gap, score):
-    "\"better\", \"worse\" or \"level\": what a difference and its interval allow to say."
+    "\"better\", \"worse\" or \"level\": what a difference and its interval show."
     value, low, high = gap
     if not (np.isfinite(low) and (low > 0 or high < 0)): return "level"
     return "better" if (value < 0) == (score == "mae") else "worse"
@@ -75,7 +75,7 @@ def _told_apart(e, first):
 def verdict(
     evaluation:Evaluation,
 )->tuple[str,...]: # Sentences, the most important one first
-    "Who wins, in words."
+    "Which method wins, in words."
     e, first = evaluation, evaluation.model or "average"
     if one_class_each(e): return (f"No verdict: {NO_AUC[0].lower()}{NO_AUC[1:]}",)
     out, main = _told_apart(e, first), MAIN[e.task]

@@ -46,7 +46,7 @@ class AamModel(nn.Module):
         bases:int,               # Longest sequence it will read
         columns:tuple[Column,...]=(), # Targets; none for pretraining alone
         metrics:tuple[str,...]=(), # Distances between samples to predict, as `distance_head` names them
-        covariates:Covariates|None=None, # What it reads of a sample beside its ASVs
+        covariates:Covariates|None=None, # What it reads of a sample besides its ASVs
         known:int=0,             # ASVs of the linear path, where `config.linear` has one
         branches:int=0,          # Branches of the linear path's tree, where it has one
         counts:bool=False,       # Whether it guesses hidden reads
@@ -93,7 +93,7 @@ def blend(
 
 @patch
 def _target(self:AamModel, summary, asv, reads, mix):
-    "What the target head says of summaries that have met the covariates."
+    "The outputs for the targets; the target head reads summaries that covariates have joined."
     if not self.columns: return None
     met = summary if self.fusion is None else self.fusion(summary, reads, asv)
     out = self.heads["target"](blend(met, mix))
@@ -147,7 +147,7 @@ def predict_tensors(self:AamModel,
     category:Tensor|None=None, # i64 [b, c], covariates: codes of categories
     number:Tensor|None=None,   # f32 [b, v], covariates: standardised numbers
     place:Tensor|None=None,    # i64 [u], which of the known ASVs, for the linear path
-)->Outputs:          # As from a batch, to the bit
+)->Outputs:          # The same as from a batch, to the bit
     "From plain tensors to predictions."
     reads = SampleReads(asv=asv, counts=counts, sample=sample_of_pairs(offsets, asv.shape[0]),
                         size=offsets.shape[0] - 1, distinct=tokens.shape[0],
@@ -164,7 +164,7 @@ def tree_distance(self:AamModel, z:Tensor)->Tensor: # [u, u]
 def masked_bases(self:AamModel,
     masked:Tensor, # u8 [u, l], tokens with whole patches set to MASK
 )->tuple[Tensor,Tensor]: # Logits [m, patch, 4] of A, C, G, T; places bool [u, p], True at masked patches
-    "Guess the bases of the masked patches; logits stand in the order of rows, then places."
+    "Guess the bases of the masked patches; logits come in the order of rows, then places."
     places = (patches(masked, self.encoder.patch, self.encoder.places)[0] == MASK).all(2)
     return self.heads["bases"](self.encoder.states(masked)[places]), places
 
@@ -180,7 +180,7 @@ def freeze_encoder(self:AamModel)->AamModel: # Itself
 def freeze_layers(self:AamModel,
     k:int, # Layers from the bases up; 0 for none
 )->AamModel: # Itself
-    "Keep the first layers of the ASV encoder, and what lies below. Raises `AamError` where there are fewer."
+    "Keep the first layers of the ASV encoder, and what lies below them. Raises `AamError` for too many."
     encoder, blocks = self.encoder, self.encoder.body.blocks
     if k > len(blocks):
         raise AamError(f"{k} layers cannot be frozen, because the ASV encoder has {len(blocks)}. "

@@ -31,7 +31,7 @@ def _used(length, width):
 
 def patches(
     tokens:Tensor, # u8 [u, l], bases, padded with 0 on the right
-    patch:int,     # Bases a patch
+    patch:int,     # Bases in a patch
     places:int,    # Most patches
 )->tuple[Tensor,Tensor|None]: # u8 [u, p, patch]; bool [u, p], True where there are bases, or None
     "Cut sequences into patches. Raises `AamError` for a sequence longer than `places` patches."
@@ -91,7 +91,7 @@ class AsvEncoder(nn.Module):
         onehot = (cut[..., None] == self.letters).flatten(2).to(self.position.dtype)  # u p (patch letters)
         return self.body(self.stem(onehot) + self.position[:cut.shape[1]], mask), mask
 
-    def states(self, tokens:Tensor)->Tensor: # [u, p, d]; without meaning at patches of padding
+    def states(self, tokens:Tensor)->Tensor: # [u, p, d]; meaningless at patches of padding
         "The state of each patch, for `tokens` u8 [u, l]."
         return self._states(tokens)[0]
 

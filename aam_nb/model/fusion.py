@@ -1,4 +1,4 @@
-"""How what is known about a sample beside its reads joins the summary
+"""How covariates, which are known about a sample besides its reads, join the summary
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/fusion.html.md"""
 
@@ -60,11 +60,12 @@ class NumberTokens(nn.Module):
 def _check(kind, given, wanted):
     found = 0 if given is None else given.shape[1]
     if found != len(wanted):
-        raise AamError(f"The batch has {found} covariates that are {kind}; this model wants {len(wanted)} "
-                       f"({few(wanted) or 'none'}). Give it the covariates that it was trained with.")
+        raise AamError(f"Covariates that are {kind}: the batch has {found}, and this model wants "
+                       f"{len(wanted)} ({few(wanted) or 'none'}). "
+                       "Give it the covariates that it was trained with.")
 
 class CovariateTokens(nn.Module):
-    "All covariates of a sample as tokens, one a chain and one a number."
+    "All covariates of a sample as tokens, one for each chain and one for each number."
     def __init__(self,
         shape:Covariates, # The columns and their sizes
         width:int,        # Width of a token
@@ -112,7 +113,7 @@ class Add(nn.Module):
 
 # %% ../../nbs/3_model/50_fusion.ipynb #49ee535e
 class Gated(nn.Module):
-    "What the tokens add passes a gate that sees both."
+    "What the tokens add passes a gate that sees both summary and tokens."
     def __init__(self, config:ModelConfig, width:int, tokens:int, d_asv:int):
         super().__init__()
         wide = tokens*config.covariate_width
@@ -125,7 +126,7 @@ class Gated(nn.Module):
 
 # %% ../../nbs/3_model/50_fusion.ipynb #1b6d6de5
 class Cross(nn.Module):
-    "The summary asks the tokens, and one learned token that says nothing."
+    "The summary attends to the tokens and to one learned token that says nothing."
     def __init__(self, config:ModelConfig, width:int, tokens:int, d_asv:int):
         super().__init__()
         self.nothing = nn.Parameter(torch.randn(1, 1, config.covariate_width))
@@ -144,7 +145,7 @@ def rows_with_tokens(
     sample:Tensor, # i64 [m], their sample, ascending
     c:Tensor,      # [b, s, d], tokens, s above 0
 )->tuple[Tensor,list[tuple[Tensor,Tensor,Tensor|None]]]: # Vectors [m + b s, d], by sample; groups
-    "A row for each sample: its pairs, then its tokens. The groups are those of `groups_of_pairs`."
+    "A row for each sample: its pairs, then its tokens. The groups come from `groups_of_pairs`."
     b, s, _ = c.shape
     owner = torch.cat([sample, torch.arange(b, device=sample.device).repeat_interleave(s)])
     rows = torch.cat([pairs, c.flatten(0, 1)])[owner.argsort(stable=True)]
@@ -152,7 +153,7 @@ def rows_with_tokens(
 
 # %% ../../nbs/3_model/50_fusion.ipynb #77bc8d5a
 class Perceiver(nn.Module):
-    "Latent vectors ask ASVs and tokens, then each other; their mean is mapped and added."
+    "Latent vectors attend to ASVs and tokens, then to each other; their mean is mapped and added."
     def __init__(self, config:ModelConfig, width:int, tokens:int, d_asv:int):
         super().__init__()
         c, w = config, config.sample_width
@@ -189,7 +190,7 @@ class Fusion(nn.Module):
     "The summary of the reads joined with the covariates. Raises `AamError` where there are none."
     def __init__(self,
         config:ModelConfig, # `fusion`, `covariate_width`; cross and perceiver also read widths and heads
-        shape:Covariates,   # The covariates, one at least
+        shape:Covariates,   # The covariates, at least one
         width:int,          # Width of a sample's summary, in and out
         d_asv:int,          # Width of an ASV's vector, identity included
     ):

@@ -1,4 +1,4 @@
-"""What the vectors are asked: distances along the tree, hidden bases, distances between samples, hidden reads, targets
+"""What is read from the vectors: distances along the tree, hidden bases, distances between samples, hidden reads, targets
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/heads.html.md"""
 
@@ -37,21 +37,21 @@ class TreeDistanceHead(nn.Module):
 
 # %% ../../nbs/3_model/60_heads.ipynb #09b2335d
 class NucleotideHead(nn.Module):
-    "Logits of the bases of masked patches."
+    "Logits of the bases of hidden patches."
     def __init__(self,
         width:int, # Width of a patch's state
-        patch:int, # Bases a patch
+        patch:int, # Bases in a patch
     ):
         super().__init__()
         self.patch, self.base = patch, nn.Linear(width, 4*patch)
 
     def forward(self, states:Tensor)->Tensor: # [m, patch, 4], logits of A, C, G, T
-        "Guess the bases behind the states [m, d] of masked patches."
+        "Guess the bases behind the states [m, d] of hidden patches."
         return self.base(states).view(-1, self.patch, 4)
 
 # %% ../../nbs/3_model/60_heads.ipynb #d17d9c73
 class SampleDistanceHead(nn.Module):
-    "Distances between samples, through a link that knows the metric's range."
+    "Distances between samples, through a link that fits the metric's range."
     def __init__(self,
         d_in:int,     # Width of a sample's summary
         width:int,    # Width of the projection
@@ -93,7 +93,7 @@ def initialise(self:SampleDistanceHead,
 
 # %% ../../nbs/3_model/60_heads.ipynb #eabceca4
 def distance_head(
-    metric:str, # Name of a distance between samples; with `_unbounded` behind it, without the link
+    metric:str, # Name of a distance between samples; a name that ends in `_unbounded` gets no link
     d_in:int,   # Width of a sample's summary
     width:int,  # Width of the projection
 )->SampleDistanceHead:
@@ -113,8 +113,8 @@ class CountHead(nn.Module):
         self.key, self.query = nn.Linear(d_asv, width, bias=False), nn.Linear(d_summary, width)
 
     def forward(self,
-        asv:Tensor,     # [h, d_asv], of the hidden pairs
-        summary:Tensor, # [h, d_summary], of their samples, seen without the hidden reads
+        asv:Tensor,     # [h, d_asv], vectors of the hidden pairs' ASVs
+        summary:Tensor, # [h, d_summary], summaries of their samples, made without the hidden reads
     )->Tensor:          # [h]
         "Logits of the shares; a softmax over the hidden pairs of each sample makes them shares."
         return (self.query(summary)*self.key(asv)).sum(1)/math.sqrt(self.key.out_features)
@@ -149,9 +149,9 @@ class TargetHead(nn.Module):
 
 # %% ../../nbs/3_model/60_heads.ipynb #962e846b
 def ordered(
-    raw:Tensor, # [..., q], the lowest quantile, and what the steps up are made of
+    raw:Tensor, # [..., q], the lowest quantile, then a free number for each step up
 )->Tensor:      # [..., q], never falling
-    "Quantiles from free numbers."
+    "Quantiles in order, from free numbers."
     first, *steps = raw.unbind(-1)
     return torch.stack(list(accumulate([first, *map(F.softplus, steps)])), -1)
 

@@ -1,4 +1,4 @@
-"""Attention within a row and on another, pooling, distances between vectors, and constants that standardise
+"""Attention within a row and between rows, pooling, distances between vectors, and standardisation constants
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/layers.html.md"""
 
@@ -28,7 +28,7 @@ def attention_weights(
     k:Tensor, # [r, h, s, e], keys
     mask:Tensor|None=None, # bool [r, s], True where there is data; None where all places hold data
 )->Tensor:    # [r, h, a, s], each row of weights sums to 1
-    "How much each place that asks takes from each place that is asked."
+    "The weight that each asking place gives to each asked place."
     score = (q*q.shape[-1]**-.5) @ k.transpose(-2, -1)
     if mask is not None: score = score.masked_fill(~mask[:, None, None], -torch.inf)
     return score.softmax(-1)
@@ -57,14 +57,15 @@ class Attends(nn.Module):
 
 # %% ../../nbs/3_model/10_layers.ipynb #6670c983
 class SelfAttention(Attends):
-    "Multi-head attention of a row on itself. Raises `AamError` for a width that heads cannot share."
+    "Multi-head attention of a row on itself. Raises `AamError` unless `width` is a multiple of `heads`."
     def __init__(self,
         width:int, # Width of a place, a multiple of `heads`
         heads:int, # Heads; each sees width/heads numbers
     ):
         super().__init__()
         if width % heads:
-            raise AamError(f"{heads} heads cannot share a width of {width}. Choose a multiple of {heads}.")
+            raise AamError(f"{heads} heads cannot share a width of {width}. "
+                           f"Choose a width that is a multiple of {heads}.")
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3*width), nn.Linear(width, width)
 
@@ -95,7 +96,7 @@ class CrossAttention(Attends):
     def forward(self,
         x:Tensor,     # [r, a, width], places that ask
         other:Tensor, # [r, s, d_key], places that are asked
-        mask:Tensor|None=None, # bool [r, s], True where there is data, at least once a row
+        mask:Tensor|None=None, # bool [r, s], True where there is data: at least once in each row
     )->Tensor:        # [r, a, width]
         "Every place of `x` mixes what the places of `other` hold."
         q = self.q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # r h a e
@@ -153,7 +154,7 @@ class AttentionPool(Attends):
 
     def forward(self,
         x:Tensor, # [r, s, d]
-        mask:Tensor|None=None, # bool [r, s], True where there is data, at least once a row
+        mask:Tensor|None=None, # bool [r, s], True where there is data: at least once in each row
     )->Tensor:    # [r, d]
         "One vector for each row."
         score = self.score(x).squeeze(-1)*x.shape[-1]**-.5
@@ -173,7 +174,7 @@ def readable_name(
 def attention_kept(
     model:nn.Module, # Any module; each `Attends` in it keeps its weights until the `with` ends
 )->Iterator[dict[str,list[Tensor]]]: # Name of the layer -> weights [r, h, a, s] of each call, in order
-    "Keep all attention weights for a while. They hold their graph; `torch.no_grad()` leaves it out."
+    "Keep all attention weights until the `with` ends. `torch.no_grad()` leaves their graph out."
     layers = {readable_name(path): o for path, o in model.named_modules() if isinstance(o, Attends)}
     kept = {name: [] for name in layers}
     for name, layer in layers.items(): layer.kept = kept[name]
@@ -183,7 +184,7 @@ def attention_kept(
 
 # %% ../../nbs/3_model/10_layers.ipynb #5182ecb8
 def pair_distances(
-    z:Tensor,         # [n, d], one vector a row
+    z:Tensor,         # [n, d], one vector in each row
     eps:float=1e-6,   # Added under the root; distances below sqrt(eps) are flattened
 )->Tensor:            # [n, n], 0 on the diagonal
     "Euclidean distances between all rows, with a finite gradient everywhere."
@@ -224,7 +225,7 @@ class Standardise(nn.Module):
 
 # %% ../../nbs/3_model/10_layers.ipynb #2e3151b1
 class SideBySide:
-    "The constants of features that stand side by side: each part is fitted on its own columns."
+    "The constants of features that are placed side by side: each part is fitted on its own columns."
     def __init__(self, *parts): # `Standardise`, or other `SideBySide`
         self.parts, self.width = parts, sum(o.width for o in parts)
 
@@ -246,7 +247,7 @@ def length_groups(
     lengths:list[int], # Length of each row, 0 or more
     waste:float=.15,   # Largest share of padded places in a group
     places:int=16384,  # Most places in a group, padding included
-)->list[list[int]]:    # Positions of the rows of each group, longest first; rows of length 0 are in none
+)->list[list[int]]:    # Positions of the rows of each group, longest first; rows of length 0 are left out
     "Rows of similar length, grouped."
     order = sorted((i for i, o in enumerate(lengths) if o), key=lambda i: -lengths[i])
     groups, held = [], 0

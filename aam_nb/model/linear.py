@@ -128,7 +128,7 @@ MOST = 2048 # Training samples that define the components; the products of all p
 @patch
 @torch.no_grad()
 def fit(self:LogComponents,
-    counts:sparse.csr_matrix, # Reads [n, known] of training samples, 2 at least
+    counts:sparse.csr_matrix, # Reads [n, known] of training samples, at least 2
     tree:Tree|None=None,      # Needed for branches
     tip:np.ndarray|None=None, # int [known], tip of each ASV, -1 for none
 )->LogComponents:             # Itself
@@ -154,11 +154,11 @@ def _fit_tree(self:LogComponents, counts, tree, tip):
     self.parts["branches"].fit(log_shares(counts, tree, tip))
 
 # %% ../../nbs/3_model/40_linear.ipynb #63d3dca6
-GAIN = 4. # What the linear map takes of a score
+GAIN = 4. # Scores are multiplied by this before the linear map
 
 @patch
 def scores(self:LogComponents, reads:SampleReads)->Tensor: # [b, components], or twice as many for both kinds
-    "Components of each sample. Raises `AamError` where the places of the ASVs are missing."
+    "Scores of each sample on the components. Raises `AamError` where the batch has no `place`."
     if reads.place is None:
         raise AamError("The batch does not say which known ASVs it holds (`place`), and the linear path "
                        "needs to know. Make the batch with the known ASVs of the model.")

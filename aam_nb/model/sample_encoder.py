@@ -88,7 +88,7 @@ class PoolEncoder(SampleEncoder, Attends):
 # %% ../../nbs/3_model/30_sample_encoder.ipynb #ff7f878f
 @patch
 def attention_pool(self:PoolEncoder,
-    h:Tensor,     # [u, w], what each ASV says
+    h:Tensor,     # [u, w], numbers of each ASV
     score:Tensor, # [u, heads]
     R:Tensor,     # [b, u], abundances
 )->Tensor:        # [b, w]
@@ -108,10 +108,10 @@ def attention_pool(self:PoolEncoder,
 @patch
 def one_pool(self:PoolEncoder,
     name:str,    # A pool other than "sum"
-    h:Tensor,    # [u, w], what each ASV says
+    h:Tensor,    # [u, w], numbers of each ASV
     ask:Tensor|None, # [u, w] or [u, heads], what the pool asks of each ASV; None for the mean
     R:Tensor,    # [b, u], abundances
-    unit:float,  # In which logarithms are taken
+    unit:float,  # Unit in which logarithms are taken
 )->Tensor:       # [b, w]
     "One pool over all samples."
     if name == "clade": return torch.log10(R @ ask.sigmoid() + unit)
@@ -155,7 +155,7 @@ def pairs_with_reads(
     how:str="log",    # As for `abundances`
     dtype:torch.dtype=torch.float32, # Of sums and logarithms; half precision would lose reads
 )->tuple[Tensor,Tensor,Tensor|None]: # ASV i64 [m], sample i64 [m], log abundance [m], about -3 to 3, or None
-    "Pairs that have reads, and how much of the sample each is, as a logarithm."
+    "Pairs that have reads, each with its log abundance."
     at, counts, sample = reads.asv, reads.counts.to(dtype), reads.sample
     keep = counts > 0
     if not bool(keep.all()): at, counts, sample = at[keep], counts[keep], sample[keep]

@@ -31,7 +31,7 @@ __all__ = ['column', 'keep', 'with_target', 'check_columns', 'to_depth', 'group_
 def column(
     study:Study,
     name:str,      # Metadata column
-    flag:str,      # The flag or setting that asked for it, for the message
+    flag:str,      # The flag or setting that names it, for the message
 )->pd.Series:      # One value for each sample, in study order
     "A metadata column. Raises `AamError` when the study has no metadata or no such column."
     if study.metadata is None:
@@ -47,7 +47,7 @@ def keep(
     rows:np.ndarray, # Positions or mask of the samples to keep
     note:str="",     # Why the others are left out
 )->Study:
-    "Some samples of a study, with the reason kept beside it."
+    "Some samples of a study, with a note on why the others are left out."
     places = np.arange(len(study.ids))[rows]
     metadata = None if study.metadata is None else study.metadata.iloc[places]
     notes = study.notes + ((note,) if note else ())
@@ -69,9 +69,9 @@ def _refuse_empty(names, missing):
 
 # %% ../../nbs/9_runs/06_choice.ipynb #3fdfac6d
 def _partly_missing(names, missing)->list[str]:
-    "What to say of targets that some of the samples lack."
+    "Notes on targets that some of the samples lack."
     found = [(o, gone) for o, gone in zip(names, missing) if gone.any()]
-    return [f"{_of(gone)} no {o}; other targets learn from them." for o, gone in found]
+    return [f"{_of(gone)} no {o}; the other targets still learn from them." for o, gone in found]
 
 def _with_reads(study)->Study:
     empty = study.table.depths == 0
@@ -124,7 +124,7 @@ def group_values(
     data:DataConfig,
 )->np.ndarray|None: # str [samples], or None where samples are independent
     """The group of each sample. Raises `AamError` when samples seem to belong together and the
-    configuration is silent."""
+    configuration does not name groups."""
     if data.groups: return _known_groups(column(study, data.groups, "--groups"), data.groups)
     if data.independent or study.metadata is None: return None
     suspects = subject_like(study.metadata)
@@ -133,7 +133,7 @@ def group_values(
     raise AamError(f"Samples seem to belong to groups: {what}. A score is too good when samples of one "
                    f"group are used both to train and to test. Pass --groups {suspects[0][0]}, or "
                    "--independent "
-                   "if the samples really are.")
+                   "if the samples really are independent.")
 
 def _known_groups(values, name)->np.ndarray:
     missing = values.isna().to_numpy()

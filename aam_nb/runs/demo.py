@@ -1,4 +1,4 @@
-"""`aam demo`: the whole way on a simulated study
+"""`aam demo`: all steps on a simulated study
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/demo.html.md"""
 

@@ -83,7 +83,7 @@ def fold_predictions(
 # %% ../../nbs/9_runs/55_evaluate.ipynb #cc07aae3
 @dataclass(frozen=True, kw_only=True)
 class _KeptFolds:
-    "The outer folds of an evaluation, fitted when they are first asked for."
+    "The outer folds of an evaluation, fitted when they are first needed."
     ready:Prepared
     bench:Bench
     done:set = field(default_factory=set) # Folds that this process has fitted
@@ -92,7 +92,7 @@ class _KeptFolds:
         return tuple(self.ready.study.positions(o) for o in self.ready.parts.outer[k])
 
     def outputs(self, k)->dict[str,np.ndarray]:
-        "The outputs of a fold: kept ones, or fitted now."
+        "The outputs of a fold, as kept or fitted now."
         path = self.ready.out/"folds"/f"{depth_name(self.bench.config) or 'as_it_comes'}_{k + 1}.npz"
         if path.is_file() and (self.bench.config.run.resume or k in self.done):
             with np.load(path, allow_pickle=False) as saved: return dict(saved)
@@ -104,13 +104,13 @@ class _KeptFolds:
         return found
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #4bba23e7
-def depth_name(config:Config)->str: # "" for samples as they come
+def depth_name(config:Config)->str: # "" for the original depth
     "What files and log call an evaluation at a common depth."
     return f"depth_{config.data.depth}" if config.data.depth else ""
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #9e4638f8
 def _fit_model(kept, groups, name)->Callable:
-    "What validation calls for each fold, with the ids of its parts: predictions of one target."
+    "The function that validation calls for each fold: it predicts one target."
     study = kept.ready.study
     def fit(train_ids, test_ids, fold):
         rows = kept.rows(fold - 1)
@@ -122,7 +122,7 @@ def _fit_model(kept, groups, name)->Callable:
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #bbc1912f
 def evaluate_prepared(
-    ready:Prepared,  # As samples come, or at a common depth
+    ready:Prepared,  # At original or at a common depth
     folder:Path,     # folds.tsv is written here, before the first model is fitted
     say:Callable=print,
 )->list[Evaluation]: # One for each target
@@ -163,7 +163,7 @@ def at_common_depth(
 def evaluate_run(
     config:Config,
     say:Callable=print,
-)->Path:           # The report; with several targets that of the first, and one beside it for each other
+)->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
     ready = prepare(config, choose_folds, say, rarefied=False)
     depths = _depths(ready, config, say)
@@ -183,14 +183,14 @@ def evaluate_run(
     return paths[0]
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
-def _depths(ready, config, say)->list[int]: # 0 for samples as they come
-    "At which depths to evaluate: as asked for, or twice where the number of reads predicts a target."
+def _depths(ready, config, say)->list[int]: # 0 for the original depth
+    "The depths to evaluate at: the one given, or two where the number of reads predicts a target."
     def alarm(name):
         task = config.of_target(name, "task")
         return depth_alarm(ready.study, ready.study.metadata[name], task, config.data.depth)
     loud = [o for o in map(alarm, config.targets) if o.fires]
     if not loud: return [config.data.depth]
-    say(f"warning: {loud[0].text} The evaluation is made with samples as they come and at that depth.")
+    say(f"warning: {loud[0].text} The evaluation is made at original depth and at that depth.")
     return [0, loud[0].depth]
 
 def _say_plan(ready, depths, say):
@@ -201,7 +201,7 @@ def _say_plan(ready, depths, say):
     say(f"{n} outer folds, {run.inner} models each. {plan} The baselines come on top.")
 
 def _report(ready, found, folder)->Path:
-    "The report of one target. Leaks stand among its warnings and not again among the notes of the study."
+    "The report of one target. Leaks are among its warnings and not again among the notes of the study."
     first = ("fold 1 ", "fold 1.1 ")
     history = [o for o in read_log(ready.out/"metrics.jsonl") if o["stage"].startswith(first)]
     study = replace(ready.study, notes=tuple(o for o in ready.study.notes if o not in ready.leaks))

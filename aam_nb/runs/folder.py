@@ -1,4 +1,4 @@
-"""Checked before any work, made when the data have been read, never replaced unasked
+"""Checked before any work, made once the data have been read, never replaced unless asked
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/folder.html.md"""
 
@@ -46,14 +46,14 @@ def _check_overwrite(out, config):
 FREE = {"resume", "overwrite", "threads", "workers", "device", "out"}
 
 def _check_resume(out, config):
-    "Raise `AamError` when there is no run to continue, or when its choices were others."
+    "Raise `AamError` when there is no run to continue, or when its choices were different."
     if not _is_run(out):
         raise AamError(f"{out} holds no run to resume: it has no config.toml. Leave out --resume to start "
                        "one.")
     found = changed(config, load_config(out/"config.toml"))
     other = [f"{k} = {toml_value(v)}" for k, v in found.items() if k.partition(".")[2] not in FREE]
     if not other: return
-    raise AamError(f"{out} was started with other choices, so it cannot go on with {few(other)}. "
+    raise AamError(f"{out} was started with other choices, so it cannot continue with {few(other)}. "
                    "Use the same choices, or another --out.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #7e4af7ef

@@ -28,7 +28,7 @@ def true_values(
     codec:TargetCodec,
     values:pd.Series, # The target's column
 )->np.ndarray:        # float64 [samples], in original units or as class numbers; NaN where missing
-    "What the metadata say, as numbers."
+    "The values of the target in the metadata, as numbers."
     import pandas as pd
     if codec.task == "regression": return pd.to_numeric(values).to_numpy(np.float64)
     return codec.encode(values)[:, 0].astype(np.float64)
@@ -70,7 +70,7 @@ def _baseline_scores(ready, codec, y, train, test)->dict[str,dict[str,float]]:
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #cc61b823
 def score_line(scores:dict[str,float])->str: # "mae 2.710, r2 0.690"
-    "The metrics of one method in a line."
+    "The metrics of one method in one line."
     return ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #ec6c7925

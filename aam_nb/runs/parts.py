@@ -1,4 +1,4 @@
-"""One split for a training, folds within folds for an evaluation
+"""One split for a training run, folds within folds for an evaluation
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/parts.html.md"""
 
@@ -29,7 +29,7 @@ __all__ = ['listed_parts', 'with_split', 'fixed_parts', 'choose_split', 'Folds',
 
 # %% ../../nbs/9_runs/08_parts.ipynb #bd83693c
 def listed_parts(study:Study, data:DataConfig)->pd.Series|None: # By sample id; None where no list is named
-    "What `data.split` says of the samples. Raises `AamError` when it is neither a column nor a file."
+    "The part or fold of each sample. Raises `AamError` when `data.split` is neither a column nor a file."
     if not data.split: return None
     known = [] if study.metadata is None else study.metadata.columns
     if data.split in known: return study.metadata[data.split]
@@ -48,12 +48,12 @@ def with_split(study:Study, data:DataConfig)->Study:
                        f"{few(given.index)}.")
     strange = given.index[~given.index.isin(study.ids)]
     if len(strange):
-        note = f"{len(strange)} samples of {data.split} are not in the study ({few(strange)})."
+        note = f"{data.split} names samples that are not in the study: {len(strange)} ({few(strange)})."
         study = replace(study, notes=(*study.notes, note))
     if named.all(): return study
     lost = study.ids[~named]
-    return keep(study, named, f"{len(lost)} of {len(named)} samples have no part in {data.split} and are "
-                              f"left out ({few(lost)}).")
+    return keep(study, named, f"Samples without a part in {data.split} are left out: {len(lost)} of "
+                              f"{len(named)} ({few(lost)}).")
 
 # %% ../../nbs/9_runs/08_parts.ipynb #e8acc683
 def fixed_parts(

@@ -27,7 +27,7 @@ __all__ = ['as_store', 'read_ids', 'predict_run', 'embed_run']
 
 # %% ../../nbs/9_runs/60_predict.ipynb #a63bc1e9
 def as_store(
-    table:str|Path,               # Table file, store folder, or several store folders with commas between
+    table:str|Path,               # Table file, store folder, or several store folders separated by commas
     sequences:str|Path|None=None, # Representative sequences, where feature ids are not sequences
 )->SampleSource:
     "Samples to predict or embed. Stores are read batch by batch."
@@ -55,17 +55,17 @@ def _free(out, overwrite)->Path:
 
 def predict_run(
     bundle:str|Path,        # Bundle folder
-    table:str|Path,         # Table to score
+    table:str|Path,         # Table to predict
     out:str|Path,           # TSV to write
     *,
     sequences:str|Path|None=None, # Representative sequences, where feature ids are not sequences
     samples:str|Path|None=None,   # File with one sample id in each line; all samples if None
     metadata:str|Path|None=None,  # Sample metadata, where the bundle uses covariates or scales by a category
-    passes:int=1,           # How often each sample is read, with other draws of its reads and ASVs
+    passes:int=1,           # How often each sample is read, with new draws of its reads and ASVs
     overwrite:bool=False,   # Replace `out`
     say:Callable=print,
 )->Prediction:
-    "Score a table with a bundle and write one row for each sample asked for."
+    "Predict the samples of a table with a bundle, and write one row for each requested sample."
     out, model = _free(out, overwrite), load_bundle(bundle)
     known = read_metadata(metadata) if metadata else None
     found = predict_store(model, as_store(table, sequences), read_ids(samples), metadata=known, passes=passes)
@@ -77,9 +77,9 @@ def predict_run(
 def _say_scored(found, out, say):
     "Say how many samples have a prediction, and which have none."
     lost, rows = found.skipped, found.rows
-    say(f"{len(rows) - len(lost)} of {len(rows)} samples are scored; {out} has a row for each sample.")
-    for name, why in lost.iloc[:5].items(): say(f"  not scored: {name} ({why})")
-    if len(lost) > 5: say(f"  {len(lost) - 5} more are not scored; see the column note.")
+    say(f"Samples with a prediction: {len(rows) - len(lost)} of {len(rows)}. {out} has one row for each.")
+    for name, why in lost.iloc[:5].items(): say(f"  no prediction: {name} ({why})")
+    if len(lost) > 5: say(f"  No prediction for {len(lost) - 5} more; see the column 'note'.")
     unseen = rows.unseen_reads.median()
     if unseen > .5:
         say(f"warning: in half of the samples, more than {unseen:.0%} of the reads are in sequences that the "
@@ -97,11 +97,11 @@ def embed_run(
     overwrite:bool=False,   # Replace `out`
     say:Callable=print,
 )->Embedding:
-    "Write one vector for each sample asked for, or for each of their ASVs."
+    "Write one vector for each requested sample, or for each of their ASVs."
     out, model = _free(out, overwrite), load_bundle(bundle)
     found = embed_store(model, as_store(table, sequences), read_ids(samples), level)
     found.write(out)
     lost = (found.note != "").sum()
-    why = f"; {lost:,} could not be read, see the column note" if lost else ""
+    why = f"; {lost:,} could not be read, see the column 'note'" if lost else ""
     say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers are in {out}{why}.")
     return found

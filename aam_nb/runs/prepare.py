@@ -1,4 +1,4 @@
-"""Read, check, divide, and only then touch the disk
+"""Read, check, divide, and only then write to the disk
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/prepare.html.md"""
 
@@ -50,8 +50,8 @@ def _distance_problems(config, tree)->list[str]:
     wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass --tree, choose another metric, or set "
              "pretrain_sample.steps=0 and loss.distance=0." for o in lost]
     if "precomputed" in config.distances and config.data.limit:
-        wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances of "
-                     f"{config.data.distances} are those of all reads. Set data.limit=0.")
+        wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances in "
+                     f"{config.data.distances} are between all reads of the samples. Set data.limit=0.")
     return wrong
 
 def _mix_problems(config, tree)->list[str]:
@@ -67,7 +67,7 @@ def _mix_problems(config, tree)->list[str]:
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #c2853207
 def check_settings(config:Config, study:Study)->None:
-    "Raise `AamError` for settings that this study cannot serve, all of them in one message."
+    "Raise `AamError` for settings that do not suit this study, all of them in one message."
     tree = study.tree is not None or bool(config.data.corpus)
     along = config.pretrain_asv.steps > 0 and config.loss.tree > 0 and tree
     wrong = [*false_for(config.augment, along, config.distances), *_distance_problems(config, tree)]
@@ -109,7 +109,7 @@ class Prepared:
     bench:Bench
     values:pd.Series|None = None   # The first target, in study order
     groups:np.ndarray|None = None  # Groups, in study order; None where samples are independent
-    parts:Split|Folds|None = None  # Who trains and who is reported; None without a target
+    parts:Split|Folds|None = None  # Which samples train and which are reported; None without a target
     taught:np.ndarray = field(default_factory=no_keys) # int64, keys of the samples behind `run.start`
     leaks:tuple[str,...] = ()      # What the quick checks found, also among the study's notes
 
@@ -176,15 +176,15 @@ def say_study(
     say:Callable,
 )->None:
     "Say what was read, and every note on it."
-    say(f"{study.table}; {study.tree or corpus or 'no tree: only masked bases teach the ASV encoder'}")
+    say(f"{study.table}; {study.tree or corpus or 'no tree: the ASV encoder learns from hidden bases alone'}")
     for o in study.notes: say(f"  note: {o}")
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(
     config:Config,
     divide:Callable|None=None, # (study, config, first target, groups) -> parts; None where there is no target
-    say:Callable=print,        # Where sentences for the user go
-    rarefied:bool=True,        # Whether samples go to the common depth here, where one is given
+    say:Callable=print,        # Gets sentences for the user
+    rarefied:bool=True,        # Whether samples are rarefied here, if a common depth is given
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
@@ -210,9 +210,9 @@ def prepare(
 def keep_bundle(
     ready:Prepared,
     model:AamModel,
-    rows:np.ndarray,  # int64, samples that taught the last stage
-    about:dict,       # What the model card says of the run
-    taught:np.ndarray|None=None, # int64, samples that taught any stage; `rows` if None
+    rows:np.ndarray,  # int64, samples that trained the last stage
+    about:dict,       # What the model card says about the run
+    taught:np.ndarray|None=None, # int64, samples that trained any stage; `rows` if None
     targets:Targets|None=None,
     covariates:CovariateCodec|None=None,
 )->Path:              # The bundle folder

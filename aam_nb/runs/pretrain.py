@@ -1,4 +1,4 @@
-"""`aam pretrain`: teach the encoders without a target, and keep them as a bundle
+"""`aam pretrain`: train the encoders without a target, and keep them as a bundle
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/pretrain.html.md"""
 
@@ -37,7 +37,7 @@ def hold_back(
     ids:np.ndarray,         # Object array of str [samples]
     groups:np.ndarray|None, # The group of each sample, or None
     config:Config,          # `run.watch`, the share, and `run.seed`
-)->tuple[np.ndarray,np.ndarray|None]: # int64 rows: those that teach; those that measure, or None if too few
+)->tuple[np.ndarray,np.ndarray|None]: # int64 rows: those that train; those that measure, or None if too few
     "Hold whole groups of samples back."
     order = np.argsort(ids)
     if not config.run.watch: return order, None
@@ -85,7 +85,7 @@ def pretrain_run(
     config:Config,
     say:Callable=print,
 )->Path:           # The bundle folder
-    "Teach the encoders on every sample of the table, and keep them as a bundle."
+    "Train the encoders on the samples of the table, and keep them as a bundle."
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say)
     bench, store = ready.bench, ready.bench.store
     groups = group_values(ready.study, config.data) if config.data.groups else None

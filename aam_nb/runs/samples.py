@@ -61,7 +61,7 @@ def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
     names = [Path(o).name for o in paths]
     if len(set(names)) < len(names):
         raise AamError(f"Two stores of data.corpus have the same name ({few(names)}). "
-                       "Rename one of the folders: a study is called after its folder.")
+                       "Rename one of the folders: a study has the name of its folder.")
     return dict(zip(names, paths, strict=True))
 
 def _joined_corpus(data)->Study:
@@ -75,10 +75,10 @@ def _joined_corpus(data)->Study:
 # %% ../../nbs/9_runs/05_samples.ipynb #1c740918
 def stored(
     study:Study,
-    data:DataConfig, # For a corpus, whose stores have the trees
+    data:DataConfig, # Its corpus, whose stores have the trees
     folder:Path,     # Where a store is built that does not exist yet
 )->SampleSource:            # Its samples are the study's, in the same order
-    "The store of a study; of a corpus, one store for each of its studies."
+    "The store of a study; for a corpus, one store for each of its studies."
     if study.store is not None: return study.store
     if not data.corpus: return build_store(study, folder)
     of_sample = study.metadata[study.metadata.columns[-1]].to_numpy()

@@ -1,4 +1,4 @@
-"""A bundle that was pretrained before, and the samples that it has seen
+"""A bundle that was pretrained earlier, and the samples that it has seen
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/start.html.md"""
 
@@ -23,7 +23,7 @@ ENCODER = ("patch", "width", "layers", "heads", "feedforward", "readout") # Two 
 
 def start_bundle(
     config:Config,
-    bases:int, # Of the table's longest ASV
+    bases:int, # Length of the table's longest ASV
 )->Bundle|None:
     """The bundle that `run.start` names, or None. Raises `AamError` when its ASV encoder differs or reads
     shorter ASVs."""
@@ -33,7 +33,7 @@ def start_bundle(
     if other:
         its = ", ".join(f"model.{o}={getattr(start.config.model, o)}" for o in other)
         raise AamError(f"The bundle {config.run.start} has another ASV encoder ({its}). Use the same "
-                       "settings.")
+                       "settings, or leave out run.start.")
     if bases > start.model.bases:
         raise AamError(f"The table's ASVs have up to {bases} bases; the bundle {config.run.start} reads "
                        f"up to {start.model.bases}. Trim the reads to that length, or leave out run.start.")
@@ -45,11 +45,11 @@ def transductive_note(
     start:Bundle|None,
     ids:np.ndarray, # Of the samples that will be reported
 )->str:             # For the notes of the run; empty where the reported samples are fresh
-    """What pretraining saw of the reported samples. Raises `AamError` when it saw some and nobody asked
-    for that."""
+    """What pretraining saw of the reported samples. Raises `AamError` when it saw some and
+    `run.transductive` does not allow that."""
     named = config.run.transductive
     if start is None and named:
-        return "Transductive: the encoder is pretrained on all samples, also on those that are reported."
+        return "Transductive: the encoder is pretrained on all samples, including those that are reported."
     if start is None: return ""
     known = start.taught_by(ids)
     if not known.any(): return ""
@@ -58,7 +58,7 @@ def transductive_note(
     if named: return f"Transductive: {what}, so their scores may be too good."
     raise AamError(f"Scores would be too good: {what} (first: {few(np.asarray(ids)[known])}). "
                    "Report other samples, leave out run.start to pretrain within each training part, "
-                   "or set run.transductive=true to report them under that name.")
+                   "or set run.transductive=true to report them as transductive.")
 
 # %% ../../nbs/9_runs/15_start.ipynb #dfad151b
 def start_report(

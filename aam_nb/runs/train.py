@@ -35,13 +35,13 @@ def with_calibration(
     ready:Prepared,
     made:Fitted,
     rows:np.ndarray, # int64, samples that did not train
-)->tuple[Targets,list[str]]: # The codecs with margins and temperatures; what there is to say about them
+)->tuple[Targets,list[str]]: # The codecs with margins and temperatures; a sentence for each target
     "Intervals and probabilities that hold on samples that did not train."
     outputs, true = made.outputs(rows), made.targets.encode(ready.bench.metadata)[rows]
     groups = None if ready.groups is None else ready.groups[rows]
     found, notes = [], []
     for codec, at, truth in zip(made.targets, made.targets.slices, true.T, strict=True):
-        note = f"No validation sample has {codec.name}, so it is not calibrated."
+        note = f"No validation sample has a value of '{codec.name}', so it is not calibrated."
         if not np.isnan(truth).all():
             codec, note = calibrated(codec, outputs[:, at], truth, groups, ready.bench.config.target.level)
         found.append(codec)
@@ -98,7 +98,7 @@ def _write_split(ready):
         plot_split(ready.parts, ready.values).savefig(p, format="png")
 
 def _write_scores(ready, scores, say)->dict[str,str]: # One line for each method, for the model card
-    "Write and say the scores of the test samples."
+    "Write the scores of the test samples, and print them."
     many, lines = len(scores) > 1, {}
     if scores: write_json(ready.out/"scores.json", scores if many else next(iter(scores.values())))
     for name, found in scores.items():
@@ -108,7 +108,7 @@ def _write_scores(ready, scores, say)->dict[str,str]: # One line for each method
 
 # %% ../../nbs/9_runs/50_train.ipynb #e8b005fb
 def _keep(ready, made, train, about)->Path:
-    "Keep the model as the run's bundle. Transductive pretraining was taught by all samples."
+    "Keep the model as the run's bundle. In a transductive run all samples trained the encoder."
     run, groups = ready.bench.config.run, ready.groups
     every = run.transductive and not run.start
     taught = np.arange(len(ready.bench.store)) if every else train

@@ -49,14 +49,14 @@ class Bench:
     config:Config
     store:SampleSource
     accelerator:object
-    metadata:pd.DataFrame|None = None # One row a sample, in store order
+    metadata:pd.DataFrame|None = None # One row for each sample, in store order
     folder:Path|None = None # Checkpoints go here; None keeps the best weights in memory only
     log:RunLog|None = None
     part:str = ""           # Named before the stage in log and bars, e.g. the fold
     start:AamModel|None = None # A pretrained model to start from; None pretrains on each fit's own samples
     sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
-    cache:Cache|None = None # Costly results, by what they depend on; None computes them anew
+    cache:Cache|None = None # Costly results that are kept; None computes them anew
 
 # %% ../../nbs/4_training/60_bench.ipynb #7e36d744
 @patch(as_prop=True)
@@ -78,7 +78,7 @@ def samples(self:Bench,
     rows:np.ndarray, # int64, samples of the store
     **more,          # Of the `SampleDataset`: target, weight and covariates of all samples
 )->SampleDataset:
-    "Samples of the store, with as many of their ASVs as are read."
+    "Samples of the store, with at most the configured number of ASVs each."
     data = self.config.data
     how = dict(limit=data.limit, select=data.select, seed=self.config.run.seed)
     return SampleDataset(self.store, rows, **how, **more)
@@ -103,7 +103,7 @@ def fit(self:Bench,
     source,            # Batches by step
     optim:OptimConfig, # Of this stage
     name:str,          # Of the stage, in the log and in the folder of checkpoints
-    validate=None,     # Called every `optim.every` steps, gives the figures that pick the best step
+    validate=None,     # Called once in `optim.every` steps; gives the scores that pick the best step
 ): # The `Fit` of the loop
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
@@ -125,10 +125,10 @@ def known_asvs(
 # %% ../../nbs/4_training/60_bench.ipynb #3eeaeeb4
 def at_most(
     rows:np.ndarray, # int64, ascending
-    most:int,        # How many at most
+    most:int,        # Largest number to keep
     *key,            # What the draw follows from
 )->np.ndarray:       # int64, ascending
-    "At most so many rows, drawn by key."
+    "At most `most` of the rows, drawn by key."
     return rows if len(rows) <= most else np.sort(keyed_rng(*key).choice(rows, most, replace=False))
 
 # %% ../../nbs/4_training/60_bench.ipynb #e7a208cd
@@ -161,7 +161,7 @@ def set_constants(
     rows:np.ndarray,   # int64, training samples
     place:np.ndarray,  # int64 [asvs], by `known_asvs`
     embeddings=None,   # f32 [asvs, d], where the encoder is frozen
-    most:int=512,      # Samples that are looked at, the first ones
+    most:int=512,      # At most so many samples are used, the first ones
 )->None:
     "Fit centre and spread of the pools and the scale of the distance heads on training samples."
     view = replace(bench.view(bench.config.loss, place), metrics=bench.config.distances, hide=0.)

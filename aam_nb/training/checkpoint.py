@@ -43,7 +43,7 @@ def set_optimizer_tensors(
     at = dict(_parameters(optimizer))
     strange = sorted({k.partition("/")[2] for k in tensors} - set(at))
     if strange:
-        raise AamError(f"The optimizer state has {len(strange)} parameters that this model does not train: "
+        raise AamError("The optimizer state is for parameters that this model does not train: "
                        f"{few(strange)}. Use the settings that the checkpoint was written with.")
     optimizer.state.clear()
     for key, v in tensors.items():
@@ -54,7 +54,7 @@ def set_optimizer_tensors(
 def mend(
     folder:str|Path,
     clear:bool=False, # Remove what killed writers left; for the one process that writes here
-)->bool:              # Whether a checkpoint stands there
+)->bool:              # Whether there is a checkpoint
     "Put back a checkpoint whose writer was killed between two renames."
     folder = Path(folder)
     left = [p for end in ("old", "part") for p in folder.parent.glob(f".{folder.name}.*.{end}")]
@@ -72,7 +72,7 @@ def _write_tensors(path, tensors):
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #17017d6d
 def save_checkpoint(
-    folder:str|Path,    # Where it stands afterwards; an older checkpoint there is replaced
+    folder:str|Path,    # Where it is afterwards; an older checkpoint there is replaced
     model:nn.Module,
     optimizer:Optimizer|None=None, # Made by `make_optimizer`
     ema:Ema|None=None,
@@ -128,9 +128,9 @@ def _misfits(have, tensors, whole):
 def set_weights(
     model:nn.Module,
     tensors:dict[str,Tensor], # Name to weights
-    whole:bool=True, # All weights and buffers of the model are wanted, not only some
+    whole:bool=True, # Whether all weights and buffers of the model must be there, not only some
 )->None:
-    "Copy named weights into a model. Raises `AamError` that names what does not fit; then nothing is copied."
+    "Copy named weights into a model. Raises `AamError` and copies nothing where some do not fit."
     have = model.state_dict()
     wrong = _misfits(have, tensors, whole)
     if wrong:
@@ -140,7 +140,7 @@ def set_weights(
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #9d2e361f
 def _check_parts(folder, tensors, optimizer, ema):
-    "Refuse a checkpoint without what is wanted of it."
+    "Refuse a checkpoint that lacks something that is wanted of it."
     wants = dict(optimizer=optimizer, average=ema)
     absent = [k for k, v in wants.items() if v is not None and k not in tensors]
     if absent:

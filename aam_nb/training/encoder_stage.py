@@ -1,4 +1,4 @@
-"""What the tree says of pairs of ASVs, and what stands under a hidden patch
+"""Distances between ASVs along the tree, and the bases of hidden patches
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/encoder_stage.html.md"""
 
@@ -27,7 +27,7 @@ __all__ = ['asv_stage', 'pretrain_asvs']
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #805b8d82
 def asv_stage(
     bench:Bench,
-    rows:np.ndarray, # int64, training samples, whose ASVs teach
+    rows:np.ndarray, # int64, training samples, on whose ASVs the encoder learns
     key=(),          # What distinguishes this fit from its siblings, e.g. the fold
 )->tuple[AamModel,AsvObjective,AsvBatches]: # The model, how it learns, and from what
     "Stage 1, ready to run: distances along the tree and hidden patches."
@@ -45,7 +45,7 @@ def asv_stage(
 
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #e7ab1490
 def _measure_on(bench:Bench, objective:AsvObjective, source:AsvBatches, fresh:np.ndarray):
-    "A function that measures an objective on ASVs that do not teach; None where they are too few."
+    "A function that measures an objective on ASVs that are not used in training; None for too few."
     if len(fresh) <= 3: return None
     seed = bench.config.run.seed
     view = replace(source.view, seed=seed)
@@ -58,7 +58,7 @@ def pretrain_asvs(
     bench:Bench,
     rows:np.ndarray, # int64, training samples
     key=(),          # As for `asv_stage`
-    held_back:np.ndarray|None=None, # int64, samples whose ASVs measure and do not teach
+    held_back:np.ndarray|None=None, # int64, samples whose ASVs only measure
 )->AamModel:         # Without target; its encoder centred and scaled on the ASVs of the training samples
     "Stage 1 on the distinct ASVs of the training samples."
     store, optim = bench.store, bench.config.pretrain_asv

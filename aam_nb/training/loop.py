@@ -33,16 +33,16 @@ __all__ = ['stop_requests', 'Stage', 'Fit', 'Pace', 'Loop', 'in_turn', 'fit']
 # %% ../../nbs/4_training/45_loop.ipynb #e1f731b9
 @contextmanager
 def stop_requests(
-    active:bool=True, # Whether there is a checkpoint to be kept; else signals act as ever
-    say:Callable[[str],None]|None=None, # Gets a sentence at the first request
-)->Iterator[list]:    # Empty until somebody asks; then holds the exception to end with
+    active:bool=True, # Whether there is a checkpoint to be kept; otherwise signals act as usual
+    say:Callable[[str],None]|None=None, # Gets a message at the first request
+)->Iterator[list]:    # Empty until somebody asks to stop; then holds the exception to end with
     "Note the first Ctrl-C or SIGTERM instead of acting on it."
     asked = []
     def note(number, frame):
         stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if asked: raise stop
         asked.append(stop)
-        if say: say("Stopping after this step. Ask once more to stop at once, without its checkpoint.")
+        if say: say("Stopping after this step, with a checkpoint. Ask again to stop at once, without one.")
     active = active and threading.current_thread() is threading.main_thread()
     before = {o: signal.signal(o, note) for o in (signal.SIGINT, signal.SIGTERM)} if active else {}
     try: yield asked
@@ -59,7 +59,7 @@ class Stage:
     folder:str|Path|None = None # Checkpoints go here; None keeps the best weights in memory only
     log:RunLog|None = None # None says nothing
     resume:bool = False   # Go on from the checkpoint in `folder`
-    save_seconds:float = 30. # Seconds between checkpoints, at least
+    save_seconds:float = 30. # At least so many seconds between checkpoints
 
     def better(self, score:float, best:float|None)->bool: # Equal is not better
         "Whether a score beats the best one so far."
@@ -73,13 +73,13 @@ class Fit:
     best_step:int        # Steps after which the kept weights were found
     best_score:float|None # Their validation score; None without validation
     steps:int            # Steps made
-    seconds:float        # Time they took, over all lives of the run
+    seconds:float        # Time they took, including that before each resume
     history:list[dict]   # One record every `every` steps: step, seconds, lr, losses, valid_...
 
 # %% ../../nbs/4_training/45_loop.ipynb #61f52200
 @dataclass(kw_only=True)
 class _State:
-    "Where a stage stands; goes into the checkpoint."
+    "How far a stage is; goes into the checkpoint."
     step:int = 0
     best_step:int = 0
     best_score:float|None = None
@@ -90,7 +90,7 @@ class _State:
 
 # %% ../../nbs/4_training/45_loop.ipynb #e144baf4
 class Pace:
-    "What steps and validations of this life of a stage took."
+    "The time that steps and validations of a stage took since its start or resume."
     def __init__(self,
         start:int, # Steps made before
     ):
@@ -117,7 +117,7 @@ class Pace:
 
 # %% ../../nbs/4_training/45_loop.ipynb #c89fdbf1
 class Loop:
-    "One stage of training in motion; `fit` makes and runs it."
+    "One stage of training in progress; `fit` makes and runs it."
     def __init__(self,
         objective:AsvObjective|SampleObjective,
         optim:OptimConfig,
@@ -188,7 +188,7 @@ def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
         if self.stage.monitor not in found:
             raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of "
                            f"'{self.stage.name}' is '{self.stage.monitor}'. Let validation give it, "
-                           "or set monitor to one that is there.")
+                           "or set monitor to a score that it gives.")
         score = float(found[self.stage.monitor])
         state.waited += 1
         if self.stage.better(score, state.best_score):
@@ -211,7 +211,7 @@ def check(self:Loop, validate:Callable[[],dict]|None)->None:
 
 @patch
 def seconds(self:Loop)->float:
-    "Time the stage has taken, over all lives of the run."
+    "Time the stage has taken, including that before each resume."
     return self.state.seconds + time.perf_counter() - self.pace.begun
 
 # %% ../../nbs/4_training/45_loop.ipynb #3e993d2b
@@ -238,7 +238,7 @@ def check_same(self:Loop, settings:dict, source)->None:
                        f"({'; '.join(other[:3])}). Use the same ones, or start anew without resume.")
     state = self.state
     if state.step and not state.done and source[state.step - 1].key != state.key:
-        raise AamError(f"The checkpoint {self.folder} was trained on other batches. "
+        raise AamError(f"The checkpoint {self.folder} comes from training on other batches. "
                        "Use the same data, split and seed, or start anew without resume.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #739f0c98
@@ -277,7 +277,7 @@ def look(self:Loop, validate:Callable[[],dict]|None)->None:
 
 @patch
 def over(self:Loop)->bool:
-    "Whether the steps are done or the patience is over."
+    "Whether the steps are done or patience has run out."
     return self.state.step == self.optim.steps or 0 < self.optim.patience <= self.state.waited
 
 # %% ../../nbs/4_training/45_loop.ipynb #816c4263
@@ -309,17 +309,17 @@ def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable
 
 @patch
 def stop(self:Loop, request:BaseException)->None:
-    "Keep a checkpoint and end with what was asked for."
+    "Write a checkpoint and raise the exception that was requested."
     self.save()
     if self.log:
         self.log.say(f"Stopped after step {self.state.step} of '{self.stage.name}'. "
-                     f"The checkpoint is in {self.folder}; resume goes on from there.")
+                     f"The checkpoint is in {self.folder}; resume to go on from there.")
     raise request
 
 # %% ../../nbs/4_training/45_loop.ipynb #1457e7e9
 @patch
 def keep_last(self:Loop)->None:
-    "Keep the averaged weights of the last step, where nothing validates."
+    "Keep the averaged weights of the last step, where there is no validation."
     last = self.ema.average if self.ema else {n: p.detach().clone() for n, p in self.trained.items()}
     self.best = dict(last)
     self.state.best_step = self.state.step
@@ -332,7 +332,7 @@ def finish(self:Loop, validated:bool)->Fit:
         if not validated: self.keep_last()
         if self.best is None:
             raise AamError(f"The validation score '{self.stage.monitor}' of '{self.stage.name}' was never "
-                           "a number. Check that the validation samples have targets.")
+                           "a number. Check that the validation samples have labels.")
         state.done = True
         self.save()
         state.seconds = self.seconds()
@@ -351,11 +351,11 @@ def fit(
     stage:Stage=Stage(), # Its name, the score that picks its weights, its checkpoints and log
     loader:Callable|None=None, # `loader(source, start)` yields batches, for example made by workers
 )->Fit:                # The model holds the kept weights, in evaluation mode
-    "Train a stage. Raises `AamError` when the loss diverges or a checkpoint is of another run."
+    "Train a stage. Raises `AamError` when the loss diverges or a checkpoint belongs to another run."
     if not optim.steps: return Fit(best_step=0, best_score=None, steps=0, seconds=0., history=[])
     if len(source) < optim.steps:
-        raise AamError(f"There are {len(source):,} batches for {optim.steps:,} steps of '{stage.name}'. "
-                       "Give one for each step.")
+        raise AamError(f"Stage '{stage.name}' has too few batches: found {len(source):,}, "
+                       f"wanted {optim.steps:,}. Give one for each step.")
     loop = Loop(objective, optim, accelerator, stage)
     if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)

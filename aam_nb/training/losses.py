@@ -1,4 +1,4 @@
-"""What is minimised, each part in comparable units, with missing values left out
+"""What training minimises: each part in comparable units, with missing values left out
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/losses.html.md"""
 
@@ -30,7 +30,7 @@ def weighted(
     values:Tensor,  # Losses, finite where they are known
     weight:Tensor,  # The same shape: 0 where not known
 )->Term:
-    "The sum of what is known, and what it weighs."
+    "The sum of the known values, and their weight."
     return Term(sum=(values*weight).sum(), weight=weight.sum())
 
 # %% ../../nbs/4_training/05_losses.ipynb #63db36b8
@@ -70,17 +70,17 @@ def tree_loss(
 
 # %% ../../nbs/4_training/05_losses.ipynb #fa2a0401
 def hidden_bases(
-    tokens:Tensor, # u8 [u, l], what stands there
+    tokens:Tensor, # u8 [u, l], the true bases
     masked:Tensor, # u8 [u, l], the second view
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
-)->Tensor:         # Scalar, weighted number of bases that are asked for
+)->Tensor:         # Scalar, weighted number of bases to guess
     "How many bases are hidden and known."
     asked = ((masked == MASK) & (tokens >= A) & (tokens <= T)).sum(1)
     return asked.sum() if weight is None else (asked*weight).sum()
 
 # %% ../../nbs/4_training/05_losses.ipynb #0f9ec27b
 def _answers(places, tokens, patch):
-    "Bases behind the hidden patches, i64 [m, patch]: 0 to 3; -100, which `cross_entropy` skips, for all else."
+    "Bases behind the hidden patches, i64 [m, patch]: 0 to 3; elsewhere -100, which `cross_entropy` skips."
     p = places.shape[1]
     whole = F.pad(tokens[:, :p*patch], (0, max(p*patch - tokens.shape[1], 0)))
     cut = whole.view(-1, p, patch)[places].long()
@@ -90,8 +90,8 @@ def _answers(places, tokens, patch):
 def bases_loss(
     logits:Tensor, # [m, patch, 4], of A, C, G, T at the hidden patches, in row order
     places:Tensor, # bool [u, p], where they are
-    tokens:Tensor, # u8 [u, l], what stands there
-    patch:int,     # Bases a patch
+    tokens:Tensor, # u8 [u, l], the true bases
+    patch:int,     # Bases in a patch
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
 )->Term:           # In nats
     "Cross-entropy of the hidden bases."
@@ -107,9 +107,9 @@ def bases_scores(
     logits:Tensor, # [m, patch, 4], as for `bases_loss`
     places:Tensor, # bool [u, p]
     tokens:Tensor, # u8 [u, l]
-    patch:int,     # Bases a patch
-)->tuple[Tensor,Tensor,Tensor]: # Scalars: cross-entropy in nats, summed; bases guessed right; bases asked for
-    "The sums that perplexity and accuracy of the hidden bases follow from."
+    patch:int,     # Bases in a patch
+)->tuple[Tensor,Tensor,Tensor]: # Scalars: cross-entropy in nats, summed; bases guessed right; bases to guess
+    "The sums from which perplexity and accuracy of the hidden bases follow."
     logits, answer = _full(logits), _answers(places, tokens, patch)
     nats = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="sum")
     return nats, (logits.argmax(-1) == answer).sum(), (answer >= 0).sum()
@@ -139,7 +139,7 @@ def _surprise(logits, group, n):
 # %% ../../nbs/4_training/05_losses.ipynb #3264647a
 def count_loss(
     logits:Tensor, # [h], of hidden pairs, in any order
-    reads:Tensor,  # [h], what is hidden there, 0 or more
+    reads:Tensor,  # [h], the hidden reads, 0 or more
     sample:Tensor, # i64 [h], which sample each belongs to
 )->Term:           # In nats, over the samples that have hidden reads
     "Divergence of the softmax over each sample's hidden ASVs from their shares."
@@ -175,17 +175,17 @@ def _each(outputs, target, column, smoothing):
 
 # %% ../../nbs/4_training/05_losses.ipynb #b852c6a4
 def _check_fit(outputs, target, columns):
-    "Refuse outputs or targets that are not those of the columns."
+    "Refuse outputs or targets that do not fit the columns."
     found, wanted = (outputs.shape[1], target.shape[1]), (sum(o.outputs for o in columns), len(columns))
     if found != wanted:
         names = few(o.name for o in columns)
-        raise AamError(f"A sample has {found[0]} outputs and {found[1]} targets; the columns {names} take "
-                       f"{wanted[0]} outputs and {wanted[1]} targets. "
+        raise AamError(f"The outputs have width {found[0]} and the targets width {found[1]}; the columns "
+                       f"{names} need widths {wanted[0]} and {wanted[1]}. "
                        "Build the model with the columns of the batch.")
 
 # %% ../../nbs/4_training/05_losses.ipynb #1f018c1d
 def _twice(outputs, own, others, mix):
-    "Each output beside its own label and beside its partner's, which weigh by their shares."
+    "Each output twice: with its own label and with its partner's, weighted by their shares."
     partner, share = mix[0], mix[1].to(outputs.dtype)[:, None]
     (target, heavy), (targets, weights) = own, others
     heavy = torch.cat([heavy*share, weights[partner]*(1 - share)])
@@ -223,7 +223,7 @@ def asv_losses(
     batch:AsvBatch,
     loss:LossConfig, # `tree` and `bases`
 )->LossTerms:        # Terms `tree` and `bases`
-    "What the tree and the hidden bases say of distinct ASVs, in one pass with graph."
+    "The losses of tree and hidden bases on distinct ASVs, in one pass with graph."
     terms = {}
     if loss.tree and batch.distance is not None:
         far = model.tree_distance(model.encode(batch.tokens))
@@ -269,5 +269,5 @@ def sample_losses(
         hidden = count_loss(outputs.counts, batch.counts[batch.hidden], batch.sample[batch.hidden])
         terms |= _shared("counts", loss.counts, dict(counts=hidden))
     if terms: return LossTerms(terms=terms)
-    raise AamError("There is nothing to learn: there is no target, no distance between samples and no hidden "
-                   "read. Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")
+    raise AamError("There is nothing to learn: no target, no distances between samples and no hidden reads. "
+                   "Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")

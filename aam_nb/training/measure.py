@@ -1,4 +1,4 @@
-"""The losses of training and figures that mean something by themselves, on batches that did not train
+"""The losses of training, and scores that mean something by themselves, on batches that were not used in training
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/measure.html.md"""
 
@@ -32,14 +32,14 @@ def _means(rows):
 
 # %% ../../nbs/4_training/40_measure.ipynb #2ce21645
 def _together(terms, figures):
-    "What some batches say together: the sum of the loss terms, each term, and the figures with a meaning."
+    "The result of several batches: the sum of the loss terms, each term, and the scores."
     terms, figures = _means(terms), _means(figures)
     if "bases_nats" in figures: figures["bases_perplexity"] = math.exp(figures.pop("bases_nats"))
     return dict(loss=sum(terms.values()) if terms else float("nan"), **terms, **figures)
 
 # %% ../../nbs/4_training/40_measure.ipynb #63fd5f01
 def _distances(prefix, true, pred, start=0):
-    "Distance metrics of one batch beside their weight; none where no pair is known."
+    "Distance metrics of one batch with their weights; none where no pair is known."
     pairs = int(known_pairs(true, start).triu(start + 1).sum())
     if not pairs: return {}
     part = start if true.shape[0] < true.shape[1] else None
@@ -48,7 +48,7 @@ def _distances(prefix, true, pred, start=0):
 
 # %% ../../nbs/4_training/40_measure.ipynb #97499414
 def _bases(objective, batch, weight=None):
-    "Loss and figures of the hidden bases of one batch, beside their weights; none where none is hidden."
+    "Loss and scores of the hidden bases of one batch, with their weights; none where none is hidden."
     model, total = objective.model, hidden_bases(batch.tokens, batch.masked, weight)
     loss, scores = 0., np.zeros(3)
     for at, *found in guess_chunks(model, batch.tokens, batch.masked, objective.chunk, objective.autocast):
@@ -62,7 +62,7 @@ def _bases(objective, batch, weight=None):
 
 # %% ../../nbs/4_training/40_measure.ipynb #debffc33
 def _look_at_asvs(objective, batch):
-    "Loss terms and figures of one batch of ASVs, beside their weights."
+    "Loss terms and scores of one batch of ASVs, with their weights."
     terms, figures, bases = {}, {}, ({}, {})
     if batch.distance is not None and known_pairs(batch.distance, batch.start).any():
         with objective.autocast(): z = embed_chunks(objective.model, batch.tokens, objective.chunk)
@@ -79,7 +79,7 @@ def measure_asvs(
     objective:AsvObjective,
     batches, # `AsvBatch`es
 )->dict[str,float]: # loss, its terms; tree_spearman, _stress, _mantel; bases_perplexity, _accuracy
-    "What the tree and hidden bases say of ASVs that did not train."
+    "The losses and scores of tree and hidden bases on ASVs that were not used in training."
     device = next(objective.model.parameters()).device
     with objective.looking(): rows = [_look_at_asvs(objective, o.to(device)) for o in batches]
     return _together(*zip(*rows, strict=True))
@@ -102,7 +102,7 @@ def _column_scores(columns, pred, true):
 
 # %% ../../nbs/4_training/40_measure.ipynb #2a8c682b
 def _look_at_samples(objective, batch, out):
-    "Loss terms and figures of one batch of samples, beside their weights."
+    "Loss terms and scores of one batch of samples, with their weights."
     names, figures, bases = objective.model.metrics, {}, ({}, {})
     found = objective.losses(out, batch).terms
     terms = {k: (float(v.value), float(v.weight)) for k, v in found.items() if v.weight > 0}
@@ -116,8 +116,8 @@ def _look_at_samples(objective, batch, out):
 def measure_samples(
     objective:SampleObjective,
     batches, # `Batch`es
-)->dict[str,float]: # loss, its terms; figures of distances, hidden bases and columns
-    "What outputs are worth on samples that did not train."
+)->dict[str,float]: # loss, its terms; scores of distances, hidden bases and columns
+    "The losses and scores of the outputs on samples that were not used in training."
     columns, device = objective.model.columns, next(objective.model.parameters()).device
     rows, pred, true = [], [], []
     with objective.looking():

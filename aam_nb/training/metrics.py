@@ -1,4 +1,4 @@
-"""How good a prediction is, in numbers that others also use, with an interval that respects groups
+"""How good a prediction is, in scores that others also use, with an interval that respects groups
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/metrics.html.md"""
 
@@ -22,14 +22,14 @@ def _scored(true, pred):
     "True and predicted values as float64, without the samples whose true value is missing."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     if len(true) != len(pred):
-        raise AamError(f"There are {len(true):,} true values and {len(pred):,} predictions; "
-                       "wanted one prediction for each.")
+        raise AamError(f"The numbers of true values ({len(true):,}) and predictions ({len(pred):,}) differ. "
+                       "Give one prediction for each true value.")
     known = ~np.isnan(true)
     true, pred = true[known], pred[known]
     if not len(true): raise AamError("There is no sample with a known true value, so nothing can be scored.")
     lost = int((~np.isfinite(pred)).reshape(len(pred), -1).any(1).sum())
     if lost:
-        raise AamError(f"{lost:,} of {len(pred):,} predictions are not finite. Give a number for each, "
+        raise AamError(f"Predictions that are not finite: {lost:,} of {len(pred):,}. Give a number for each, "
                        "or leave out the true values of samples that could not be predicted.")
     return true, pred
 
@@ -89,7 +89,7 @@ def _auc(positive, score):
     return (_ranks(score)[positive].sum() - n*(n + 1)/2)/(n*rest) if n and rest else float("nan")
 
 def _mean(values):
-    "The mean of what exists."
+    "The mean of the values that exist."
     values = [o for o in values if not np.isnan(o)]
     return float(np.mean(values)) if values else float("nan")
 
@@ -157,7 +157,7 @@ def _pairs_of(shape, start):
     if len(shape) == 2 and start is not None and start + shape[0] <= shape[1]:
         return np.triu_indices(shape[0], start + 1, shape[1])
     raise AamError(f"Distances have the shape {shape}; wanted a square, "
-                   "or rows of one with the column at which they start.")
+                   "or some rows of a square with the column at which they start.")
 
 # %% ../../nbs/4_training/10_metrics.ipynb #48cd7990
 def distance_metrics(
@@ -168,9 +168,9 @@ def distance_metrics(
     "How well predicted distances match, over pairs of different samples. Raises `AamError` without a pair."
     true, pred = np.asarray(true, dtype=np.float64), np.asarray(pred, dtype=np.float64)
     if true.shape != pred.shape:
-        raise AamError(f"Distances have the shapes {true.shape} and {pred.shape}; wanted the same square.")
+        raise AamError(f"Distances have the shapes {true.shape} and {pred.shape}; wanted the same for both.")
     pairs = _pairs_of(true.shape, start)
-    if not len(pairs[0]): raise AamError("One sample has no distance to another. Pass two samples or more.")
+    if not len(pairs[0]): raise AamError("One sample has no distance to another. Give at least two samples.")
     true, pred = _scored(true[pairs], pred[pairs])
     size, off = (true**2).sum(), ((pred - true)**2).sum()
     stress = float(np.sqrt(off/size)) if size else float("nan")
@@ -193,7 +193,7 @@ def bootstrap(
     "An interval for a score, drawing whole groups anew. Raises `AamError` for fewer than two groups."
     rows = _rows_of(groups)
     if len(rows) < 2:
-        raise AamError(f"An interval over groups needs two groups or more; there is {len(rows)}. "
+        raise AamError(f"An interval over groups needs at least two groups; found {len(rows)}. "
                        "Give more groups, or a group for each sample where samples are independent.")
     rng = keyed_rng(seed, "bootstrap")
     draw = lambda: np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])

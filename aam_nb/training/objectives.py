@@ -50,7 +50,7 @@ def through_encoder(
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
     autocast:Callable=nullcontext,
 )->dict[str,Tensor]: # The value of each term, detached
-    "Encode, take the loss, and add the gradient of everything on the way."
+    "Encode, compute the loss, and add the gradient of everything on the way."
     if len(tokens) <= chunk:
         with autocast(): z = model.encode(tokens)
         return learn(loss(z), backward)
@@ -62,7 +62,7 @@ def through_encoder(
 # %% ../../nbs/4_training/35_objectives.ipynb #5841e16e
 def guess_chunks(
     model:AamModel,
-    tokens:Tensor,   # u8 [u, l], what stands there
+    tokens:Tensor,   # u8 [u, l], the true bases
     masked:Tensor,   # u8 [u, l], the view with hidden patches
     chunk:int,       # ASVs at a time
     autocast:Callable=nullcontext,
@@ -76,9 +76,9 @@ def guess_chunks(
 # %% ../../nbs/4_training/35_objectives.ipynb #45553a52
 def guess_bases(
     model:AamModel,
-    tokens:Tensor,   # u8 [u, l], what stands there
+    tokens:Tensor,   # u8 [u, l], the true bases
     masked:Tensor,   # u8 [u, l], the view with hidden patches
-    factor:float,    # What the loss counts beside others
+    factor:float,    # Weight of the loss relative to others
     chunk:int,       # ASVs at a time
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
@@ -107,10 +107,10 @@ def seed_dropout(
 # %% ../../nbs/4_training/35_objectives.ipynb #069781e6
 class Objective:
     "A model, its loss, and what a step does with a batch."
-    slow = "encoder." # Parameters whose names begin so learn at `encoder_lr` times the rate
+    slow = "encoder." # Parameters whose names begin with it learn at `encoder_lr` times the rate
     def __init__(self,
         model:AamModel,
-        loss:LossConfig, # What each term counts
+        loss:LossConfig, # The weight of each term
         chunk:int,       # ASVs at a time
     ):
         self.model, self.loss, self.chunk, self.autocast = model, loss, chunk, nullcontext
@@ -160,7 +160,7 @@ class AsvObjective(Objective):
 # %% ../../nbs/4_training/35_objectives.ipynb #d41aaed0
 @patch
 def tree(self:AsvObjective, z:Tensor, batch:AsvBatch)->LossTerms: # The term `tree`
-    "What the tree says of the vectors `z` [u, d] of a batch's ASVs."
+    "The loss of tree distances for the vectors `z` [u, d] of a batch's ASVs."
     found = tree_loss(self.model.tree_distance(z.float()), batch.distance, batch.start)
     return LossTerms(terms=dict(tree=replace(found, factor=self.loss.tree)))
 
@@ -170,7 +170,7 @@ def mixup_pairs(
     n:int,       # Samples in the global batch
     alpha:float, # Of the Beta distribution; small values mix little
 )->tuple[Tensor,Tensor]: # Partner i64 [n], a place in the global batch; own share f32 [n]
-    "Who is mixed with whom, and how much of it is its own."
+    "Which sample each one is mixed with, and what share of its own it keeps."
     rng = keyed_rng(key, "mixup")
     partner, share = rng.permutation(n), rng.beta(alpha, alpha, n)
     return torch.from_numpy(partner), torch.from_numpy(share.astype(np.float32))
@@ -184,10 +184,10 @@ def occurrences(
 
 # %% ../../nbs/4_training/35_objectives.ipynb #81254d6d
 class SampleObjective(Objective):
-    "Targets, distances between samples and hidden abundances; hidden bases too where the encoder trains."
+    "Targets, distances between samples and hidden reads; hidden bases too where the encoder trains."
     def __init__(self,
         model:AamModel,   # Its `columns` and `metrics` say what is learned
-        loss:LossConfig,  # What each objective weighs
+        loss:LossConfig,  # The weight of each term
         embeddings:Tensor|None=None, # f32 [asvs, d], of the store's ASVs, where the encoder is frozen
         mixup:float=0.,   # Beta(a, a) mixing of pooled samples; 0 for none
         smoothing:float=0., # Label smoothing of classes
@@ -205,7 +205,7 @@ class SampleObjective(Objective):
 @patch
 def outputs(self:SampleObjective,
     batch:Batch,
-    asv:Tensor|None=None, # [u, d], vectors of the batch's ASVs, where they are at hand
+    asv:Tensor|None=None, # [u, d], vectors of the batch's ASVs, where they are known already
     mix:tuple[Tensor,Tensor]|None=None, # Mixup of pooled samples: partner i64 [b], own share [b]
 )->Outputs:
     "The model's outputs for a batch, from the embeddings where there are some."
@@ -218,7 +218,7 @@ def losses(self:SampleObjective,
     batch:Batch,
     mix:tuple[Tensor,Tensor]|None=None, # Mixup of labels: partner i64 [b], own share [b]
 )->LossTerms:
-    "What the outputs for a batch are worth, hidden bases left out."
+    "The losses of the outputs for a batch, without hidden bases."
     columns, metrics = self.model.columns, self.model.metrics
     return sample_losses(outputs, batch, self.loss, columns, metrics, self.smoothing, mix)
 

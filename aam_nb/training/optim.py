@@ -39,7 +39,7 @@ def layers_above(
     name:str,   # Dotted name of the parameter
     layers:int, # Transformer layers of the ASV encoder
 )->int:         # 0 for all but its layers, 1 for the last one, `layers` + 1 for stem and positions
-    "How many layers of the ASV encoder stand above a parameter."
+    "How many layers of the ASV encoder lie above a parameter."
     if name.startswith(("encoder.stem.", "encoder.position")): return layers + 1
     block = _block(name)
     return 0 if block is None else layers - block
@@ -54,11 +54,11 @@ def _layers(names):
 def parameter_groups(
     named:Iterable[tuple[str,Tensor]], # Names and parameters, as `model.named_parameters()` gives them
     config:OptimConfig,    # `weight_decay`, `encoder_lr` and `layer_decay`
-    slow:str="encoder.",   # Names that begin so learn at `encoder_lr` times the rate; "" for none
+    slow:str="encoder.",   # Names with this beginning learn at `encoder_lr` times the rate; "" for none
 )->list[dict]: # For a torch optimizer; `share` is the group's part of the learning rate
     "Sort the parameters that train by decay and rate. Raises `AamError` when nothing trains."
     named = [(n, p) for n, p in named if p.requires_grad]
-    if not named: raise AamError("No parameter trains: all are frozen. Set freeze=false, or add a head.")
+    if not named: raise AamError("No parameter can train: all are frozen. Set freeze=false, or add a head.")
     layers, groups = _layers(n for n, _ in named), {}
     for name, p in named:
         own = config.encoder_lr if slow and name.startswith(slow) else 1.
@@ -71,9 +71,9 @@ def parameter_groups(
 def make_optimizer(
     named:Iterable[tuple[str,Tensor]], # Names and parameters
     config:OptimConfig,
-    slow:str="encoder.", # Names that begin so learn at `encoder_lr` times the rate
+    slow:str="encoder.", # Names with this beginning learn at `encoder_lr` times the rate
 )->torch.optim.AdamW:
-    "AdamW over what trains."
+    "AdamW over the parameters that train."
     return torch.optim.AdamW(parameter_groups(named, config, slow), lr=config.lr, fused=True)
 
 # %% ../../nbs/4_training/15_optim.ipynb #ff8c31cc

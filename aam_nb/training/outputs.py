@@ -53,7 +53,7 @@ def sample_outputs(
     known:np.ndarray|None=None, # int64 [asvs], by `known_places`; None if the model knows them all
     batch:int=64,           # Samples at once
 )->Iterator[tuple[Batch,Outputs]]:
-    "Batches of samples and what the model says of them, in evaluation mode, in the order of the dataset."
+    "Batches of samples and the outputs for them, in evaluation mode, in the order of the dataset."
     was, quiet = model.training, None
     source = PlainBatches(dataset, View(identity=model.config.identity, known=known), batch=batch)
     if len(source) <= 50: quiet = True
@@ -69,7 +69,7 @@ def stack_outputs(
     take:Callable, # (batch, outputs) -> tensor [b, width], what to keep
     width:int,     # Columns, where there are no samples
 )->np.ndarray:     # [n, width]
-    "What `take` keeps of each batch, one batch below the other."
+    "What `take` keeps of each batch, stacked in order."
     out = [take(*o).cpu().numpy() for o in looked]
     return np.concatenate(out) if out else np.zeros((0, width), dtype=np.float32)
 
@@ -83,7 +83,7 @@ def predict_rows(
     batch:int=64,           # Samples at once
     **how,                  # Of the `SampleDataset`: covariates, limit, select, seed
 )->np.ndarray:              # f32 [n, K], the outputs of all targets side by side
-    "Model outputs of some samples, in evaluation mode, in the order asked for."
+    "Model outputs for some samples, in evaluation mode, in the order of `rows`."
     if embeddings is None: embeddings = embed_asvs(model, store.tokens, asvs_in(store, rows))
     looked = sample_outputs(model, SampleDataset(store, rows, **how), embeddings, known, batch)
     return stack_outputs(looked, lambda b, o: o.target.float(), sum(o.outputs for o in model.columns))

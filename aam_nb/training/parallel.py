@@ -27,7 +27,7 @@ def check_alone(
     "Raises `AamError` in each process when a launcher has started more than one."
     world = (os.environ if environ is None else environ).get("WORLD_SIZE", "1")
     if world.strip() not in ("", "0", "1"):
-        raise AamError(f"{world} processes were launched; this version trains in one. Launch with "
+        raise AamError(f"{world} processes were launched; this version trains in one process. Use "
                        "--num_processes 1 (a single process uses one GPU, or all CPU threads).")
 
 # %% ../../nbs/4_training/25_parallel.ipynb #6622b8e7
@@ -39,7 +39,7 @@ def pick_device(
     if device == "auto": return next(k for k, v in there.items() if v)
     if not there[device]:
         found = ", ".join(k for k, v in there.items() if v)
-        raise AamError(f"There is no {device} device here; there is {found}. "
+        raise AamError(f"There is no {device} device here; found {found}. "
                        "Use run.device=auto, or install a PyTorch built for it.")
     return device
 

@@ -43,7 +43,7 @@ def sample_stage(
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #d60fbf67
 def _measure_on(bench:Bench, objective:SampleObjective, source:SampleBatches, held_back:np.ndarray|None):
-    "A function that measures an objective on samples that do not teach; None where they are too few."
+    "A function that measures an objective on samples that are held back; None where they are too few."
     if held_back is None or len(held_back) < 3: return None
     seed = bench.config.run.seed
     samples = bench.samples(at_most(held_back, 256, seed, "watch"))
@@ -72,7 +72,7 @@ def pretrained(
     key=(),          # What distinguishes this fit from its siblings, e.g. the fold
     held_back:np.ndarray|None=None, # int64, samples that measure and do not teach
 )->AamModel:
-    "The model a fit starts from: the one that is there already, or one pretrained on these samples."
+    "The model that a fit starts from: the bench's own, or else one pretrained on these samples."
     if bench.start: return bench.start
     return pretrain_samples(bench, pretrain_asvs(bench, rows, key, held_back), rows, key, held_back)
 

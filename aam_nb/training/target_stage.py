@@ -32,9 +32,9 @@ __all__ = ['codecs', 'Fitted', 'set_linear', 'target_stage', 'validation_loss', 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7a54e6dd
 def codecs(
     bench:Bench,
-    train:np.ndarray, # int64 rows that teach them
+    train:np.ndarray, # int64 rows on which they are fitted
 )->tuple[Targets,CovariateCodec|None]:
-    "How metadata become targets and covariates. Class names come from all samples."
+    "The codecs of targets and covariates. Class names come from all samples."
     covariates = bench.config.data.covariates
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     return targets, CovariateCodec.fit(bench.metadata.iloc[train], covariates) if covariates else None
@@ -58,7 +58,7 @@ class Fitted:
 def outputs(self:Fitted,
     rows:np.ndarray, # int64 [n], samples of the store
 )->np.ndarray:       # f32 [n, k]
-    "Numbers, quantiles and logits of some samples, as the model gives them."
+    "Numbers, quantiles and logits for some samples, as the model gives them."
     config = self.bench.config
     return predict_rows(self.model, self.bench.store, rows, embeddings=self.embeddings, known=self.place,
                         covariates=self.encoded,
@@ -68,7 +68,7 @@ def outputs(self:Fitted,
 def predict(self:Fitted,
     rows:np.ndarray, # int64 [n], samples of the store
 )->dict[str,np.ndarray]: # By target: [n] original units, or [n, classes] probabilities
-    "Predictions of some samples as a person reads them."
+    "Predictions for some samples, in units that a person reads."
     return self.targets.decode(self.outputs(rows), self.bench.metadata.iloc[rows])
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8da4f5a0
@@ -139,7 +139,7 @@ def validation_loss(
     columns:tuple[Column,...], # The targets, in order
     weight:torch.Tensor|None=None, # f32 [n, t]
 )->dict[str,torch.Tensor]: # By target
-    "The losses that pick the step. Beside other targets, a class is judged at the best temperature."
+    "The losses that pick the step. Next to other targets, a class is judged at the best temperature."
     def means(x): return {k: v.mean for k, v in target_loss(x, target, columns, weight).items()}
     each = means(outputs)
     if len(columns) == 1: return each
@@ -169,7 +169,7 @@ def fit_target(
     valid:np.ndarray,  # int64 rows that pick the step
     key=(),            # As for `target_stage`
 )->Fitted:
-    "Stage 3: fit on `train`, keep the step that `valid` likes best."
+    "Stage 3: fit on `train`, and keep the step with the smallest loss on `valid`."
     made, objective, source = target_stage(bench, start, targets, covariates, train, key)
     validate = _validation(bench, made, train, valid)
     return replace(made, fit=bench.fit(objective, source, bench.config.optim, "target", validate))

@@ -1,4 +1,4 @@
-"""One line of numbers every few steps, curves for those who want them, a bar for people
+"""One line of numbers every few steps, curves for those who want them, and a progress bar
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 
@@ -32,8 +32,8 @@ def _record(line, number, last, path):
 
 def read_log(
     path:str|Path, # metrics.jsonl
-)->list[dict]:     # One record a line, in the order of writing; none where there is no file
-    "Read a log, without a half-written last line. Raises `AamError` for a file that is no log."
+)->list[dict]:     # One record for each line, in the order of writing; none where there is no file
+    "Read a log, without a half-written last line. Raises `AamError` for a file that is not a log."
     path = Path(path)
     if not path.exists(): return []
     lines = path.read_text(errors="replace").split("\n")
@@ -44,17 +44,17 @@ def read_log(
 class Sink(Protocol):
     "Where the numbers of a run can go."
     def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
-        "Take the numbers of a step of a stage; None stands for a number that does not exist."
+        "Take the numbers of one step of a stage; None means that a number does not exist."
 
     def rewind(self, stage:str, step:int)->None:
         "Forget what was written of a stage after `step`; it goes on from there."
 
     def close(self)->None:
-        "Write what is still on its way. Nothing comes after."
+        "Write what is still waiting. Nothing comes after this call."
 
 # %% ../../nbs/4_training/30_track.ipynb #08bd08dd
 class JsonLines:
-    "A log as one JSON object a line."
+    "A log with one JSON object on each line."
     def __init__(self,
         path:str|Path,     # The file
         resume:bool=False, # Go on with the log that is there, instead of starting a new one
@@ -74,7 +74,7 @@ class JsonLines:
         self._keep([o for o in read_log(self.path) if o.get("stage") != stage or o.get("step", 0) <= step])
 
     def close(self)->None:
-        "Nothing is on its way: each line is written at once."
+        "Nothing is waiting: each line is written at once."
 
 # %% ../../nbs/4_training/30_track.ipynb #93cb2798
 class Boards:
@@ -115,7 +115,7 @@ def open_boards(
 class Tracker:
     "A kind of sink that a run can be asked to write to."
     name:str                        # As `run.trackers` names it
-    open:Callable[[Path],Sink|None] # From the run folder to a sink; None where it cannot be had, silently
+    open:Callable[[Path],Sink|None] # From the run folder to a sink; None leaves it out silently
 
 all_trackers.add(Tracker(name="tensorboard", open=open_boards))
 
@@ -128,12 +128,12 @@ def someone_looks()->bool: # False for files, pipes and queues
 
 # %% ../../nbs/4_training/30_track.ipynb #97f33305
 class Bar:
-    "Progress of one stage; does nothing where nobody looks."
+    "Progress of one stage; does nothing where nobody can see it."
     def __init__(self,
         stage:str,    # Named in front of the bar
         steps:int,    # Steps in all
         start:int=0,  # Steps done before
-        show:bool|None=None, # Draw it; where somebody looks if None
+        show:bool|None=None, # Whether to draw it; None draws it where somebody can see it
     ):
         self.bar, self.items, self.begun = None, 0, time.perf_counter()
         if not (someone_looks() if show is None else show): return
@@ -160,11 +160,11 @@ class Bar:
 
 # %% ../../nbs/4_training/30_track.ipynb #d3d63103
 class RunLog:
-    "Numbers of a run: to a file, to the trackers that are asked for, and a bar for people."
+    "The numbers of a run: in a file, in the trackers that are asked for, and in a progress bar."
     def __init__(self,
         folder:str|Path|None=None, # Run folder; None keeps no file and opens no tracker
         resume:bool=False,         # Go on with the log that is there, instead of starting a new one
-        show:bool|None=None,       # Show bars and sentences; where somebody looks if None
+        show:bool|None=None,       # Whether to show bars and messages; None shows bars where they can be seen
         trackers:tuple[str,...]=("tensorboard",), # Names of registered trackers
     ):
         self.path = None if folder is None else Path(folder)/"metrics.jsonl"
@@ -176,7 +176,7 @@ class RunLog:
             if opened is not None: self.sinks[tracker.name] = opened
 
     def say(self, text:str)->None:
-        "A sentence for the person who looks, beside the bar."
+        "Show a message to the person who is watching, beside the bar."
         if self.show is False: return
         from tqdm import tqdm
         tqdm.write(text, file=sys.stderr)
@@ -184,7 +184,7 @@ class RunLog:
 # %% ../../nbs/4_training/30_track.ipynb #13e5cf5c
 @patch
 def _try(self:RunLog, name, act, *args):
-    "What a sink does, or None where it fails; that is said once, and a tracker is left out afterwards."
+    "Call a sink; None where it fails. The first failure is reported, and a tracker is then left out."
     try: return act(*args)
     except Exception as e:
         if name not in self.broken:
@@ -198,7 +198,7 @@ def _try(self:RunLog, name, act, *args):
 def write(self:RunLog,
     stage:str,
     step:int,
-    numbers:dict[str,float], # Flat; what is not finite is handed on as None
+    numbers:dict[str,float], # Flat; a value that is not finite is passed on as None
 )->None:
     "Add a record to each sink."
     numbers = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
@@ -210,7 +210,7 @@ def rewind(self:RunLog,
     stage:str,
     step:int, # The last step that counts
 )->None:
-    "Forget what an earlier life of a stage wrote after `step`; called when it goes on from a checkpoint."
+    "Forget what a stage wrote after `step` before it was stopped; called when it goes on from there."
     for name, sink in list(self.sinks.items()): self._try(name, sink.rewind, stage, step)
 
 @patch

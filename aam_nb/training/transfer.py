@@ -37,7 +37,7 @@ class LoadReport:
         fresh = [k for k, n in self.loaded.items() if not n]
         text = f"Taken over: {'; '.join(lines)}."
         if fresh: text += f" Fresh: {', '.join(fresh)}."
-        if self.unused: text += f" Without a place: {len(self.unused)} tensors ({few(self.unused)})."
+        if self.unused: text += f" Tensors without a place: {len(self.unused)} ({few(self.unused)})."
         return text
 
 # %% ../../nbs/4_training/55_transfer.ipynb #57fc118e
@@ -50,13 +50,13 @@ def _check_encoders(own:dict, theirs:dict, fits:set)->None:
     names = dict.fromkeys([*own, *theirs])
     wrong = [k for k in names if k.startswith("encoder.") and k not in fits]
     if wrong:
-        raise AamError(f"The model to start from has another ASV encoder: {len(wrong)} of its tensors differ "
-                       f"(first: '{wrong[0]}'). Give model.patch, width, layers, heads, feedforward and "
-                       "readout the values that it has.")
+        raise AamError(f"The model to start from has another ASV encoder; tensors that differ: {len(wrong)} "
+                       f"(first: '{wrong[0]}'). Set model.patch, width, layers, heads, feedforward and "
+                       "readout to the values of that model.")
 
 # %% ../../nbs/4_training/55_transfer.ipynb #236ccdd6
 def _report(own:list[str], theirs:list[str], fits:set[str], parts:tuple[str,...])->LoadReport:
-    "Sort the names of tensors by part, and by whether they came over."
+    "Sort the names of tensors by part, and by whether they were taken over."
     loaded, left = {}, {}
     for part in parts:
         names = [k for k in own if k.startswith(part + ".")]
@@ -70,7 +70,7 @@ def _report(own:list[str], theirs:list[str], fits:set[str], parts:tuple[str,...]
 def take_over(
     model:AamModel, # Is filled
     start:AamModel, # What it starts from
-    parts:tuple[str,...]=("encoder", "heads.tree", "heads.bases"), # What may come over, by `trained_parts`
+    parts:tuple[str,...]=("encoder", "heads.tree", "heads.bases"), # What may be taken over (`trained_parts`)
 )->LoadReport:
     "Copy what fits from one model into another. Raises `AamError` when the ASV encoders differ."
     own, theirs = model.state_dict(), start.state_dict()
