@@ -35,8 +35,8 @@ def test_conditions(where, rows):
     ("aeg == 1", "'aeg'.*Did you mean 'age'"), ("age", "ends where a comparison"),
     ("age ==", "ends where a"), ("== 1", "where a column should be"),
     ("age = 1", "cannot be read from '= 1'"), ("age == 1 site == gut", "has 'site' where 'and', 'or'"),
-    ("(age == 1", r"where .* '\)'"), ("age == 1)", r"has '\)'"), ("age in 1", r"where a '\(' should be"),
-    ("age in ()", "where a value should be"), ("age in (1", r"where .* '\)'"),
+    ("(age == 1", r"ends where a '\)'"), ("age == 1)", r"has '\)'"), ("age in 1", r"where a '\(' should be"),
+    ("age in ()", "where a value should be"), ("age in (1", r"ends where a '\)'"),
     ("age == old", "numbers, with 'old'"), ("age == nan", "numbers, with 'nan'"),
     ("site > gut", "holds text"), ("site == guts", "Did you mean 'gut'"), ("site != guts", "no sample has"),
     ("age not 1", "where 'in' should be"), ("and age == 1", "where a column should be"),
@@ -45,7 +45,7 @@ def test_conditions(where, rows):
     ("not "*500 + "age == 1", "nested"), ("age == 1 && age == 2", "has '&&'"), ("age == 1; drop", "'1;'"),
 ])
 def test_conditions_that_cannot_be_meant(where, says):
-    with pytest.raises(AamError, match=f"where.*({says})"): select(M, where)
+    with pytest.raises(AamError, match=f"The condition .*({says})"): select(M, where)
 
 
 ATOM = st.one_of(st.tuples(st.just("age"), st.sampled_from(["==", "!=", "<", "<=", ">", ">="]),

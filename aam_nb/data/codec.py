@@ -26,6 +26,38 @@ if TYPE_CHECKING: import pandas as pd
 # %% auto #0
 __all__ = ['TargetCodec', 'check_fields']
 
+# %% ../../nbs/1_data/35_codec.ipynb #4dfc2aa7
+def _is_sound_number(c:TargetCodec)->bool:
+    "Whether the codec of a number can be used. Raises `AamError` for quantiles that cannot."
+    named = isinstance(c.name, str) and c.transform in TRANSFORMS and c.loss in REGRESSIONS
+    plain = c.classes == () and c.temperature == 1
+    levels = check_quantiles(c.levels) if c.loss == "quantile" else ()
+    costs = min(c.under, c.over) >= 0 < c.under + c.over < np.inf
+    margin = (c.margin is None or np.isfinite(c.margin)) and 0 < c.level < 1
+    return bool(named and plain and c.levels == levels and costs and margin and _are_sound_scales(c)
+                and _are_sound_bounds(c.low, c.high))
+
+def _are_sound_scales(c:TargetCodec)->bool:
+    "Whether the standardisation constants can be used; only `zscore_by` has those of categories."
+    own = c.transform == "zscore_by"
+    scales = np.array([(c.mean, c.sd), *c.places.values()])
+    return bool(np.isfinite(scales).all() and (scales[:, 1] > 0).all() and bool(c.places) <= own
+                and (c.by != "") == own)
+
+def _are_sound_bounds(low, high)->bool:
+    bounds = np.array([o for o in (low, high) if o is not None])
+    return bool(np.isfinite(bounds).all() and (np.diff(bounds) > 0).all())
+
+# %% ../../nbs/1_data/35_codec.ipynb #f497e29d
+def _is_sound_class(c:TargetCodec)->bool:
+    "Whether the codec of classes can be used."
+    texts = isinstance(c.name, str) and all(isinstance(o, str) for o in c.classes)
+    distinct = len(set(c.classes)) == len(c.classes) > 1
+    plain = TargetCodec(name="", task="regression")
+    others = [f.name for f in fields(c) if f.name not in ("name", "task", "classes", "temperature")]
+    unset = all(getattr(c, o) == getattr(plain, o) for o in others)
+    return bool(texts and distinct and 0 < c.temperature < np.inf and unset)
+
 # %% ../../nbs/1_data/35_codec.ipynb #aa884c61
 @dataclass(frozen=True, kw_only=True)
 class TargetCodec:
@@ -64,38 +96,6 @@ class TargetCodec:
         "The target as model and loss see it."
         return Column(name=self.name, task=self.task, outputs=self.outputs, loss=self.loss,
                       levels=self.levels, under=self.under, over=self.over)
-
-# %% ../../nbs/1_data/35_codec.ipynb #4dfc2aa7
-def _is_sound_number(c:TargetCodec)->bool:
-    "Whether the codec of a number can be used. Raises `AamError` for quantiles that cannot."
-    named = isinstance(c.name, str) and c.transform in TRANSFORMS and c.loss in REGRESSIONS
-    plain = c.classes == () and c.temperature == 1
-    levels = check_quantiles(c.levels) if c.loss == "quantile" else ()
-    costs = min(c.under, c.over) >= 0 < c.under + c.over < np.inf
-    margin = (c.margin is None or np.isfinite(c.margin)) and 0 < c.level < 1
-    return bool(named and plain and c.levels == levels and costs and margin and _are_sound_scales(c)
-                and _are_sound_bounds(c.low, c.high))
-
-def _are_sound_scales(c:TargetCodec)->bool:
-    "Whether the standardisation constants can be used; only `zscore_by` has those of categories."
-    own = c.transform == "zscore_by"
-    scales = np.array([(c.mean, c.sd), *c.places.values()])
-    return bool(np.isfinite(scales).all() and (scales[:, 1] > 0).all() and bool(c.places) <= own
-                and (c.by != "") == own)
-
-def _are_sound_bounds(low, high)->bool:
-    bounds = np.array([o for o in (low, high) if o is not None])
-    return bool(np.isfinite(bounds).all() and (np.diff(bounds) > 0).all())
-
-# %% ../../nbs/1_data/35_codec.ipynb #f497e29d
-def _is_sound_class(c:TargetCodec)->bool:
-    "Whether the codec of classes can be used."
-    texts = isinstance(c.name, str) and all(isinstance(o, str) for o in c.classes)
-    distinct = len(set(c.classes)) == len(c.classes) > 1
-    plain = TargetCodec(name="", task="regression")
-    others = [f.name for f in fields(c) if f.name not in ("name", "task", "classes", "temperature")]
-    unset = all(getattr(c, o) == getattr(plain, o) for o in others)
-    return bool(texts and distinct and 0 < c.temperature < np.inf and unset)
 
 # %% ../../nbs/1_data/35_codec.ipynb #358ebb66
 def check_fields(
@@ -147,6 +147,17 @@ def _constants(name:str, known:pd.Series, transform:str, by:pd.Series|None,
                        "(target.by).")
     return dict(mean=mean, sd=sd, places=category_constants(y, as_texts(by)), by=str(by.name))
 
+# %% ../../nbs/1_data/35_codec.ipynb #f2c4b81b
+def _check_request(name:str, values:pd.Series, task:str, loss:str):
+    "Raises `AamError` for a column without a value, and for a task or a loss that does not exist."
+    if not values.notna().any():
+        raise AamError(f"The target '{name}' is missing for {all_of(len(values))}. Choose another column.")
+    if task not in ("regression", "classification"):
+        raise AamError(f"The task is '{task}'; wanted regression, classification or auto.")
+    if task == "regression" and loss not in REGRESSIONS:
+        raise AamError(f"The loss of the target '{name}' is '{loss}'; wanted one of "
+                       f"{', '.join(REGRESSIONS)}.")
+
 # %% ../../nbs/1_data/35_codec.ipynb #73de1322
 @patch(cls_method=True)
 def fit(
@@ -173,17 +184,6 @@ def fit(
     constants = _constants(name, known, transform, None if by is None else by[here], bounds)
     return cls(name=name, task=task, transform=transform, low=bounds[0], high=bounds[1], loss=loss,
                levels=tuple(levels) if loss == "quantile" else (), under=under, over=over, **constants)
-
-# %% ../../nbs/1_data/35_codec.ipynb #f2c4b81b
-def _check_request(name:str, values:pd.Series, task:str, loss:str):
-    "Raises `AamError` for a column without a value, and for a task or a loss that does not exist."
-    if not values.notna().any():
-        raise AamError(f"The target '{name}' is missing for {all_of(len(values))}. Choose another column.")
-    if task not in ("regression", "classification"):
-        raise AamError(f"The task is '{task}'; wanted regression, classification or auto.")
-    if task == "regression" and loss not in REGRESSIONS:
-        raise AamError(f"The loss of the target '{name}' is '{loss}'; wanted one of "
-                       f"{', '.join(REGRESSIONS)}.")
 
 # %% ../../nbs/1_data/35_codec.ipynb #c7e87eef
 @patch

@@ -35,6 +35,25 @@ def category_paths(
     texts = [as_texts(metadata[o]) for o in chain]
     return [list(zip(*texts[:i + 1])) for i in range(len(chain))]
 
+# %% ../../nbs/1_data/50_covariates.ipynb #0d43fad9
+def _are_sound_names(c:CovariateCodec)->bool:
+    paths = [path for known in c.known for path in known]
+    words = [*c.names, *(o for path in paths for o in path)]
+    texts = all(isinstance(o, str) and o for o in words)
+    return texts and all(c.chains) and len(set(c.names)) == len(c.names)
+
+def _are_sound_paths(c:CovariateCodec)->bool:
+    depths = [i + 1 for chain in c.chains for i in range(len(chain))]
+    if len(c.known) != len(depths): return False
+    return all(_are_distinct_paths(paths, depth) for paths, depth in zip(c.known, depths))
+
+def _are_distinct_paths(paths:tuple[tuple[str,...],...], depth:int)->bool:
+    return bool(paths) and len(set(paths)) == len(paths) and set(map(len, paths)) == {depth}
+
+def _are_sound_constants(c:CovariateCodec)->bool:
+    if not len(c.mean) == len(c.sd) == len(c.numbers): return False
+    return bool(np.isfinite([*c.mean, *c.sd]).all()) and all(o > 0 for o in c.sd)
+
 # %% ../../nbs/1_data/50_covariates.ipynb #a2befa13
 @dataclass(frozen=True, kw_only=True)
 class CovariateCodec:
@@ -59,25 +78,6 @@ class CovariateCodec:
     def names(self)->tuple[str,...]:
         "All metadata columns that are needed."
         return self.shape.names + self.numbers
-
-# %% ../../nbs/1_data/50_covariates.ipynb #0d43fad9
-def _are_sound_names(c:CovariateCodec)->bool:
-    paths = [path for known in c.known for path in known]
-    words = [*c.names, *(o for path in paths for o in path)]
-    texts = all(isinstance(o, str) and o for o in words)
-    return texts and all(c.chains) and len(set(c.names)) == len(c.names)
-
-def _are_sound_paths(c:CovariateCodec)->bool:
-    depths = [i + 1 for chain in c.chains for i in range(len(chain))]
-    if len(c.known) != len(depths): return False
-    return all(_are_distinct_paths(paths, depth) for paths, depth in zip(c.known, depths))
-
-def _are_distinct_paths(paths:tuple[tuple[str,...],...], depth:int)->bool:
-    return bool(paths) and len(set(paths)) == len(paths) and set(map(len, paths)) == {depth}
-
-def _are_sound_constants(c:CovariateCodec)->bool:
-    if not len(c.mean) == len(c.sd) == len(c.numbers): return False
-    return bool(np.isfinite([*c.mean, *c.sd]).all()) and all(o > 0 for o in c.sd)
 
 # %% ../../nbs/1_data/50_covariates.ipynb #8daacfa9
 @patch
