@@ -290,7 +290,8 @@ def test_new_samples_have_their_own_covariates(with_covariates):
     store = build_store(Study(table=TABLE))
     category, number = with_covariates.covariates.encode(PEOPLE)
     known = known_places(store.keys, with_covariates.known)
-    out = predict_rows(with_covariates.model, store, np.arange(20), known=known, covariates=(category, number))
+    out = predict_rows(with_covariates.model, store, np.arange(20), known=known,
+                       covariates=(category, number))
     np.testing.assert_allclose(AGE.decode(out), rows, rtol=1e-4)
 
 
