@@ -23,11 +23,14 @@ def extras(cfg):
 def metadata(cfg):
     "What `setup` is given."
     return dict(
-        version=cfg["version"], author=cfg["author"], license=cfg["license"], python_requires=f">={cfg['min_python']}",
+        version=cfg["version"], author=cfg["author"], license=cfg["license"],
+        python_requires=f">={cfg['min_python']}",
         keywords=cfg["keywords"].split(), classifiers=cfg["classifiers"].strip().splitlines(),
         install_requires=cfg["requirements"].split(), extras_require=extras(cfg),
-        long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
-        entry_points={"console_scripts": cfg["console_scripts"].strip().splitlines(), "nbdev": ["aam_nb=aam_nb._modidx:d"]},
+        long_description=(here/"README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+        entry_points={"console_scripts": cfg["console_scripts"].strip().splitlines(),
+                      "nbdev": ["aam_nb=aam_nb._modidx:d"]},
         packages=find_packages(include=["aam_nb", "aam_nb.*"]), package_data={"aam_nb": ["recipes/*.toml"]},
         zip_safe=False,
     )

@@ -241,7 +241,8 @@ def test_each_option_of_classes_does_something(how, files, tmp_path):
     (dict(data=dict(tree=""), model=dict(linear="branches")), "needs one tree"),
     (dict(data=dict(tree=""), loss=dict(distance=1.)), "distance along a tree"),
     (dict(TOLD, augment=dict(mix="reads")), "covariates cannot be mixed"),
-    (dict(optim=dict(freeze=False, freeze_layers=3)), "optim.freeze_layers is 3; wanted at most model.layers .2."),
+    (dict(optim=dict(freeze=False, freeze_layers=3)),
+     "optim.freeze_layers is 3; wanted at most model.layers .2."),
     (dict(model=dict(pools="clade, peaks")), "names 'peaks'"),
     (dict(model=dict(pools="")), "model.pools is empty"),
 ])

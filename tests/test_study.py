@@ -76,7 +76,8 @@ def test_a_choice_of_samples():
     assert "Kept 2 of 4 samples, where age >= 2 and site == gut" in study.notes
     with pytest.raises(AamError, match="No sample is left where age > 99"):
         make_study(table(), metadata(), where="age > 99")
-    with pytest.raises(AamError, match="no metadata are given. Give metadata"): make_study(table(), where="age > 1")
+    with pytest.raises(AamError, match="no metadata are given. Give metadata"):
+        make_study(table(), where="age > 1")
     with pytest.raises(AamError, match="aeg"): make_study(table(), metadata(), where="aeg > 1")
     with pytest.raises(AamError, match=r"No reads are left \(samples: 1"):
         make_study(table(), metadata(), where="age == 1")
