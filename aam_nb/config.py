@@ -204,7 +204,8 @@ def _run_problems(c):
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted at most .8")
     if c.bases_vary and not c.encoder_trains:
-        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage trains "
+        found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage "
+                     "trains "
                      "the ASV encoder, so nothing would read them")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)

@@ -261,7 +261,8 @@ def check_whole(
     torn = [f"{g}: {', '.join(sorted(v))}" for g, v in of.items() if len(v) > 1]
     if not torn: return
     raise AamError(f"Groups in more than one {what}: {len(torn)} of {len(of)} (first: {few(torn)}). "
-                   "A group on both sides makes every score too good. Keep only its samples from one of them, "
+                   "A group on both sides makes every score too good. Keep only its samples from one of "
+                   "them, "
                    "or name other groups.")
 
 # %% ../../nbs/1_data/70_split.ipynb #55186ee2

@@ -147,8 +147,9 @@ def shortcuts_html(
         name = f"<strong>{esc(o.name)}</strong>" if o.fires else esc(o.name)
         rows.append(("", [name, f"{o.levels:,}", f"{o.samples:,}", show(o.value, .1), show(o.chance, .01)]))
     head = ["predictor", "values", "samples", first.measure, "chance"]
-    note = (f"Bold where it gives the target away: {first.measure} over {first.limit} and chance at most .001. "
-            "Chance is the share of targets, exchanged between groups, that are predicted as well as the true "
+    note = (f"Bold where it gives the target away: {first.measure} over {first.limit} and chance at most "
+            ".001. Chance is the share of targets, exchanged between groups, that are predicted as well as "
+            "the true "
             "one. It is computed only for values over the limit.")
     return table_html("The target predicted out of fold from one thing alone", head, rows, note=note)
 

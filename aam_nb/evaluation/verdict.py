@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..disk import whole_file, write_json
+from ..disk import write_json, write_tsv
 from .evaluation import drawn_whole, Evaluation, group_text, NO_AUC, one_class_each, Score
 from .scores import capital, MAIN, NAMES, score_functions, show
 from ..registry import baselines
@@ -88,12 +88,6 @@ def verdict(
     return tuple(out) if skill == "better" else (*out, f"No skill is shown: {text}")
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #00ca0e2e
-def _rows(path, head, rows):
-    "Write a TSV, whole or not at all."
-    cell = lambda o: "" if isinstance(o, float) and o != o else str(o)
-    lines = ["\t".join(map(cell, o)) for o in [head, *rows]]
-    with whole_file(path) as p: p.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-
 def _without_nan(o):
     "The same value with None for every nan, which JSON does not have."
     if isinstance(o, dict): return {k: _without_nan(v) for k, v in o.items()}
@@ -128,11 +122,11 @@ def write_evaluation(
     e, folder = evaluation, Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     columns = _prediction_columns(e)
-    _rows(folder/"predictions.tsv", list(columns), zip(*columns.values(), strict=True))
+    write_tsv(folder/"predictions.tsv", list(columns), zip(*columns.values(), strict=True))
     gap = lambda k, m: e.differences.get(k, {}).get(m, ("", "", ""))
     rows = [(k, e.title(k), m, *v, *gap(k, m)) for k, s in e.scores.items() for m, v in s.items()]
     head = ["method", "title", "score", "value", "low", "high", "minus_forest", "minus_low", "minus_high"]
-    _rows(folder/"scores.tsv", head, rows)
+    write_tsv(folder/"scores.tsv", head, rows)
     arrays = ("ids", "truth", "groups", "fold", "predictions", "interval")
     rest = {k: v for k, v in asdict(e).items() if k not in arrays}
     write_json(folder/"evaluation.json", _without_nan(rest | dict(verdict=verdict(e), samples=e.samples)))
