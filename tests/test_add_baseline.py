@@ -52,7 +52,7 @@ def test_it_stands_in_files_and_report(files, tmp_path, target, title):
     with registered(baselines, NEAREST):
         report = evaluate_run(config(files, tmp_path/"run", target), say=lambda text: None)
     page, folder = report.read_text(), report.parent
-    assert f"{title}</th>" in page and SENTENCE in page and page.count(title) > 1
+    assert f"{title}</th>" in page and SENTENCE.capitalize() in page and page.count(title) > 1
     found = json.loads((folder/"evaluation.json").read_text())
     main = "mae" if target == "age" else "auc"
     assert len(found["scores"]["nearest"][main]) == 3 and main in found["differences"]["nearest"]

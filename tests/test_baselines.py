@@ -106,7 +106,7 @@ def test_covariates_are_there_when_they_are_named(fed, truth):
         predicted("covariates", fed, y)
     with pytest.raises(AamError, match="the study has no metadata"):
         predicted("covariates", replace(fed, metadata=None), y, covariates=COVARIATES)
-    with pytest.raises(AamError, match="'town' is no column"):
+    with pytest.raises(AamError, match="'town' is not a column"):
         predicted("covariates", fed, y, covariates=(("country", "town"),))
 
 

@@ -183,9 +183,9 @@ def test_a_model_with_covariates_is_named_beside_its_rival(study):
     page = report_html(e, "With diet", fed)
     assert "aam and 'Covariates only' may use diet; the other baselines see reads alone." in e.notes
     assert page.count("the other baselines see reads alone") == 1 and page.count("Covariates only</th>") == 1
-    assert "a linear model of the covariates" in page
+    assert "A linear model of the covariates" in page
     assert "ovariates" not in report_html(evaluate(fed, y, **how), "Without", fed)
-    with pytest.raises(AamError, match="'diets' is no column.*'diet'"):
+    with pytest.raises(AamError, match="'diets' is not a column.*'diet'"):
         evaluate(fed, y, covariates=("diets",), **how)
     with pytest.raises(AamError, match="another name"):
         evaluate(fed, y, fit_model=knows(study, "age"), model_name="covariates", **how)

@@ -32,10 +32,10 @@ def test_a_file_is_what_it_holds_and_says_so(forms):
     refused(b"", "empty.biom", "holds nothing at all")
     refused(b"((a:1,b:2):3);", "tree.biom", "a Newick tree")
     refused(b"<html>404</html>", "page.biom", "a web page")
-    refused(b"\0\1\2", "x", "no kind known")
+    refused(b"\0\1\2", "x", "an unknown kind")
     refused("\ufeff#OTU ID\tS1\n".encode("utf-16-le"), "excel.txt", "UTF-16")
     refused(b"@read\nACGT\n+\nIIII\n", "reads.txt", "FASTQ")
-    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "Separated by commas")
+    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "separated by commas")
     refused(b"{}", "a.json", "not a BIOM 1.0 table")
     refused(b"{", "b.json", "cannot be read as BIOM 1.0")
     for name in FORMS: assert read_table(forms/name) # Nothing was changed
@@ -74,10 +74,10 @@ def test_artefacts_are_looked_over(tmp_path, monkeypatch):
     refused("it is a link", change=link)
     refused("its compression is unusual", change=lambda z: z.writestr("6e4d/data/b", "x", zipfile.ZIP_BZIP2))
     refused("it grows from", change=lambda z: z.writestr("6e4d/data/zeros", bytes(3_000_000)))
-    refused("no QIIME 2 artefact", change=lambda z: z.writestr("two/x", ""))
+    refused("not a QIIME 2 artefact", change=lambda z: z.writestr("two/x", ""))
     refused("Excel workbook", change=lambda z: z.writestr("[Content_Types].xml", ""))
     with pytest.warns(UserWarning):
-        refused("no QIIME 2 artefact", change=lambda z: z.writestr("6e4d/data/tree.nwk", "(other:1);"))
+        refused("not a QIIME 2 artefact", change=lambda z: z.writestr("6e4d/data/tree.nwk", "(other:1);"))
     refused("checksum differs", checksums__md5="0"*32 + "  data/tree.nwk\n")
     good = qza(tmp_path/"a.qza", "(a:1);", "Phylogeny[Rooted]", "tree.nwk",
                checksums__md5=hashlib.md5(b"(a:1);").hexdigest() + "  data/tree.nwk\n")

@@ -94,8 +94,8 @@ def test_words_that_are_answers(word): assert not is_missing(word)
 @pytest.mark.parametrize("text, says", [
     ("", "m.tsv holds nothing"), ("\n\n# only\n", "is empty"), ("id\ta\n", "no samples"),
     ("age\tid\n3\tS1\n", "line 1: the first column is 'age'.*Move 'id' to the front"),
-    ("id,age\nS1,3\n", "Separated by commas"),
-    ("id\ta\ta\nS1\t1\t2\n", "line 1: the columns 'a' occur more than once"),
+    ("id,age\nS1,3\n", "separated by commas"),
+    ("id\ta\ta\nS1\t1\t2\n", "line 1: these columns occur more than once: 'a'"),
     ("id\t\tb\nS1\t1\t2\n", "column 2 has no name"),
     ("id\ta\nS1\t1\nS2\t2\nS1\t3\n", "line 4: the id 'S1' has a row already"),
     ("id\ta\nS1\t1\t2\n", "line 2: 3 cells for the 2 columns"),

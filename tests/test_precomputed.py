@@ -186,7 +186,7 @@ TEXTS = {
     "empty.tsv": ("holds nothing at all", b""), "a.tsv": ("not begin with a line of ids", b"a,b\n1,2\n"),
     "b.tsv": ("2 columns and 1 rows", b"\ta\tb\na\t0\t1\n"),
     "c.tsv": ("not begin with a line of ids", b"# x\n\n"),
-    "d.tsv": ("the row of 'b' is where that of 'a'", b"\ta\tb\nb\t0\t1\na\t1\t0\n"),
+    "d.tsv": ("the row of 'b' is where the row of 'a'", b"\ta\tb\nb\t0\t1\na\t1\t0\n"),
     "e.tsv": ("row of 'b' has 1 numbers for 2", b"\ta\tb\na\t0\t1\nb\t1\n"),
     "f.tsv": (r"occur more than once \('a'\)", b"\ta\ta\na\t0\t1\na\t1\t0\n"),
     "g.tsv": ("number 2 has no id", b"\ta\t\na\t0\t1\n\t1\t0\n"), "h.tsv": ("JSON", b"{}"),

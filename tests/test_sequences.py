@@ -9,7 +9,7 @@ from aam_nb.data.sequences import LETTERS, read_sequences
 
 
 @pytest.mark.parametrize("text, says", [
-    (">a\nACGT\n>a\nAAAA\n", r"sequence ids occur more than once \('a'\)"), (">a\nAC-GT\n", "'a' has '-'"),
+    (">a\nACGT\n>a\nAAAA\n", r"sequence ids that occur more than once: 'a'"), (">a\nAC-GT\n", "'a' has '-'"),
     (">a\n>b\nACGT\n", "'a' is empty"),
     (">\nACGT\n", "sequence number 1 has no id"), (">a\nAC GT\n", "'a' has ' '"), (">a\nMKV*\n", r"has '\*'"),
 ])

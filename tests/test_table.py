@@ -29,12 +29,12 @@ def test_each_form_gives_the_same_table(forms, name):
 
 
 @pytest.mark.parametrize("line, says", [
-    ("ACGT\t1\t2", "line 3: 2 counts for 3 samples"), ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
+    ("ACGT\t1\t2", "line 3: wanted a count for each of 3 samples; found 2"), ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
     ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
     ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "has nan"),
     ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
     ("ACGT\t.1\t.2\t.7", "relative abundances"),
-    ("AAAA\t1\t2\t3", r"feature ids occur more than once \('AAAA'\)"),
+    ("AAAA\t1\t2\t3", r"feature ids that occur more than once: 'AAAA'"),
     ("\t1\t2\t3", "feature number 2 has no id"),
 ])
 def test_text_tables_that_are_not_sound(tmp_path, line, says):
@@ -57,8 +57,8 @@ def test_headers_and_columns_that_are_no_samples(tmp_path, text, left):
         return
     t = read_table(tmp_path/"t.tsv")
     assert list(t.sample_ids) == ["S1", "S2"] and t.counts.toarray().tolist() == [[1, 0], [2, 3]]
-    assert t.notes == ((f"columns {left} of {tmp_path/'t.tsv'} left out: they are no samples",) if left
-                       else ())
+    note = f"{tmp_path/'t.tsv'}: columns that are not samples were left out ({left})"
+    assert t.notes == ((note,) if left else ())
 
 
 def test_sequences_fold_and_merge(tmp_path):
@@ -69,7 +69,7 @@ def test_sequences_fold_and_merge(tmp_path):
     assert list(t.sample_ids) == ["007", "S2"]
     assert "1 sequences" in t.notes[0] and "1 of 3 features" in t.notes[1] and "summed" in t.notes[1]
     (tmp_path/"big.tsv").write_text(f"#OTU ID\tS1\nacgt\t{2**31-1}\nACGT\t1\n")
-    with pytest.raises(AamError, match="sum to more than 2,147,483,647"): read_table(tmp_path/"big.tsv")
+    with pytest.raises(AamError, match="sum to over 2,147,483,647"): read_table(tmp_path/"big.tsv")
 
 
 def test_names_need_their_sequences(tmp_path):
@@ -87,7 +87,7 @@ def test_names_need_their_sequences(tmp_path):
         assert list(t.sequences) == ["ACGTA", "ACGTC"] and t.counts.toarray().tolist() == [[1, 2], [4, 2]]
         assert len(t.notes) == 1 and "their reads were summed" in t.notes[0]
     (tmp_path/"some.fasta").write_text(f">{ids[1]}\nACGT\n>other\nAAAA\n")
-    with pytest.raises(AamError, match=r"some.fasta lacks 2 of the 3 features of .*t.tsv, which have 66.7% "
+    with pytest.raises(AamError, match=r"some.fasta lacks 2 of the 3 features of .*t.tsv, with 66.7% "
                                        r"of its reads"):
         read_table(tmp_path/"t.tsv", tmp_path/"some.fasta")
     (tmp_path/"none.fasta").write_text(">other\nAAAA\n")
@@ -116,7 +116,7 @@ def test_features_that_are_no_sequences(tmp_path, ids, says):
 
 def test_a_table_that_lies_on_its_side(tmp_path):
     (tmp_path/"t.tsv").write_text(f"sample\t{'ACGT'*8}\t{'AACC'*8}\nSample_1\t3\t0\nSample_2\t1\t2\n")
-    with pytest.raises(AamError, match="Turn the table round"): read_table(tmp_path/"t.tsv")
+    with pytest.raises(AamError, match="Transpose the table"): read_table(tmp_path/"t.tsv")
 
 
 @pytest.mark.parametrize("name",

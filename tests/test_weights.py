@@ -63,7 +63,7 @@ def test_numbers_and_missing_categories_weigh_too():
     (dict(balance="rnu"), "target.balance needs the column 'rnu'.*'run'"),
     (dict(balance="run:c=2"), "target.balance names 'c', which is not among 'a', 'b'"),
     (dict(balance="run:a"), "target.balance has 'a'; wanted NAME=WEIGHT"),
-    (dict(balance="run:"), "wanted COLUMN, or COLUMN:CATEGORY=WEIGHT"),
+    (dict(balance="run:"), "wanted COLUMN, or a form such as site"),
     (dict(balance="run:a=-1"), "each weight 0 or more"), (dict(balance="run:a=1,a=2"), "each name once"),
     (dict(class_weights="Gut=2"), "target.class_weights names 'Gut'.*Did you mean 'gut'"),
     (dict(class_weights="balance"), "target.class_weights has 'balance'; wanted NAME=WEIGHT"),

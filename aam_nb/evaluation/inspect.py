@@ -39,7 +39,7 @@ class Checked:
 def run_checks(
     case:Case,
     most:int,      # Samples up to which all pairs are compared
-    lab:bool=True, # Try the columns of the laboratory as shortcuts
+    lab:bool=True, # Try laboratory columns as shortcuts
 )->Checked:
     "Run every check. Raises `AamError` for ids that the study does not have."
     found = target_findings(case) + group_findings(case)

@@ -100,7 +100,7 @@ def plot_shortcuts(
     shortcuts:tuple[Shortcut,...],
     key:str="shortcuts", # Different for each picture of a page
 )->Picture|None:         # None where nothing was tried
-    "How well depth and the columns of the laboratory predict the target."
+    "How well depth and laboratory columns predict the target."
     if not shortcuts: return None
     order = sorted(shortcuts, key=lambda o: (o.value if o.value == o.value else -1))
     values = "; ".join(f"{o.name} {o.value:.2f}" for o in order[::-1])

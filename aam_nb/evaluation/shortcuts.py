@@ -44,9 +44,9 @@ def lab_columns(
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #9bf2d2dd
 def tried_shortcuts(
     case:Case,
-    lab:bool=True,    # Try the columns of the laboratory too
+    lab:bool=True,    # Try laboratory columns too
 )->list[Shortcut]:    # Depth first; none without a target
-    "Depth and the columns of the laboratory as predictors of the target."
+    "Depth and laboratory columns as predictors of the target."
     target, q = target_of(case), case.question
     if target is None: return []
     tried = {"depth": depth_bins(case.study)}
@@ -79,7 +79,7 @@ def lab_finding(
     case:Case,
     found:list[Shortcut], # Columns of the laboratory that fire, at least one
 )->Finding:               # A leak
-    "Say which columns of the laboratory predict the target, the strongest first."
+    "Say which laboratory columns predict the target, the strongest first."
     first, *rest = sorted(found, key=lambda o: -o.value)
     text = (f"'{first.name}' alone, with {first.levels:,} values, predicts '{target_of(case).name}' "
             f"({_strength(first)}).")
