@@ -29,7 +29,8 @@ def test_each_form_gives_the_same_table(forms, name):
 
 
 @pytest.mark.parametrize("line, says", [
-    ("ACGT\t1\t2", "line 3: wanted a count for each of 3 samples; found 2"), ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
+    ("ACGT\t1\t2", "line 3: wanted a count for each of 3 samples; found 2"),
+                                        ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
     ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
     ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "has nan"),
     ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
