@@ -19,7 +19,7 @@ from .core import AamError, digest
 
 # %% auto #0
 __all__ = ['whole_file', 'whole_folder', 'write_json', 'read_json', 'sealed', 'is_sealed', 'write_sealed', 'read_sealed',
-           'file_digest', 'write_tsv']
+           'file_digest', 'write_tsv', 'write_frame']
 
 # %% ../nbs/0_start/20_disk.ipynb #030c9162
 def _beside(path:Path)->Path: return path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -152,3 +152,12 @@ def write_tsv(
     "Write tab-separated text with a header, whole or not at all."
     lines = ["\t".join(map(_cell, o)) + "\n" for o in (head, *rows)]
     with whole_file(path) as p: p.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+# %% ../nbs/0_start/20_disk.ipynb #80afc54a
+def write_frame(
+    path:str|Path, # File to write
+    frame,         # pandas.DataFrame; its index becomes the first column
+    index:str,     # Name of that column
+)->None:
+    "Write a data frame as tab-separated text, whole or not at all."
+    with whole_file(path) as p: frame.to_csv(p, sep="\t", index_label=index, float_format="%.9g")

@@ -4,12 +4,13 @@ import json
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from aam_nb.core import AamError, digest
 from aam_nb.disk import (
     file_digest, is_sealed, read_json, read_sealed, sealed, whole_file, whole_folder, write_json,
-    write_sealed, write_tsv)
+    write_frame, write_sealed, write_tsv)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -68,3 +69,13 @@ def test_a_table_of_text_keeps_its_columns(tmp_path):
     rows = [("a\tb", 1, float("nan")), ("c\r\nd", None, np.float64(.5)), ("é", "", "x")]
     write_tsv(tmp_path/"t.tsv", ("name", "n", "x"), iter(rows))
     assert (tmp_path/"t.tsv").read_bytes().decode() == "name\tn\tx\na b\t1\t\nc d\tNone\t0.5\né\t\tx\n"
+
+
+def test_frames_keep_nine_digits_and_are_whole_or_absent(tmp_path):
+    frame = pd.DataFrame(dict(age=[1/3, float("nan")], note=["", "no reads"]), index=["S1", "S2"])
+    write_frame(tmp_path/"a.tsv", frame, "sample_id")
+    assert (tmp_path/"a.tsv").read_text() == "sample_id\tage\tnote\nS1\t0.333333333\t\nS2\t\tno reads\n"
+    again = pd.read_csv(tmp_path/"a.tsv", sep="\t", index_col=0, float_precision="round_trip")
+    assert np.float32(again.age.iloc[0]) == np.float32(1/3)
+    with pytest.raises(AttributeError): write_frame(tmp_path/"b.tsv", None, "sample_id")
+    assert [o.name for o in tmp_path.iterdir()] == ["a.tsv"]

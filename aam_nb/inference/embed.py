@@ -15,7 +15,7 @@ import numpy as np
 from ..batches.samples import asvs_in
 from ..batches.source import SampleSource
 from ..core import AamError
-from ..disk import whole_file
+from ..disk import whole_file, write_frame
 from .bundle import Bundle
 from .read import check_lengths, read_samples
 from ..training.outputs import embed_asvs
@@ -37,19 +37,18 @@ class Embedding:
         path:str|Path, # .npz for the arrays `names`, `vectors` and `note`; a TSV for any other ending
     )->None:
         "Write the vectors, whole or not at all."
-        with whole_file(path) as p:
-            if Path(path).suffix == ".npz": self._write_npz(p)
-            else: self._write_tsv(p)
+        if Path(path).suffix == ".npz": self._write_npz(path)
+        else: self._write_tsv(path)
 
     def _write_npz(self, path):
         arrays = dict(names=self.names.astype(str), vectors=self.vectors, note=self.note.astype(str))
-        with open(path, "wb") as f: np.savez(f, **arrays)
+        with whole_file(path) as p, open(p, "wb") as f: np.savez(f, **arrays)
 
     def _write_tsv(self, path):
         import pandas as pd
         columns = [f"e{i}" for i in range(self.vectors.shape[1])]
         frame = pd.DataFrame(self.vectors, index=self.names, columns=columns).assign(note=self.note)
-        frame.to_csv(path, sep="\t", index_label="name", float_format="%.9g")
+        write_frame(path, frame, "name")
 
 # %% ../../nbs/6_inference/30_embed.ipynb #b0fd4d50
 def _embed_asvs(bundle:Bundle, store:SampleSource, ids)->Embedding:

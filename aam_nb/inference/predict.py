@@ -19,7 +19,7 @@ from ..batches.source import SampleSource
 from ..core import AamError
 from ..data.codec import TargetCodec
 from ..data.targets import Targets
-from ..disk import whole_file
+from ..disk import write_frame
 from .bundle import Bundle
 from .read import BundleSamples, read_samples, sample_metadata
 from ..types import Batch, Study, Table
@@ -99,8 +99,7 @@ class Prediction:
         path:str|Path, # Ends in .tsv
     )->None:
         "Write the rows as TSV, whole or not at all."
-        with whole_file(path) as p:
-            self.rows.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
+        write_frame(path, self.rows, "sample_id")
 
 # %% ../../nbs/6_inference/20_predict.ipynb #49c4fd68
 def _unknown_share(b:Batch)->torch.Tensor: # f64 [b, 1]

@@ -17,7 +17,7 @@ from ..config import Config
 from ..data.split_lists import write_split
 from ..data.split_picture import plot_split
 from ..data.targets import Targets
-from ..disk import whole_file, write_json
+from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..inference.predict import decoded
 from .held_out import held_out_scores, score_line, score_lines
@@ -63,7 +63,7 @@ def write_held_out(
     for i, name in enumerate(names):
         frame.insert(1 + i, f"{name}:true" if len(names) > 1 else "true", metadata[name].to_numpy())
     path = ready.out/"predictions.tsv"
-    with whole_file(path) as p: frame.to_csv(p, sep="\t", index_label="sample_id", float_format="%.9g")
+    write_frame(path, frame, "sample_id")
     return path
 
 # %% ../../nbs/9_runs/50_train.ipynb #73a21039
