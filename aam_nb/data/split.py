@@ -177,6 +177,7 @@ def split_groups(
         raise AamError(f"{parts} parts need {parts} groups, and there are {len(names)} ({few(names)}). "
                        "Ask for fewer parts, or name another column.")
     def carve(rows, share, name):
+        "Rows of whole groups, about a share of all; the parts to come keep one group each."
         leave, mine = 1 if name == "valid" else parts - 1, np.unique(group[rows], return_inverse=True)[1]
         return _carve(stratum[rows], mine, share, leave, (seed, "split", name))
     return _parts(ids, carve, valid, test)
@@ -195,6 +196,7 @@ def split_independent(
     if len(ids) < parts:
         raise AamError(f"{parts} parts need {parts} samples; found {len(ids)}. Ask for fewer parts.")
     def carve(rows, share, name):
+        "Evenly spaced rows, once they are in order of stratum and random within it."
         rng = keyed_rng(seed, "split independent", name)
         line = np.lexsort((rng.random(len(rows)), stratum[rows].astype(np.int64)))
         n = min(max(1, round(share*len(rows))), len(rows) - (1 if name == "valid" else parts - 1))

@@ -60,6 +60,7 @@ def split_sides(
     "The sides of a split or of folds as masks. Raises `AamError` for ids that the study does not have."
     at = {o: i for i, o in enumerate(study.ids)}
     def mask(ids):
+        "True for the samples with these ids."
         if any(o not in at for o in ids): study.positions(ids) # raises an error that names them
         out = np.zeros(len(at), dtype=bool)
         out[[at[o] for o in ids]] = True

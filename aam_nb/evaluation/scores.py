@@ -26,6 +26,7 @@ def fold_auc(
     at, n = at.ravel(), places.shape[1]
     first, last = (np.searchsorted(places[0], places[0], side=o) for o in ("left", "right"))
     def auc(rows):
+        "The share of pairs of a fold that are in the right order; a tie counts half."
         p, q = np.bincount(at[rows], positive[rows], n), np.bincount(at[rows], ~positive[rows], n)
         below = np.concatenate([[0], np.cumsum(q)])
         pairs = (p*(below[last] - below[first])).sum()
@@ -41,6 +42,7 @@ def _number_scores(truth, pred):
     "Scores of numbers, as functions of rows."
     error = np.abs(pred - truth)
     def r2(rows):
+        "One minus the squared error over the spread; nan where all values are equal."
         t = truth[rows]
         spread = ((t - t.mean())**2).sum()
         return float(1 - (error[rows]**2).sum()/spread) if spread else float("nan")
@@ -52,6 +54,7 @@ def _class_scores(truth, pred, fold):
     kinds = range(pred.shape[1]) if pred.shape[1] > 2 else [1]
     aucs = [fold_auc(truth == k, pred[:, k], fold) for k in kinds]
     def auc(rows):
+        "The mean AUC of the classes that have one; nan where none has."
         found = [v for o in aucs if (v := o(rows)) == v]
         return float(np.mean(found)) if found else float("nan")
     return dict(auc=auc, accuracy=lambda rows: float(right[rows].mean()))

@@ -113,6 +113,7 @@ def _fit_model(kept, groups, name)->Callable:
     "The function that validation calls for each fold: it predicts one target."
     study = kept.ready.study
     def fit(train_ids, test_ids, fold):
+        "Predictions of one outer fold, in the order of the ids that are asked for."
         rows = kept.rows(fold - 1)
         out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)

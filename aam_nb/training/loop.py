@@ -39,6 +39,7 @@ def stop_requests(
     "Note the first Ctrl-C or SIGTERM instead of acting on it."
     asked = []
     def note(number, frame):
+        "Keep the first request; act at once on the second."
         stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
         if asked: raise stop
         asked.append(stop)

@@ -154,6 +154,7 @@ def _validation(bench:Bench, made:Fitted, train:np.ndarray, valid:np.ndarray):
     target = torch.from_numpy(made.targets.encode(bench.metadata)[valid])
     weight = None if weight is None else torch.from_numpy(weight[valid])
     def validate():
+        "The mean loss of the targets, and each target's own where there are several."
         each = validation_loss(torch.from_numpy(made.outputs(valid)), target, columns, weight)
         mean = dict(loss=float(torch.stack([*each.values()]).mean()))
         return mean | {k: float(v) for k, v in each.items()} if len(each) > 1 else mean
