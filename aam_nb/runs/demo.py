@@ -24,14 +24,15 @@ from .train import train_run
 # %% auto #0
 __all__ = ['demo_study', 'step_config', 'demo_run']
 
-# %% ../../nbs/9_runs/65_demo.ipynb #269711ac
+# %% ../../nbs/9_runs/65_demo.ipynb #594c525c
 def demo_study(
     folder:Path, # Where its files go; files that are there stay
     seed:int,
 )->Path:         # The folder
     "Simulate the study of the demo and write its files, all or none."
     if folder.is_dir(): return folder
-    with whole_folder(folder) as part: write_study(simulate(samples=160, asvs=300, groups=40, seed=seed), part)
+    study = simulate(samples=160, asvs=300, groups=40, seed=seed)
+    with whole_folder(folder) as part: write_study(study, part)
     return folder
 
 def step_config(
