@@ -91,6 +91,7 @@ def main():
     for name in args.recipes.split(","):
         for make, unit in ((encoder_stage, "ASVs"), (target_stage, "samples")):
             config, base = load_config(name), None
+            if make is encoder_stage and not config.pretrain_asv.steps: continue
             for way in (o for o in WAYS if name == "small" or WAYS[o][0] == "cuda"):
                 found, memory = measured(make, config, store, way)
                 base = base or found
