@@ -72,7 +72,8 @@ def whole_file(
         yield path
         return
     path = Path(os.path.realpath(path))
-    if path.is_dir(): raise AamError(f"{path} is a folder, so no file can be written there. Name a file in it.")
+    if path.is_dir():
+        raise AamError(f"{path} is a folder, so no file can be written there. Name a file in it.")
     with _part_of(path) as part:
         yield part/path.name
         _settle(part, flush)
