@@ -44,7 +44,8 @@ FLAGS = {
 
 # %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
 WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
-          "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",), "FOLDER": ("out",)}
+          "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
+          "FOLDER": ("out",)}
 
 def wanted(
     name:str,   # A key of `FLAGS`

@@ -27,7 +27,8 @@ def cache_run(
     "Build a store from files. Raises `AamError` when the table or the folder is not named."
     data = config.data
     if not data.table: raise AamError(f"No count table is given. Pass {option('data.table', ...)}.")
-    if not config.run.out: raise AamError(f"No folder is given for the store. Pass {option('run.out', 'stores/NAME')}.")
+    if not config.run.out:
+        raise AamError(f"No folder is given for the store. Pass {option('run.out', 'stores/NAME')}.")
     out = Path(config.run.out)
     metadata = read_metadata(data.metadata) if data.metadata else None
     tree = read_tree(data.tree) if data.tree else None

@@ -24,7 +24,8 @@ __all__ = ['FREE', 'check_out', 'versions', 'open_run']
 # %% ../../nbs/9_runs/10_folder.ipynb #05a5b153
 def check_out(config:Config)->Path: # The run folder, not yet made
     "The run folder, if it may be used. Raises `AamError` when it holds something that must not be replaced."
-    if not config.run.out: raise AamError(f"No output folder is given. Pass {option('run.out', 'runs/NAME')}.")
+    if not config.run.out:
+        raise AamError(f"No output folder is given. Pass {option('run.out', 'runs/NAME')}.")
     out = Path(config.run.out)
     if config.run.resume: _check_resume(out, config)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())): _check_overwrite(out, config)

@@ -48,8 +48,8 @@ __all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', '
 # %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
     lost = [o for o in config.distances if metrics[o].needs_tree and not tree]
-    wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass {option('data.tree', ...)}, choose another "
-             "metric, or set pretrain_sample.steps=0 and loss.distance=0." for o in lost]
+    wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass {option('data.tree', ...)}, choose "
+             "another metric, or set pretrain_sample.steps=0 and loss.distance=0." for o in lost]
     if "precomputed" in config.distances and config.data.limit:
         wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances in "
                      f"{config.data.distances} are between all reads of the samples. Set data.limit=0.")
