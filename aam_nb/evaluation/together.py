@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ..core import few
+from ..core import few, option
 from .findings import agreeing, also_text, among, counted, Finding
 from .question import Case, coarsest, numbered, on_both_sides
 
@@ -68,8 +68,8 @@ def unnamed_findings(
     rest = [o for o, _ in suspects if o != first]
     text = (f"Samples seem to belong together: '{first}' looks like subjects, households or repeats "
             f"({dict(suspects)[first]}).{also_text(rest)}{time_text(metadata, first)} {_APART}")
-    todo = (f"Keep the samples of each value together: --groups {first}. If samples with the same value are "
-            "independent, pass --independent.")
+    todo = (f"Keep the samples of each value together: {option('data.groups', first)}. If samples with the "
+            f"same value are independent, pass {option('data.independent', True)}.")
     return [Finding(severity="leak", kind="groups", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #cab9667f
