@@ -1,4 +1,5 @@
-"A store whose arrays make no sense is refused, however well its digests fit, and a file cut short in use is noticed."
+"""A store whose arrays make no sense is refused, however well its digests fit, and a file that is cut short
+while it is used is noticed."""
 import json
 import os
 
@@ -9,10 +10,14 @@ from hypothesis import given, strategies as st
 from small_stores import made
 
 from aam_nb.batches.arrays import metadata_text, study_arrays
+from aam_nb.batches.asv_batches import AsvBatches
 from aam_nb.batches.build import build_store
 from aam_nb.batches.manifest import describe_arrays, make_manifest
+from aam_nb.batches.sample_batches import PlainBatches, SampleBatches
+from aam_nb.batches.samples import asvs_in, SampleDataset
 from aam_nb.batches.sound import _cross, _falls, _unsorted, check_arrays
 from aam_nb.batches.store import open_store
+from aam_nb.batches.view import View
 from aam_nb.batches.write import write_arrays, write_manifest
 from aam_nb.core import AamError
 from aam_nb.disk import sealed
@@ -58,7 +63,6 @@ WRONG = [
     ("sequences", lambda o: swapped(o, 0, 1), "sequences do not ascend"),
     ("sequences", lambda o: changed(o, 1, o[0]), "sequences do not ascend"),
     ("tokens", lambda o: changed(o, (0, 0), 9), "tokens are not those"),
-    ("tokens", lambda o: np.asfortranarray(o), "tokens"),
     ("tokens", lambda o: o[:, :-1].copy(), "tokens have"),
     ("sample_ids", lambda o: changed(o, 1, o[0]), "sample_ids holds a name twice"),
     ("sample_ids", lambda o: changed(o, 1, b"a\tb"), "a tab or a line break"),
@@ -86,17 +90,27 @@ def test_an_array_that_makes_no_sense_is_refused(tmp_path, name, change, message
     with pytest.raises(AamError, match=message): open_store(put(tmp_path/"store", arrays), check)
 
 
+def test_columns_first_is_another_array(tmp_path):
+    arrays = study_arrays(made())
+    np.save(put(tmp_path/"store", arrays)/"tokens.npy", np.asfortranarray(arrays["tokens"]))
+    with pytest.raises(AamError, match="tokens"): open_store(tmp_path/"store", check=False)
+
+
+def metadata_of(folder, arrays): return open_store(put(folder, arrays)).metadata
+
+
 def test_metadata_of_other_samples_are_refused(tmp_path):
     arrays = study_arrays(made())
     for ids in (["a", "b"], [f"S{i}" for i in range(7)]):
         arrays["metadata"] = another(ids)
-        with pytest.raises(AamError, match="not its 7 samples"): open_store(put(tmp_path/"store", arrays)).metadata
+        with pytest.raises(AamError, match="not its 7 samples"): metadata_of(tmp_path/"store", arrays)
     for text in (b"\xff\xfe\t", b"sample_id\n", b"sample_id\tage\n#q2:types\tnumeric\nx\ty\tz\n"):
         arrays["metadata"] = np.frombuffer(text, np.uint8)
-        with pytest.raises(AamError, match="cannot be read"): open_store(put(tmp_path/"store", arrays)).metadata
+        with pytest.raises(AamError, match="cannot be read|not its 7"): metadata_of(tmp_path/"store", arrays)
 
 
-MANIFESTS = [dict(arrays=5), dict(arrays={}), dict(digest="0"*32), dict(notes=3), dict(notes=[1]), dict(arrays=None)]
+MANIFESTS = [dict(arrays=5), dict(arrays={}), dict(arrays=None), dict(digest="0"*32), dict(notes=3),
+             dict(notes=[1])]
 
 
 @pytest.mark.parametrize("change", MANIFESTS)
@@ -118,8 +132,8 @@ def test_sound_arrays_pass_whatever_their_size(tmp_path, monkeypatch):
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 8)), min_size=1, max_size=6))
 def test_branches_cross_where_a_look_at_all_pairs_says_so(pairs):
     start, stop = np.array([(a, min(a + n, 9)) for a, n in pairs]).T
-    brute = any(a < c < b < d for a, b in zip(start, stop, strict=True) for c, d in zip(start, stop, strict=True))
-    assert _cross(start, stop) == brute
+    spans = list(zip(start, stop, strict=True))
+    assert _cross(start, stop) == any(a < c < b < d for a, b in spans for c, d in spans)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=1, max_size=6), st.booleans())
@@ -145,9 +159,11 @@ def test_a_file_cut_short_in_use_is_a_message(tmp_path):
 
 
 def test_batches_ask_whether_the_files_are_whole(tmp_path):
-    from small_batches import asv_batches, sample_batches
     store = build_store(made(), tmp_path/"store")
-    sources = [sample_batches(store), asv_batches(store)]
+    view = View(identity=8, metrics=("unweighted",), mask=.2)
+    samples = SampleDataset(store, np.flatnonzero(store.depths))
+    sources = [SampleBatches(samples, view, batch=3, steps=2), PlainBatches(samples, view, batch=3),
+               AsvBatches(store, asvs_in(store, samples.rows), view, batch=6, steps=2)]
     for o in sources: o[0]
     os.truncate(tmp_path/"store/tokens.npy", 130)
     for o in sources:
