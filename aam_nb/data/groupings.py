@@ -31,7 +31,7 @@ def divides(
     groups, # The group of each sample
     values, # One for each sample
 )->bool:
-    "Whether groups tear values apart: more than one of them, and more than one in fifty of those that repeat."
+    "Whether groups tear apart more than one value, and more than one in fifty of those that repeat."
     repeated, torn = spanning(values, groups)
     return torn > max(1, .02*repeated)
 
@@ -107,8 +107,8 @@ def _cost(o, folds):
 def _passed_over(first, other, folds):
     "Why a candidate that the first one divides was not chosen."
     if other.enough: return f"'{other.name}' crosses it, and no column keeps both whole."
-    return (f"'{other.name}' is coarser, but {_cost(other, folds)}; data.leave_out={other.name} scores each of "
-            "its values with a model that has not seen it.")
+    return (f"'{other.name}' is coarser, but {_cost(other, folds)}; data.leave_out={other.name} scores "
+            "each of its values with a model that has not seen it.")
 
 # %% ../../nbs/1_data/67_groupings.ipynb #4e9c2d05
 def grouping_text(

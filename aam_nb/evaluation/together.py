@@ -89,8 +89,8 @@ def _better(case, o):
     groups, first = case.question.groups, case.ranked[0]
     if first.name != groups: return f"Group by '{first.name}'. {grouping_text(case.ranked)}"
     if not o.enough: return grouping_text([first, *[r for r in case.ranked[1:] if r.name == o.name]])
-    return (f"Neither column keeps the other whole. Group by a new column, in which samples that share a value "
-            f"of '{groups}' or of '{o.name}' share their value.")
+    return ("Neither column keeps the other whole. Group by a new column, in which samples that share a "
+            f"value of '{groups}' or of '{o.name}' share their value.")
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #cab9667f
 def spanning_findings(case:Case)->list[Finding]: # A leak or a note for each column
@@ -106,7 +106,7 @@ def spanning_findings(case:Case)->list[Finding]: # A leak or a note for each col
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #5f734162
 def _cut(case, name, why, spare):
-    "Which values of a column are on both sides, in words; \"\" for none, or for this share of the repeated ones."
+    "Which values are on both sides, in words; \"\" for none or for up to this share of the repeated ones."
     values = numbered(case.study.metadata[name])
     both, size = on_both_sides(case.sides, values), np.bincount(values[values >= 0])
     n = both.sum()
