@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from planted import kinds, look, quick, small, text_of, with_columns, with_counts
 
-from aam_nb.core import AamError
+from aam_nb.core import AamError, Caller, speaking
 from aam_nb.data.groupings import counted_anew, divides, grouping_text, rank_groupings
 from aam_nb.data.split import kfold
 from aam_nb.data.subjects import subject_like
@@ -33,11 +33,11 @@ def caged(cages, per=5, each=4):
 
 def test_inspection_training_and_evaluation_ask_for_the_same_groups(mice):
     todo = [o for o in quick(mice, "age") if o.kind == "groups"][0].todo
-    with pytest.raises(AamError, match="Pass --groups mouse") as e:
+    with pytest.raises(AamError, match="Pass groups=.mouse.") as e:
         group_values(mice, DataConfig(target="age"))
     said = grouping_text(rank_groupings(mice.metadata, subject_like(mice.metadata)))
-    assert "--groups mouse" in todo and said in todo and said in str(e.value)
-    assert "4 groups, which allow no more than 4 folds" in said and "data.leave_out=Cage" in said
+    assert "groups='mouse'" in todo and said in todo and said in str(e.value)
+    assert "4 groups, which allow no more than 4 folds" in said and "leave_out='Cage'" in said
     assert "'mouse' looks like subjects" in _ungrouped_warnings(mice.metadata, np.zeros(120))[0]
 
 
@@ -65,7 +65,7 @@ def test_the_figures_of_a_grouping(mice):
 def test_where_no_column_has_enough_groups_the_nearest_is_named():
     m = caged(2, per=2, each=20)
     ranked = rank_groupings(m, [("cage", ""), ("mouse", "")])
-    assert ranked[0].name == "mouse" and "no more than 4 folds (run.folds=4)" in grouping_text(ranked)
+    assert ranked[0].name == "mouse" and "no more than 4 folds (folds=4)" in grouping_text(ranked)
     assert "2 groups, too few to divide" in grouping_text(ranked)
 
 
@@ -111,3 +111,9 @@ def test_depth_has_one_figure():
     said = text_of(look(s, "age", "subject").findings, "depth")
     assert alarm.fires and f"rank correlation {alarm.value:.3f}" in said and "out of fold" not in said
     assert f"{alarm.value:.3f}" in alarm.text
+
+
+def test_the_command_line_reads_its_own_options(mice):
+    flags = {"data.groups": "--groups COLUMN", "data.independent": "--independent"}
+    with speaking(Caller(flags=flags)), pytest.raises(AamError, match="--groups mouse, or --independent"):
+        group_values(mice, DataConfig(target="age"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import few
+from ..core import few, option
 
 # %% auto #0
 __all__ = ['spanning', 'divides', 'counted_anew', 'folds_possible', 'Grouping', 'grouping_of', 'rank_groupings', 'grouping_text']
@@ -102,12 +102,14 @@ def _cost(o, folds):
     "How many groups are left, and for how many folds they suffice."
     if o.enough: return f"leaves {o.groups:,} groups, enough for {folds} folds"
     if not o.folds: return f"leaves {o.groups:,} groups, too few to divide"
-    return f"leaves {o.groups:,} groups, which allow no more than {o.folds} folds (run.folds={o.folds})"
+    return (f"leaves {o.groups:,} groups, which allow no more than {o.folds} folds "
+            f"({option('run.folds', o.folds)})")
 
 def _passed_over(first, other, folds):
     "Why a candidate that the first one divides was not chosen."
     if other.enough: return f"'{other.name}' crosses it, and no column keeps both whole."
-    return (f"'{other.name}' is coarser, but {_cost(other, folds)}; data.leave_out={other.name} scores "
+    leave_out = option("data.leave_out", other.name)
+    return (f"'{other.name}' is coarser, but {_cost(other, folds)}; {leave_out} scores "
             "each of its values with a model that has not seen it.")
 
 # %% ../../nbs/1_data/67_groupings.ipynb #4e9c2d05

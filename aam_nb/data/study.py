@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ..core import AamError, few
+from ..core import AamError, few, option
 from .tree import shear
 from .where import select
 from ..types import strings, Study, Table, Tree
@@ -34,7 +34,8 @@ def _with_row(ids:np.ndarray, metadata:pd.DataFrame, missing:str)->tuple[np.ndar
                        f"(first: {few(metadata.index)}). Do both files belong to the same study?")
     if lost and missing == "error":
         raise AamError(f"No row in the metadata for {lost:,} of the table's {n:,} samples "
-                       f"(first: {few(ids[~has])}). Add rows, or leave these samples out (missing='drop').")
+                       f"(first: {few(ids[~has])}). Add rows, or leave these samples out "
+                       f"({option('data.missing', 'drop')}).")
     gone, notes = few(ids[~has]), []
     if lost: notes.append(f"Left out {lost:,} of {n:,} samples: no row in the metadata (first: {gone})")
     if spare: notes.append(f"Metadata rows without a sample in the table: {spare:,} of {len(metadata):,}")
@@ -63,7 +64,7 @@ def join_metadata(
     if metadata is None:
         if not where: return np.ones(len(ids), dtype=bool), []
         raise AamError(f"where = '{where}' chooses samples by metadata, but no metadata are given. "
-                       "Give metadata, or leave out the condition.")
+                       f"Give {option('data.metadata', ...)}, or leave out the condition.")
     twice = metadata.index[metadata.index.duplicated()]
     if len(twice):
         raise AamError(f"Some sample ids have more than one row in the metadata: {few(twice)}. "
@@ -125,7 +126,7 @@ def join_tree(
         tips = few(o[:30] for o in tree.tips)
         raise AamError(f"None of the table's {len(tip):,} ASVs (first: '{sequences[0][:30]}') is a tip of "
                        f"the tree (first: {tips}). Tips are sequences, or their MD5 or SHA-1; for other ids, "
-                       "give read_tree the sequences.")
+                       f"give the sequences of the tree's tips ({option('data.sequences', ...)}).")
     return cut, tip, _tree_notes(tree, cut, tip < 0, reads)
 
 # %% ../../nbs/1_data/60_study.ipynb #5f486430

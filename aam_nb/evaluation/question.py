@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core import AamError, nearest
+from ..core import AamError, nearest, option
 from ..data.groupings import Grouping, rank_groupings
 from ..data.subjects import subject_like
 from .depth import target_values
@@ -108,7 +108,8 @@ def require_column(
     "Raise `AamError` for a column that the metadata do not have."
     if not name: return
     if study.metadata is None:
-        raise AamError(f"'{name}' was named for the {what}, but the study has no metadata. Pass --metadata.")
+        raise AamError(f"'{name}' was named for the {what}, but the study has no metadata. "
+                       f"Pass {option('data.metadata', ...)}.")
     if name not in study.metadata.columns:
         hint = nearest(name, study.metadata.columns)
         raise AamError(f"The metadata have no column '{name}' for the {what}.{hint}")

@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from ..core import option
 from .alone import Shortcut, shortcuts
 from .depth import depth_alarm, depth_bins
 from .findings import also_text, Finding
@@ -71,7 +72,7 @@ def depth_finding(
     strong = f"{alarm.measure} {alarm.value:.3f}" if alarm.fires else f"in ten bins, {_strength(found)}"
     text = (f"The number of reads alone predicts '{target.name}' ({strong}). "
             "A method that sees more ASVs in deeper samples scores well for that reason alone.")
-    cost = f"--depth {alarm.depth} loses {alarm.lost:,} of {alarm.samples:,} samples"
+    cost = f"{option('data.depth', alarm.depth)} loses {alarm.lost:,} of {alarm.samples:,} samples"
     todo = f"Compare with scores at a common depth: {cost}."
     return Finding(severity="leak", kind="depth", text=text, todo=todo)
 
@@ -85,7 +86,7 @@ def lab_finding(
     text = (f"'{first.name}' alone, with {first.levels:,} values, predicts '{target_of(case).name}' "
             f"({_strength(first)}).")
     todo = ("Score the samples of each value with a model that has not seen that value: "
-            f"data.leave_out={first.name}.")
+            f"{option('data.leave_out', first.name)}.")
     return Finding(severity="leak", kind="lab", text=text + also_text([o.name for o in rest]), todo=todo)
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #86fabe4b

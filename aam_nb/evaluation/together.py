@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ..core import few
+from ..core import few, option
 from ..data.groupings import counted_anew, divides, grouping_text, spanning
 from .findings import agreeing, also_text, among, counted, Finding
 from .question import Case, numbered, on_both_sides
@@ -66,8 +66,9 @@ def unnamed_findings(case:Case)->list[Finding]: # A leak, or none
     text = (f"Samples seem to belong together: '{first.name}' looks like subjects, households or repeats "
             f"({first.why}).{also_text([o.name for o in rest])}"
             f"{time_text(case.study.metadata, first.name)} {_APART}")
-    todo = (f"Keep the samples of each value together: --groups {first.name}. {grouping_text(case.ranked)} "
-            "If samples with the same value are independent, pass --independent.")
+    todo = (f"Keep the samples of each value together: {option('data.groups', first.name)}. "
+            f"{grouping_text(case.ranked)} If samples with the same value are independent, pass "
+            f"{option('data.independent', True)}.")
     return [Finding(severity="leak", kind="groups", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #2cfbe7fd

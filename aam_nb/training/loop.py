@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from fastcore.basics import patch
 
-from ..core import AamError, digest, duration
+from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
 from .checkpoint import load_checkpoint, mend, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
@@ -236,11 +236,12 @@ def check_same(self:Loop, settings:dict, source)->None:
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other:
         raise AamError(f"The checkpoint {self.folder} was written with other settings "
-                       f"({'; '.join(other[:3])}). Use the same ones, or start anew without resume.")
+                       f"({'; '.join(other[:3])}). Use the same ones, or start anew "
+                       f"without {option('run.resume')}.")
     state = self.state
     if state.step and not state.done and source[state.step - 1].key != state.key:
         raise AamError(f"The checkpoint {self.folder} comes from training on other batches. "
-                       "Use the same data, split and seed, or start anew without resume.")
+                       f"Use the same data, split and seed, or start anew without {option('run.resume')}.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #739f0c98
 @patch
