@@ -115,5 +115,5 @@ def test_depth_has_one_figure():
 
 def test_the_command_line_reads_its_own_options(mice):
     flags = {"data.groups": "--groups COLUMN", "data.independent": "--independent"}
-    with speaking(Caller(flags=flags)), pytest.raises(AamError, match="--groups mouse, or --independent"):
+    with speaking(Caller(flags=flags, commands={})), pytest.raises(AamError, match="--groups mouse, or --independent"):
         group_values(mice, DataConfig(target="age"))

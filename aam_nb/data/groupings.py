@@ -12,24 +12,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import few, option
+from .written import text_column
 
 # %% auto #0
 __all__ = ['spanning', 'divides', 'counted_anew', 'folds_possible', 'Grouping', 'grouping_of', 'rank_groupings', 'grouping_text']
 
 # %% ../../nbs/1_data/67_groupings.ipynb #9c4bbe7f
+def _numbers(values):
+    "The number of each distinct text, from 0; -1 where missing."
+    import pandas as pd
+    return pd.factorize(text_column(values))[0]
+
 def spanning(
-    values, # One for each sample, any type; missing ones are left out
-    groups, # The group of each sample
+    values, # pandas.Series, one for each sample; missing ones are left out
+    groups, # pandas.Series, the group of each sample
 )->tuple[int,int]: # Values with two samples or more, and those of them that have samples in several groups
     "How many values repeat, and how many of them span several groups."
     import pandas as pd
-    at = pd.DataFrame({"value": pd.factorize(values)[0], "group": pd.factorize(groups)[0]})
+    at = pd.DataFrame({"value": _numbers(values), "group": _numbers(groups)})
     found = at[(at >= 0).all(axis=1)].groupby("value")["group"].agg(["size", "nunique"])
     return int((found["size"] > 1).sum()), int((found["nunique"] > 1).sum())
 
 def divides(
-    groups, # The group of each sample
-    values, # One for each sample
+    groups, # pandas.Series, the group of each sample
+    values, # pandas.Series, one for each sample
 )->bool:
     "Whether groups tear apart more than one value, and more than one in fifty of those that repeat."
     repeated, torn = spanning(values, groups)
@@ -37,12 +43,11 @@ def divides(
 
 # %% ../../nbs/1_data/67_groupings.ipynb #de0778c8
 def counted_anew(
-    values, # One for each sample
-    groups, # The group of each sample
+    values, # pandas.Series, one for each sample
+    groups, # pandas.Series, the group of each sample
 )->bool:
     "Whether values seem to begin again in every group, as 1, 2, 3 ... do: most occur in most groups."
-    import pandas as pd
-    value, group = pd.factorize(values)[0], pd.factorize(groups)[0]
+    value, group = _numbers(values), _numbers(groups)
     have = (value >= 0) & (group >= 0)
     if not have.any(): return False
     pairs = np.unique(np.stack([value[have], group[have]]), axis=1)
@@ -80,7 +85,7 @@ def grouping_of(
     own = metadata[name]
     others = [o for o, _ in suspects if o != name and not counted_anew(metadata[o], own)]
     torn = tuple(o for o in others if divides(own, metadata[o]))
-    n = int(own.nunique())
+    n = int(text_column(own).nunique())
     possible = folds_possible(n, inner)
     return Grouping(name=name, why=dict(suspects).get(name, ""), groups=n, torn=torn, folds=possible,
                     whole=tuple(o for o in others if o not in torn), enough=possible >= folds)

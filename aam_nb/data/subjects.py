@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from ..core import few
+from .written import text_column
 
 # %% auto #0
 __all__ = ['subject_like']
@@ -74,7 +75,7 @@ def _brings(values, metadata):
     import pandas as pd
     for name in metadata.columns.drop(values.name):
         if _LAB.search(str(name).lower()): continue
-        other = metadata[name].loc[values.index].dropna()
+        other = text_column(metadata[name]).loc[values.index].dropna()
         what, mine = pd.factorize(other)[0], pd.factorize(values.loc[other.index])[0]
         kinds, sizes = what.max(initial=-1) + 1, np.bincount(mine)
         if not 2 <= kinds <= len(sizes)/2: continue
@@ -86,8 +87,9 @@ def _brings(values, metadata):
 # %% ../../nbs/1_data/65_subjects.ipynb #b1b79966
 def _why_subjects(name, metadata):
     "Why a column looks like subjects, or None."
-    values = metadata[name].dropna()
+    values = text_column(metadata[name]).dropna()
     sizes = values.value_counts()
+    sizes = sizes[sizes > 0] # A category may have lost all its samples
     if len(sizes) < 2 or sizes[sizes > 1].sum() < .02*len(metadata): return None
     why = _named(name, sizes.index)
     if why is None and len(values) >= .6*len(metadata) and _coded(name, values):
@@ -97,7 +99,7 @@ def _why_subjects(name, metadata):
 
 def _tells_more(values, metadata, found):
     "Whether a column varies within the values of each column that was found before."
-    by = [metadata[name].loc[values.index] for name, _ in found]
+    by = [text_column(metadata[name]).loc[values.index] for name, _ in found]
     return all(values.groupby(o, observed=True).nunique().max() > 1 for o in by)
 
 def _of_numbers(values)->bool: return all(_NUMBER.fullmatch(str(o)) for o in values.dropna().unique())
@@ -110,6 +112,6 @@ def subject_like(
     numbers = [o for o, why in reasons.items() if why and "codes" in why and _of_numbers(metadata[o])]
     found = [(o, why) for o, why in reasons.items() if why and o not in numbers]
     for name in sorted(numbers, key=lambda o: -metadata[o].nunique()):
-        if _tells_more(metadata[name].dropna(), metadata, found): found.append((name, reasons[name]))
+        if _tells_more(text_column(metadata[name]).dropna(), metadata, found): found.append((name, reasons[name]))
     order = list(metadata.columns)
     return [(str(o), why) for o, why in sorted(found, key=lambda pair: order.index(pair[0]))]

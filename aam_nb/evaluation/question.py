@@ -15,6 +15,7 @@ import numpy as np
 from ..core import AamError, nearest, option
 from ..data.groupings import Grouping, rank_groupings
 from ..data.subjects import subject_like
+from ..data.written import text_column
 from .depth import target_values
 from .findings import Finding
 from ..types import Split, Study
@@ -39,9 +40,9 @@ class Question:
 def numbered(
     column,          # Values of any type, one for each sample: pandas.Series or array
 )->np.ndarray:       # int64 [samples], 0 to the number of distinct values - 1; -1 where missing
-    "Number the distinct values in the order in which they first occur."
+    "Number the values that are written differently, in the order in which they first occur."
     import pandas as pd
-    return pd.factorize(column)[0]
+    return pd.factorize(text_column(column) if isinstance(column, pd.Series) else column)[0]
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #0956af64
 def side_pairs(
@@ -145,7 +146,7 @@ class Case:
     def together(self): # pandas.Series, or None
         "The groups that a fair test keeps together: the named ones, or else those of the safest grouping."
         name = self.question.groups or (self.ranked[0].name if self.ranked else "")
-        return self.study.metadata[name] if name else None
+        return text_column(self.study.metadata[name]) if name else None
 
     @cached_property
     def target_or_error(self)->Target|AamError|None:

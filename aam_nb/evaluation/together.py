@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import few, option
 from ..data.groupings import counted_anew, divides, grouping_text, spanning
+from ..data.written import text_column
 from .findings import agreeing, also_text, among, counted, Finding
 from .question import Case, numbered, on_both_sides
 
@@ -48,10 +49,11 @@ def time_text(
     name:str,  # A column that looks like groups
 )->str:        # A sentence with a space in front; "" where there is no such column
     "Name the first column of times that varies within the values of another column."
-    many = metadata[name].map(metadata[name].value_counts()) > 1
+    own = text_column(metadata[name])
+    many = own.map(own.value_counts()) > 1
     for o in metadata.columns.drop(name):
         if not _TIME.search(str(o)): continue
-        within = metadata[many].groupby(name, observed=True)[o].nunique()
+        within = metadata[o][many].groupby(own[many], observed=True).nunique()
         if len(within) and (within > 1).mean() > .5:
             return f" '{o}' varies within its values, so these are series in time."
     return ""

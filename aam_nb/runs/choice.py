@@ -17,11 +17,12 @@ from ..config import Config, covariate_chains
 from ..core import AamError, nearest, option
 from ..data.covariates import CovariateCodec
 from ..data.groupings import grouping_text, rank_groupings
+from ..data.split import labels
 from ..data.subjects import subject_like
 from ..data.targets import Targets
 from ..data.weights import target_weights
 from ..sections import DataConfig
-from ..types import strings, Study
+from ..types import Study
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -140,6 +141,6 @@ def group_values(
 
 def _known_groups(values, name)->np.ndarray:
     missing = values.isna().to_numpy()
-    if not missing.any(): return strings(values)
+    if not missing.any(): return labels(values)
     raise AamError(f"{_of(missing)} no value in the group column '{name}'. "
                    f"Leave them out with {option('data.where', ...)}, or choose another column.")
