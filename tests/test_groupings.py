@@ -115,5 +115,6 @@ def test_depth_has_one_figure():
 
 def test_the_command_line_reads_its_own_options(mice):
     flags = {"data.groups": "--groups COLUMN", "data.independent": "--independent"}
-    with speaking(Caller(flags=flags, commands={})), pytest.raises(AamError, match="--groups mouse, or --independent"):
+    refused = pytest.raises(AamError, match="--groups mouse, or --independent")
+    with speaking(Caller(flags=flags, commands={})), refused:
         group_values(mice, DataConfig(target="age"))
