@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import AamError, digest, few
+from ..core import AamError, command, digest, few
 from ..disk import is_sealed, read_json, sealed
 
 # %% auto #0
@@ -86,18 +86,19 @@ def read_manifest(
     "Read the manifest of a store. Raises `AamError` where it is absent or altered, and for another layout."
     path = folder/"manifest.json"
     if not path.is_file():
-        raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with build_store.")
+        raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with "
+                       f"{command('build_store')}.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != STORE_KIND:
         raise AamError(f"{folder} is not a store: its manifest.json is of another kind. "
                        "Choose the folder of a store.")
     if found.get("version") != LAYOUT:
         raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {LAYOUT}. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     wanted = ({*SAMPLE_ARRAYS}, {*SAMPLE_ARRAYS, *TREE_ARRAYS})
     if not is_sealed(found) or _array_names(found) not in wanted:
         raise AamError(f"The store {folder} is damaged: its manifest.json was altered. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return found
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #960bb4c7
@@ -111,11 +112,11 @@ def map_array(
         else: out = np.lib.format.open_memmap(path, mode="r")
     except Exception as e: # A damaged header fails in many ways (ValueError, SyntaxError, OSError, and more)
         raise AamError(f"The store {path.parent} is damaged: {path.name} cannot be mapped ({e}). "
-                       "Build it again with build_store.") from e
+                       f"Build it again with {command('build_store')}.") from e
     if [out.dtype.str, list(out.shape)] != [part["type"], part["shape"]]:
         raise AamError(f"The store {path.parent} is damaged: {path.name} has type {out.dtype.str} and shape "
                        f"{out.shape}, wanted {part['type']} and {tuple(part['shape'])}. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return out.view(np.ndarray)
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #f1bd3b42
@@ -156,5 +157,5 @@ def open_arrays(
     if wrong:
         verb = "was" if len(wrong) == 1 else "were"
         raise AamError(f"The store {folder} is damaged: {few(wrong)} {verb} altered. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return arrays

@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from ..core import few
+from .written import text_column
 
 # %% auto #0
 __all__ = ['subject_like']
@@ -71,7 +72,7 @@ def _brings(values, metadata):
     "Other columns that are constant within each value of this one, more than chance explains."
     import pandas as pd
     for name in metadata.columns.drop(values.name):
-        other = metadata[name].loc[values.index].dropna()
+        other = text_column(metadata[name]).loc[values.index].dropna()
         what, mine = pd.factorize(other)[0], pd.factorize(values.loc[other.index])[0]
         kinds, sizes = what.max(initial=-1) + 1, np.bincount(mine)
         if not 2 <= kinds <= len(sizes)/2: continue
@@ -83,11 +84,12 @@ def _brings(values, metadata):
 # %% ../../nbs/1_data/65_subjects.ipynb #b1b79966
 def _why_subjects(name, metadata):
     "Why a column looks like subjects, or None."
-    values = metadata[name].dropna()
+    values = text_column(metadata[name]).dropna()
     sizes = values.value_counts()
+    sizes = sizes[sizes > 0] # A category may have lost all its samples
     if len(sizes) < 2 or sizes[sizes > 1].sum() < .02*len(metadata): return None
     why = _named(name, sizes.index)
-    if why is None and len(values) >= .6*len(metadata) and _coded(name, values):
+    if why is None and len(values) >= .6*len(metadata) and _coded(name, metadata[name].dropna()):
         brings = [*_brings(values, metadata)]
         if len(brings) > 1: why = f"its values look like codes, and {few(brings)} are the same within each"
     return why and f"{len(sizes)} values over {len(values)} samples; {why}"

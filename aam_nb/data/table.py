@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from ..core import AamError, few
+from ..core import AamError, few, option
 from .biom import read_hdf5, read_json_biom
 from .files import check_kind, KINDS, load, read_qza, sniff
 from .raw import clean_ids, RawTable, short_id, whole_counts
@@ -30,8 +30,9 @@ __all__ = ['summed_counts', 'sequence_columns', 'TableFormat', 'empty_table', 'b
 
 # %% ../../nbs/1_data/15_table.ipynb #989cbce2
 _HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}") # As long as MD5, SHA-1 or SHA-256
-_WAY = ("Pass sequences='rep-seqs.qza' (or FASTA), the representative sequences that were written beside "
-        "the table")
+def _way()->str:
+    return (f"Pass {option('data.sequences', 'rep-seqs.qza')} (or FASTA), the representative sequences that "
+            "were written beside the table")
 
 def _nearly(features:list[str])->list[str]:
     "Long ids that are mostly made of bases."
@@ -42,7 +43,7 @@ def _no_sequences(features:list[str], samples:list[str], path)->str:
     odd = [o for o in features if odd_letters(fold(o))]
     n = f"{path}: {len(odd):,} of {len(features):,} feature ids"
     if _HASH.fullmatch(odd[0]):
-        return f"{n} look like hashes (first: '{odd[0]}'), so their sequences are not in the table. {_WAY}."
+        return f"{n} look like hashes (first: '{odd[0]}'), so their sequences are not in the table. {_way()}."
     if all(len(o) > 20 and not odd_letters(fold(o)) for o in samples):
         return (f"{n} are not sequences (first: '{short_id(odd[0])}'), but its sample ids are. "
                 "Transpose the table: features must be rows.")
@@ -50,7 +51,7 @@ def _no_sequences(features:list[str], samples:list[str], path)->str:
         letters = odd_letters(fold(near[0]))
         return (f"{n} have letters that stand for no base (first: '{short_id(near[0])}' has {letters!r}). "
                 "Correct them, or leave those features out.")
-    return f"{n} are not sequences (first: {few(map(short_id, odd))}). {_WAY}; or leave those features out."
+    return f"{n} are not sequences (first: {few(map(short_id, odd))}). {_way()}; or leave those features out."
 
 # %% ../../nbs/1_data/15_table.ipynb #2bcbe2db
 def _are_names(features:list[str], known:dict[str,str])->bool:
@@ -65,7 +66,7 @@ def _by_name(features:list[str], known:dict[str,str], reads:Callable[[],np.ndarr
         raise AamError(f"None of the {len(features):,} features of {path} (first: '{short_id(features[0])}') "
                        f"is in {where} "
                        f"(first: '{short_id(next(iter(known)))}'). Give the sequences of this table, or "
-                       "none if its ids are sequences.")
+                       f"leave out {option('data.sequences')} if its ids are sequences.")
     if lost:
         n = reads()
         share = n[lost].sum()/max(n.sum(), 1)

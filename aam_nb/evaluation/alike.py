@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from ..core import digest
+from ..core import digest, option
 from .findings import agreeing, counted, Finding
 from .question import Case, coarsest, numbered
 from ..types import Table
@@ -187,7 +187,7 @@ def _copies_alone(n, most):
     "A note that not all pairs were compared."
     text = (f"Only exact copies were searched for among the {n:,} samples. "
             f"Comparing all pairs takes long for more than {most:,} samples.")
-    todo = "Pass a larger `most` to inspect_study to compare all pairs."
+    todo = f"Keep fewer samples ({option('data.where', ...)}) to compare all pairs."
     return Finding(severity="note", kind="alike", text=text, todo=todo)
 
 # %% ../../nbs/7_evaluation/50_alike.ipynb #b39f14ae

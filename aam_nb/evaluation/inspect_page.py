@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.written import text_column
 from ..disk import write_tsv
 from .alike import explaining_column
 from .alone import Shortcut
@@ -128,7 +129,7 @@ def suspects_html(
     "A table of the columns that look like subjects, households or repeats."
     metadata, rows = found.case.study.metadata, []
     for name, why in found.case.suspects:
-        v = metadata[name]
+        v = text_column(metadata[name])
         sizes = v.nunique(), v.value_counts().max(), v.isna().sum()
         rows.append(("", [esc(name), *(f"{o:,}" for o in sizes), esc(why.partition("; ")[2])]))
     if not rows: return ""
@@ -171,7 +172,7 @@ def pairs_html(
     if not len(found.pairs): return ""
     study, name, rows = found.case.study, _pair_column(found), []
     for (i, j), chi in zip(found.pairs[:most], found.chi, strict=False):
-        values = [study.metadata[name].iloc[o] for o in (i, j)] if name else []
+        values = [text_column(study.metadata[name]).iloc[o] for o in (i, j)] if name else []
         rows.append(("", [*map(esc, (study.ids[i], study.ids[j])), f"{chi:.2f}", *map(esc, values)]))
     head = ["sample", "other sample", "chi-squared", *([name, f"{name} of the other"] if name else [])]
     n = len(found.pairs)

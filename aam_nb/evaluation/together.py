@@ -11,7 +11,8 @@ import re
 
 import numpy as np
 
-from ..core import few
+from ..core import few, option
+from ..data.written import text_column
 from .findings import agreeing, also_text, among, counted, Finding
 from .question import Case, coarsest, numbered, on_both_sides
 
@@ -47,10 +48,11 @@ def time_text(
     name:str,  # A column that looks like groups
 )->str:        # A sentence with a space in front; "" where there is no such column
     "Name the first column of times that varies within the values of another column."
-    many = metadata[name].map(metadata[name].value_counts()) > 1
+    own = text_column(metadata[name])
+    many = own.map(own.value_counts()) > 1
     for o in metadata.columns.drop(name):
         if not _TIME.search(str(o)): continue
-        within = metadata[many].groupby(name, observed=True)[o].nunique()
+        within = metadata[o][many].groupby(own[many], observed=True).nunique()
         if len(within) and (within > 1).mean() > .5:
             return f" '{o}' varies within its values, so these are series in time."
     return ""
@@ -68,8 +70,8 @@ def unnamed_findings(
     rest = [o for o, _ in suspects if o != first]
     text = (f"Samples seem to belong together: '{first}' looks like subjects, households or repeats "
             f"({dict(suspects)[first]}).{also_text(rest)}{time_text(metadata, first)} {_APART}")
-    todo = (f"Keep the samples of each value together: --groups {first}. If samples with the same value are "
-            "independent, pass --independent.")
+    todo = (f"Keep the samples of each value together: {option('data.groups', first)}. If samples with the "
+            f"same value are independent, pass {option('data.independent', True)}.")
     return [Finding(severity="leak", kind="groups", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #cab9667f
