@@ -154,7 +154,8 @@ def read_json(
     with reading(path):
         try: return json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as e: raise AamError(f"There is no file {shown_path(path)}.") from e
-        except RecursionError as e: raise AamError(f"{path} is nested too deeply to be read. Restore a copy.") from e
+        except RecursionError as e:
+            raise AamError(f"{path} is nested too deeply to be read. Restore a copy.") from e
         except ValueError as e: # Also for bytes that are not UTF-8, and for numbers of thousands of digits
             raise AamError(f"{path} is not valid JSON ({_reason(e)}). Is the file truncated?") from e
 
