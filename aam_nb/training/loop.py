@@ -10,7 +10,7 @@ from __future__ import annotations
 import math, signal, threading, time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +134,8 @@ class Loop:
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
         weights = digest([[n, list(p.shape)] for n, p in named])
-        self.settings = dict(asdict(optim), monitor=stage.monitor, mode=stage.mode, weights=weights)
+        chosen = asdict(replace(optim, chunk=objective.chunk))
+        self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history = _State(), None, []
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
