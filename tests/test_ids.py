@@ -27,7 +27,8 @@ def test_names_as_r_makes_them():
     ("upper and lower case", str.lower), ("quotation marks", '"{}"'.format),
     ("dots, dashes", lambda o: o.replace("-", "_")), ("';size=120'", "{};size=12;".format),
     ("ending of a file", "{}_S1_L001_R1_001.fastq.gz".format), ("ending of a file", "{}_R1".format),
-    ("ending of a file", "reads/{}.fastq".format), ("'run2-' in front", "run2-{}".format), ("'.fastp' behind", "{}.fastp".format),
+    ("ending of a file", "reads/{}.fastq".format), ("'run2-' in front", "run2-{}".format),
+    ("'.fastp' behind", "{}.fastp".format),
     ("behind a blank", lambda o: f"{o} k__Bacteria; p__{o}")])
 def test_a_rewriting_is_found_whichever_file_has_it(name, change):
     ids = WRITTEN[:3] if "blank" in name else WRITTEN
