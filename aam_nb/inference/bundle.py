@@ -23,12 +23,14 @@ from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import read_json, whole_folder, write_json
 from ..model.aam import AamModel
+from ..types import strings
 
 # %% auto #0
 __all__ = ['FORMAT', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
 def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
+def _no_names()->np.ndarray: return np.zeros(0, dtype=object)
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -40,6 +42,7 @@ class Bundle:
     covariates:CovariateCodec|None = None # How metadata become covariates; None for a model without any
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
     samples:np.ndarray = field(default_factory=_no_keys) # int64, sorted keys of the ids of training samples
+    sequences:np.ndarray = field(default_factory=_no_names) # Object array of str, its commonest ASVs
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
@@ -113,7 +116,13 @@ def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in bundle.model.state_dict().items()}
     tensors["known_asvs"] = torch.from_numpy(np.sort(bundle.known).astype(np.int64))
     tensors["samples"] = torch.from_numpy(np.sort(bundle.samples).astype(np.int64))
-    return tensors
+    return tensors | _letters(bundle.sequences)
+
+def _letters(sequences)->dict[str,torch.Tensor]: # u8 [sequences, bases], ASCII, padded with 0; {} for none
+    "Letters as a tensor, so that they are in the same file."
+    if not len(sequences): return {}
+    texts = np.array(list(sequences), dtype=bytes)
+    return dict(asv_letters=torch.from_numpy(texts.view(np.uint8).reshape(len(texts), -1)))
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
 def save_bundle(
@@ -163,6 +172,12 @@ def _take_keys(tensors:dict[str,torch.Tensor], name:str)->np.ndarray: # int64
     "Keys out of the tensors; none where an older bundle has none."
     return tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy()
 
+def _take_sequences(tensors:dict[str,torch.Tensor])->np.ndarray: # Object array of str
+    "The letters of ASVs out of the tensors; none where an older bundle has none."
+    letters = tensors.pop("asv_letters", None)
+    if letters is None: return _no_names()
+    return strings(np.ascontiguousarray(letters.numpy()).view(f"S{letters.shape[1]}").ravel().astype(str))
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
 def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
     "Read config.json. Raises `AamError` for the format of another version."
@@ -193,6 +208,7 @@ def load_bundle(
                      covariates=covariates and covariates.shape, **saved["model"])
     tensors = _load_tensors(folder/"model.safetensors")
     known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
+    sequences = _take_sequences(tensors)
     _fill(model, tensors, folder/"model.safetensors")
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples)
+                  about=saved["about"], known=known, samples=samples, sequences=sequences)
