@@ -11,6 +11,7 @@ import os, shutil
 from pathlib import Path
 
 import aam_nb
+from ..beside import recovered
 from ..config import Config
 from ..core import AamError, few
 from ..disk import whole_file, write_json
@@ -33,7 +34,7 @@ def check_out(config:Config)->Path: # The run folder, not yet made
         raise AamError(f"The folder {above} is not writable. Choose another --out.")
     return out
 
-def _is_run(out)->bool: return (out/"config.toml").is_file() or (out/INPUTS).is_file()
+def _is_run(out)->bool: return recovered(out/"config.toml").is_file() or (out/INPUTS).is_file()
 
 def _check_overwrite(out, config):
     if not config.run.overwrite:
