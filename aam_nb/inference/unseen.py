@@ -60,14 +60,15 @@ class Cause:
         "By how many bases these ASVs are moved."
         return "1 base" if abs(self.shift) == 1 else f"{abs(self.shift):,} bases"
 
-# %% ../../nbs/6_inference/18_unseen.ipynb #a7ecc604
+# %% ../../nbs/6_inference/18_unseen.ipynb #c9a427e1
 def short_name(
     cause:Cause,
 )->str:
     "What the ASVs are, in a few words."
     whose = "other organisms of the same region" if cause.kind == "akin" else "the bundle's ASVs"
     if cause.turned: return f"reverse complements of {whose}"
-    if cause.shift: return f"{whose}, begun {cause.bases} {'later' if cause.shift > 0 else 'earlier'}"
+    if cause.shift > 0: return f"{whose} without their first {cause.bases}"
+    if cause.shift < 0: return f"{whose} with {cause.bases} more in front"
     return dict(beginning=f"beginnings of {whose}", longer=f"longer forms of {whose}",
                 akin=whose).get(cause.kind, "unlike any ASV of the bundle")
 
@@ -76,11 +77,10 @@ def remedy(
 )->str: # A sentence
     "What to do about reads like these."
     if cause.turned: return ("Turn these reads round (vsearch --fastx_revcomp, or qiime rescript "
-                             "orient-seqs) and predict again.")
+                             "orient-seqs) first.")
     if cause.shift > 0: return (f"Cut {cause.bases} less off the beginning, or train a bundle on reads cut "
                                 "like these.")
-    if cause.shift < 0: return (f"Cut {cause.bases} more off the beginning, where primers are often left on, "
-                                "and predict again.")
+    if cause.shift < 0: return (f"Cut {cause.bases} more off the beginning, where primers are often left on.")
     return _length_remedy(cause)
 
 def _length_remedy(cause)->str:
@@ -168,14 +168,15 @@ def unseen_reads(
     parts = _shares(store, rows, asvs, of, len(causes))
     return Unseen(shares=parts.sum(1), asvs=len(asvs), causes=tuple(causes), parts=parts)
 
-# %% ../../nbs/6_inference/18_unseen.ipynb #ee4ce1ef
+# %% ../../nbs/6_inference/18_unseen.ipynb #aee6b44f
 def unseen_notes(
     unseen:Unseen,
     shares:np.ndarray|None=None, # f64 [samples], of the reads that were drawn; of all reads if None
 )->list[str]: # One for each sample, "" where it is like those of training
     "What is to be said of each sample."
     shares = unseen.shares if shares is None else shares
-    return [_sample_note(unseen, i, o) if unseen.doubtful[i] else "" for i, o in enumerate(shares)]
+    loud = (shares > DOUBTFUL) | unseen.doubtful
+    return [_sample_note(unseen, i, o) if loud[i] else "" for i, o in enumerate(shares)]
 
 def _sample_note(unseen, i, share)->str:
     text = f"{share:.0%} of the reads are in ASVs that the bundle was not trained on"

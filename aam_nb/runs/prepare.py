@@ -25,6 +25,7 @@ from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
+from ..inference.unseen import common_sequences
 from ..model.aam import AamModel
 from ..registry import metrics
 from .choice import check_columns, group_values, to_depth, with_target
@@ -32,7 +33,7 @@ from .folder import check_out, open_run
 from .inputs import inputs_for
 from .parts import Folds, with_split
 from .samples import load_study, stored
-from .start import start_bundle, start_report, transductive_note
+from .start import start_bundle, start_note, start_report, transductive_note
 from ..training.bench import Bench, known_asvs
 from ..training.parallel import make_accelerator
 from ..training.track import RunLog
@@ -196,6 +197,7 @@ def prepare(
     accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
     out = open_run(config, inputs)
     store = stored(study, data, out/"store")
+    study = replace(study, notes=(*study.notes, *filter(None, [start_note(start, store)])))
     about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes))
     write_json(out/"data.json", about)
     say_study(study, data.corpus and store, say)
@@ -225,5 +227,6 @@ def keep_bundle(
     model = bench.accelerator.unwrap_model(model).cpu().eval()
     bundle = Bundle(model=model, config=bench.config, targets=targets, covariates=covariates,
                     known=known_asvs(store, rows)[0], samples=np.union1d(ready.taught, samples),
+                    sequences=common_sequences(store, rows),
                     about={**about, "notes": list(ready.study.notes)})
     return save_bundle(ready.out/"bundle", bundle)
