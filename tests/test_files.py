@@ -36,7 +36,7 @@ def test_a_file_is_what_it_holds_and_says_so(forms):
     refused(b"\0\1\2", "x", "an unknown kind")
     refused("\ufeff#OTU ID\tS1\n".encode("utf-16-le"), "excel.txt", "UTF-16")
     refused(b"@read\nACGT\n+\nIIII\n", "reads.txt", "FASTQ")
-    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "separated by commas")
+    refused(b"#OTU ID,S1\nACGT,3,4,5\n", "a.csv", "is text, but not a table")
     refused(b"{}", "a.json", "not a BIOM 1.0 table")
     refused(b"{", "b.json", "cannot be read as BIOM 1.0")
     for name in FORMS: assert read_table(forms/name) # Nothing was changed

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math, signal, threading, time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from fastcore.basics import patch
 
-from ..core import AamError, digest, duration
+from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
 from .checkpoint import load_checkpoint, mend, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
@@ -134,7 +134,8 @@ class Loop:
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
         weights = digest([[n, list(p.shape)] for n, p in named])
-        self.settings = dict(asdict(optim), monitor=stage.monitor, mode=stage.mode, weights=weights)
+        chosen = asdict(replace(optim, chunk=objective.chunk))
+        self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history = _State(), None, []
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
@@ -236,11 +237,12 @@ def check_same(self:Loop, settings:dict, source)->None:
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other:
         raise AamError(f"The checkpoint {self.folder} was written with other settings "
-                       f"({'; '.join(other[:3])}). Use the same ones, or start anew without resume.")
+                       f"({'; '.join(other[:3])}). Use the same ones, or start anew "
+                       f"without {option('run.resume')}.")
     state = self.state
     if state.step and not state.done and source[state.step - 1].key != state.key:
         raise AamError(f"The checkpoint {self.folder} comes from training on other batches. "
-                       "Use the same data, split and seed, or start anew without resume.")
+                       f"Use the same data, split and seed, or start anew without {option('run.resume')}.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #739f0c98
 @patch
