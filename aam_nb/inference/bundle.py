@@ -20,6 +20,7 @@ from ..beside import recovered
 from ..config import Config, config_from
 from ..core import AamError
 from ..data.covariates import CovariateCodec
+from ..data.sequences import read_sequences
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import read_json, whole_folder, write_json
@@ -117,13 +118,10 @@ def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in bundle.model.state_dict().items()}
     tensors["known_asvs"] = torch.from_numpy(np.sort(bundle.known).astype(np.int64))
     tensors["samples"] = torch.from_numpy(np.sort(bundle.samples).astype(np.int64))
-    return tensors | _letters(bundle.sequences)
+    return tensors
 
-def _letters(sequences)->dict[str,torch.Tensor]: # u8 [sequences, bases], ASCII, padded with 0; {} for none
-    "Letters as a tensor, so that they are in the same file."
-    if not len(sequences): return {}
-    texts = np.array(list(sequences), dtype=bytes)
-    return dict(asv_letters=torch.from_numpy(texts.view(np.uint8).reshape(len(texts), -1)))
+def _fasta(sequences)->str: # Commonest first
+    return "".join(f">{i}\n{o}\n" for i, o in enumerate(sequences, 1))
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
 def save_bundle(
@@ -140,6 +138,7 @@ def save_bundle(
                                          config=asdict(bundle.config), about=bundle.about))
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle))
+        if len(bundle.sequences): (f/"asvs.fasta").write_text(_fasta(bundle.sequences))
     return Path(folder)
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #36c495fa
@@ -173,11 +172,9 @@ def _take_keys(tensors:dict[str,torch.Tensor], name:str)->np.ndarray: # int64
     "Keys out of the tensors; none where an older bundle has none."
     return tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy()
 
-def _take_sequences(tensors:dict[str,torch.Tensor])->np.ndarray: # Object array of str
-    "The letters of ASVs out of the tensors; none where an older bundle has none."
-    letters = tensors.pop("asv_letters", None)
-    if letters is None: return _no_names()
-    return strings(np.ascontiguousarray(letters.numpy()).view(f"S{letters.shape[1]}").ravel().astype(str))
+def _read_asvs(path:Path)->np.ndarray: # Object array of str
+    "The letters of the commonest ASVs; none where an older bundle has no such file."
+    return strings(list(read_sequences(path).values())) if path.is_file() else _no_names()
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
 def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
@@ -209,7 +206,6 @@ def load_bundle(
                      covariates=covariates and covariates.shape, **saved["model"])
     tensors = _load_tensors(folder/"model.safetensors")
     known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
-    sequences = _take_sequences(tensors)
     _fill(model, tensors, folder/"model.safetensors")
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples, sequences=sequences)
+                  about=saved["about"], known=known, samples=samples, sequences=_read_asvs(folder/"asvs.fasta"))

@@ -60,7 +60,7 @@ class Cause:
         "By how many bases these ASVs are moved."
         return "1 base" if abs(self.shift) == 1 else f"{abs(self.shift):,} bases"
 
-# %% ../../nbs/6_inference/18_unseen.ipynb #c9a427e1
+# %% ../../nbs/6_inference/18_unseen.ipynb #9ce7a5d4
 def short_name(
     cause:Cause,
 )->str:
@@ -76,8 +76,8 @@ def remedy(
     cause:Cause,
 )->str: # A sentence
     "What to do about reads like these."
-    if cause.turned: return ("Turn these reads round (vsearch --fastx_revcomp, or qiime rescript "
-                             "orient-seqs) first.")
+    if cause.turned: return ("Turn these reads round first (vsearch --orient with --db asvs.fasta of the "
+                             "bundle, or qiime rescript orient-seqs).")
     if cause.shift > 0: return (f"Cut {cause.bases} less off the beginning, or train a bundle on reads cut "
                                 "like these.")
     if cause.shift < 0: return (f"Cut {cause.bases} more off the beginning, where primers are often left on.")

@@ -14,7 +14,7 @@ from ..batches.build import build_store
 from ..batches.corpus import Corpus
 from ..batches.source import SampleSource
 from ..batches.store import open_store
-from ..core import AamError
+from ..core import AamError, option
 from ..data.metadata import read_metadata
 from ..data.table import read_table
 from ..inference.bundle import load_bundle
@@ -51,7 +51,8 @@ def read_ids(path:str|Path|None)->list[str]|None: # None for None
 def _free(out, overwrite)->Path:
     "The file, if it may be written."
     if Path(out).exists() and not overwrite:
-        raise AamError(f"{out} exists already. Pass --overwrite to replace it, or another --out.")
+        raise AamError(f"{out} exists already. Pass {option('run.overwrite', True)} to replace it, "
+                       f"or another {option('run.out')}.")
     return Path(out)
 
 def predict_run(
