@@ -52,7 +52,8 @@ def load_study(
 def _tree(data, cache):
     "The tree that is named, or None."
     if not data.tree: return None
-    return read_tree(data.tree) if cache is None else cached_tree(cache, data.tree)
+    files = data.tree, data.sequences or None
+    return read_tree(*files) if cache is None else cached_tree(cache, *files)
 
 # %% ../../nbs/9_runs/05_samples.ipynb #de40c470
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
