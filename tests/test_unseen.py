@@ -34,10 +34,11 @@ AGE = replace(TargetCodec.fit(pd.Series([1., 4., 9.], name="age")), margin=.5)
 SITE = TargetCodec.fit(pd.Series(["gut", "skin", "gut", "mouth"], name="site"))
 # How the letters of the same ASVs differ, and what must be said of it
 CHANGES = {
-    "beginning": (lambda o: o[5:55], "are beginnings of the bundle's ASVs (50 bases, where the bundle's have 60)",
+    "beginning": (lambda o: o[5:55],
+                  "are beginnings of the bundle's ASVs (50 bases, where the bundle's have 60)",
                   "Denoise again with reads truncated at 60 bases"),
-    "later": (lambda o: o[8:68], "are the bundle's ASVs without their first 3 bases", "Cut 3 bases less off"),
-    "earlier": (lambda o: o[1:61], "are the bundle's ASVs with 4 bases more in front", "Cut 4 bases more off"),
+    "later": (lambda o: o[8:68], "are the bundle's ASVs without their first 3 bases", "Cut 3 bases less"),
+    "earlier": (lambda o: o[1:61], "are the bundle's ASVs with 4 bases more in front", "Cut 4 bases more"),
     "turned": (lambda o: reverse_complement(o[5:65]), "are reverse complements of the bundle's ASVs",
                "Turn these reads round"),
     "turned and cut": (lambda o: reverse_complement(o[5:65])[:50],
@@ -209,7 +210,7 @@ def test_the_commands_say_it_once_with_numbers(trained):
 def test_a_run_that_starts_from_other_reads_has_a_note(trained):
     tmp, config = trained
     said = []
-    data = replace(config.data, **{k: v for k, v in study_files(tmp/"turned").items() if k != "tree"}, tree="")
+    data = replace(config.data, **study_files(tmp/"turned") | {"tree": ""})
     run = replace(config.run, start=str(tmp/"run/bundle"), out=str(tmp/"second"), transductive=True)
     bundle = load_bundle(train_run(replace(config, data=data, run=run), said.append))
     notes = [o for o in bundle.about["notes"] if "the bundle to start from was not trained on" in o]

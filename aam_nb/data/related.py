@@ -64,6 +64,9 @@ def _rest(word:str, shift:int)->str: # "" where too little is left
     rest = word[max(shift, 0):]
     return rest if len(rest) >= max(PIECE, len(word)/2) else ""
 
+def _rests(words:list[str], shift:int)->list[str]: # Without those of which too little is left
+    return list(filter(None, (_rest(word, shift) for word in words)))
+
 def agree(
     new:list[str],
     known:list[str],
@@ -72,8 +75,7 @@ def agree(
     "Which new sequences agree with a known one in all bases that both have."
     mine, its = [o[max(-shift, 0):] for o in new], [o[max(shift, 0):] for o in known]
     inside = np.array([bool(_rest(o, -shift)) for o in new], dtype=bool)
-    around = [o for o in (_rest(o, shift) for o in known) if o]
-    return inside & begin_one(mine, its) | begun_by_one(mine, around)
+    return inside & begin_one(mine, its) | begun_by_one(mine, _rests(known, shift))
 
 # %% ../../nbs/1_data/94_related.ipynb #bad259c3
 def _anchors(words:list[str])->dict[str,int]: # Place by piece; the first place of each piece
@@ -103,7 +105,7 @@ def akin(
     shift:int=0, # As for `agree`
 )->np.ndarray: # bool [new]
     "Which new sequences have a piece in common with a known one, at the same place."
-    held = {o for word in known for o in _pieces(_rest(word, shift))}
+    held = set().union(*(_pieces(_rest(word, shift)) for word in known))
     return np.array([not held.isdisjoint(_pieces(_rest(word, -shift))) for word in new], dtype=bool)
 
 # %% ../../nbs/1_data/94_related.ipynb #2a5c980a

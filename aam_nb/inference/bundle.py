@@ -208,4 +208,5 @@ def load_bundle(
     known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
     _fill(model, tensors, folder/"model.safetensors")
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples, sequences=_read_asvs(folder/"asvs.fasta"))
+                  about=saved["about"], known=known, samples=samples,
+                  sequences=_read_asvs(folder/"asvs.fasta"))

@@ -85,7 +85,8 @@ def _say_scored(found, out, say):
     _say_unseen(found, say)
     none = int((rows.unseen_reads > NO_INTERVAL).sum())
     if none and rows.note.str.endswith("; no interval").any():
-        say(f"  Predictions without an interval: {none:,}. The bundle has seen next to nothing of these samples.")
+        say(f"  Predictions without an interval: {none:,}. The bundle has seen next to nothing of these "
+            "samples.")
 
 def _say_unseen(found, say):
     text = found.unseen and unseen_text(found.unseen)
