@@ -28,6 +28,7 @@ from ..data.slices import by_slices, open_table, TableSlices
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, read_table
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
+from ..disk_errors import DiskError, writing
 from ..lock import lock_path, writing_alone
 from ..types import Tree
 
@@ -198,17 +199,15 @@ def _at_once(o:_Inputs, folder:Path)->Store:
 def _by_slices(o:_Inputs, key:str, folder:Path, work:Path, progress:Callable|None):
     "Build the store of a BIOM file by slices of samples."
     try:
-        with open_table(o.table, o.sequences) as source:
+        with writing(folder), open_table(o.table, o.sequences) as source:
             keep, notes = join_metadata(source.sample_ids, o.metadata, o.missing, o.where)
             job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
             _copy(job, source, progress)
             with whole_folder(folder) as part: _finish(job, source, o.metadata, o.tree, notes, part)
+    except DiskError: raise # What was done so far is sound, and the next call goes on from there
     except AamError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    except OSError as e:
-        raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
-                       "Make room or choose another place.") from e
 
 # %% ../../nbs/2_batches/20_stream.ipynb #7c984e23
 def _one_builder(o:_Inputs, key:str, folder:Path, progress:Callable|None)->Store:
