@@ -16,6 +16,7 @@ from ..batches.reads import rarefy
 from ..config import Config, covariate_chains
 from ..core import AamError, few, nearest, option
 from ..data.covariates import CovariateCodec
+from ..data.groupings import grouping_text, rank_groupings
 from ..data.split import labels
 from ..data.subjects import subject_like
 from ..data.targets import Targets
@@ -132,10 +133,11 @@ def group_values(
     if data.independent or study.metadata is None: return None
     suspects = subject_like(study.metadata)
     if not suspects: return None
-    what = "; ".join(f"'{name}' ({why})" for name, why in suspects[:3])
+    ranked = rank_groupings(study.metadata, suspects)
+    what = "; ".join(f"'{o.name}' ({o.why})" for o in ranked[:3])
     raise AamError(f"Samples seem to belong to groups: {what}. A score is too good when samples of one "
-                   f"group are used both to train and to test. Pass "
-                   f"{option('data.groups', suspects[0][0])}, or {option('data.independent', True)} "
+                   f"group are used both to train and to test. {grouping_text(ranked)} Pass "
+                   f"{option('data.groups', ranked[0].name)}, or {option('data.independent', True)} "
                    "if the samples really are independent.")
 
 def _known_groups(values, name)->np.ndarray:
