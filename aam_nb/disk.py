@@ -7,14 +7,15 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/disk.html.md"""
 # %% ../nbs/0_start/20_disk.ipynb #f918db2c
 from __future__ import annotations
 
-import hashlib, json, os, re, shutil
+import ctypes, errno, hashlib, json, os, re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .beside import beside, recovered, remove
 from .core import AamError, digest
 
 # %% auto #0
@@ -22,8 +23,6 @@ __all__ = ['whole_file', 'whole_folder', 'write_json', 'read_json', 'sealed', 'i
            'file_digest', 'write_tsv', 'write_frame']
 
 # %% ../nbs/0_start/20_disk.ipynb #030c9162
-def _beside(path:Path)->Path: return path.with_name(f".{path.name}.{os.getpid()}.part")
-
 def _writable(path:Path):
     "Make the folder that holds `path`, or say that it cannot be written."
     try: path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,41 +32,96 @@ def _writable(path:Path):
     if not os.access(path.parent, os.W_OK):
         raise AamError(f"The folder {path.parent} is not writable. Choose a place you can write to.")
 
+@contextmanager
+def _part_of(path:Path)->Iterator[Path]: # An empty folder
+    "A folder beside a place that is there as long as the block runs."
+    _writable(path)
+    recovered(path)
+    part = beside(path, "part")
+    part.mkdir()
+    try: yield part
+    finally: remove(part)
+
+# %% ../nbs/0_start/20_disk.ipynb #9ce675a1
+def _flush(path:Path):
+    "Wait until a file, or the list of names in a folder, is on the disk."
+    try: at = os.open(path, os.O_RDONLY)
+    except PermissionError: return # Some systems do not open folders
+    try: os.fsync(at)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP): raise # Some file systems do not flush folders
+    finally: os.close(at)
+
+def _settle(part:Path, flush:bool):
+    "Give all files of a part the rights of its folder, and wait until they are on the disk."
+    rights = part.stat().st_mode & 0o666
+    for o in (o for o in part.rglob("*") if not o.is_symlink()):
+        if o.is_file() and o.stat().st_mode & 0o777 != rights: o.chmod(rights)
+        if flush: _flush(o)
+    if flush: _flush(part)
+
 # %% ../nbs/0_start/20_disk.ipynb #a4b2a50c
 @contextmanager
 def whole_file(
-    path:str|Path, # Where the file should be
-)->Iterator[Path]: # Write here
-    "Write beside `path` and rename at the end. Raises `AamError` when the place is not writable."
+    path:str|Path,   # Where the file should be
+    flush:bool=True, # Wait until it is on the disk; not worth its time for what can be computed again
+)->Iterator[Path]:   # Write here
+    "Write beside `path` and rename at the end. Raises `AamError` when the place cannot be written."
     path = Path(path)
-    _writable(path)
-    part = _beside(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise AamError(f"{path} is a folder, so no file can be written there. Name a file in it.")
+    with _part_of(path) as part:
+        yield part/path.name
+        _settle(part, flush)
+        os.replace(part/path.name, path)
+        if flush: _flush(path.parent)
+
+# %% ../nbs/0_start/20_disk.ipynb #b0d84647
+def _exchange(a:Path, b:Path)->bool: # False where the system or the file system cannot
+    "Exchange two folders in one step."
+    if os.name == "nt": return False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return call is not None and call(-100, os.fsencode(a), -100, os.fsencode(b), 2) == 0 # RENAME_EXCHANGE
+
+# %% ../nbs/0_start/20_disk.ipynb #1a5d9a99
+def _renamed(part:Path, path:Path)->bool: # False where another folder is there
+    "Give a folder the name of its place, where nothing, or an empty folder, is there."
+    try: os.rename(part, path)
+    except OSError as e:
+        if e.errno in (errno.ENOTEMPTY, errno.EEXIST): return False
+        raise
+    return True
+
+def _put_in_place(part:Path, path:Path):
+    "Replace a folder by another one beside it."
+    aside = []
     try:
-        yield part
-        with open(part, "rb") as f: os.fsync(f.fileno())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+        while not (_renamed(part, path) or _exchange(part, path)):
+            aside.append(beside(path, "old"))
+            with suppress(FileNotFoundError): os.rename(path, aside[-1]) # Another writer was faster
+    finally:
+        if not path.exists(): recovered(path)
+        for o in aside: remove(o)
 
 # %% ../nbs/0_start/20_disk.ipynb #96d03135
 @contextmanager
 def whole_folder(
-    path:str|Path, # Where the folder should be; an existing folder is replaced
-)->Iterator[Path]: # Fill this folder
+    path:str|Path,   # Where the folder should be; an existing folder is replaced
+    flush:bool=True, # As for `whole_file`
+)->Iterator[Path]:   # Fill this folder
     "Fill a folder beside `path` and put it in place at the end. Raises `AamError` when it cannot be written."
-    path = Path(path)
-    _writable(path)
-    part = _beside(path)
-    old = part.with_suffix(".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise AamError(f"{path} is a file, so no folder can be written there. Choose another name.")
+    with _part_of(path) as part:
         yield part
-        if path.exists(): os.replace(path, old)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not path.exists(): os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
+        _settle(part, flush)
+        _put_in_place(part, path)
+        if flush: _flush(path.parent)
 
 # %% ../nbs/0_start/20_disk.ipynb #d12467cc
 def _plain(o):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from aam_nb.beside import beside
 from aam_nb.core import AamError, digest
 from aam_nb.disk import read_json, write_json
 from aam_nb.sections import OptimConfig
@@ -141,10 +142,12 @@ def test_an_optimizer_of_other_parameters_is_refused(tmp_path):
 
 def test_a_writer_killed_between_two_renames_loses_nothing(tmp_path):
     save_checkpoint(tmp_path/"last", *trained(), state=dict(step=1))
-    shutil.copytree(tmp_path/"last", tmp_path/".last.99.part")
-    os.replace(tmp_path/"last", tmp_path/".last.99.old")
+    part = beside(tmp_path/"last", "part")
+    for o in (part, tmp_path/".last.999999999.part"): shutil.copytree(tmp_path/"last", o)
+    os.replace(tmp_path/"last", tmp_path/".last.999999999.old")
     assert mend(tmp_path/"last") and load_checkpoint(tmp_path/"last", trained()[0])[0] == dict(step=1)
-    assert (tmp_path/".last.99.part").exists()                 # a reader leaves a writer's work alone
+    assert {p.name for p in tmp_path.iterdir()} == {"last", part.name} # a reader leaves a writer's work alone
+    part.rename(tmp_path/".last.999999999.part")
     save_checkpoint(tmp_path/"last", *trained(), state=dict(step=2))
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 

@@ -2,6 +2,7 @@
 import gzip
 import hashlib
 import stat
+import time
 import zipfile
 
 import numpy as np
@@ -96,3 +97,34 @@ def test_sniff_knows_its_kinds():
     assert [sniff(o) for o in (b"", b"  {", b"\xef\xbb\xbf#x", b"PK\x05\x06", b"a\0b", b"\n>x",
                                b"(a,b);")] == [
         "empty", "json", "text", "zip", "binary", "fasta", "newick"]
+
+
+def test_gzip_of_many_members_takes_no_longer(tmp_path):
+    (tmp_path/"t.tsv.gz").write_bytes(gzip.compress(b"#OTU ID\tS1\n") + gzip.compress(b"")*200_000)
+    start = time.perf_counter()
+    assert load(tmp_path/"t.tsv.gz") == (b"#OTU ID\tS1\n", "text")
+    assert time.perf_counter() - start < 20 # Quadratic, it took minutes
+
+
+def test_an_archive_of_too_many_members_is_refused_before_it_is_listed(tmp_path):
+    with zipfile.ZipFile(tmp_path/"many.qza", "w") as z:
+        z.writestr("6e4d/metadata.yaml", "uuid: 6e4d\ntype: Phylogeny[Rooted]\nformat: any\n")
+        z.filelist.extend([z.filelist[0]]*100_001)
+    with pytest.raises(AamError, match=r"many.qza is a zip archive of 100,002 members"):
+        read_qza(tmp_path/"many.qza", "tree.nwk")
+
+
+@pytest.mark.parametrize("name", ["a"*5000, "S1,"*1700, "dir/"*1250])
+def test_a_path_that_is_too_long_is_named_in_short(name):
+    with pytest.raises(AamError, match="(aaa|S1,S1|dir/dir).*cannot be opened .File name too long") as e:
+        read_table(name)
+    assert len(str(e.value)) < 400
+
+
+def test_a_file_that_may_not_be_read_is_named(forms, monkeypatch):
+    def denied(self): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(AamError, match="t.biom cannot be opened .Permission denied.*may read it"):
+        read_table(forms/"t.biom")
+    monkeypatch.setattr("pathlib.Path.is_file", denied)
+    with pytest.raises(AamError, match="t.biom cannot be opened .Perm"): read_table(forms/"t.biom")

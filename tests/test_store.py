@@ -264,7 +264,7 @@ def test_two_builders_at_once_end_with_one_whole_store(tmp_path, stale):
     assert [o.name for o in tmp_path.iterdir()] == ["store"]
 
 def test_what_killed_builders_left_is_swept(tmp_path):
-    for name in (".store.123.part", ".store.9.old", ".other.123.part", ".store.mine.part"):
+    for name in (".store.999999999.part", ".store.999999998.old", ".other.123.part", ".store.mine.part"):
         (tmp_path/name).mkdir()
     (tmp_path/".store.lock").touch()
     build_store(made(), tmp_path/"store")

@@ -14,9 +14,10 @@ from .arrays import study_arrays
 from .manifest import (
     array_file, describe_arrays, make_manifest, SAMPLE_ARRAYS, STORE_KIND, TREE_ARRAYS)
 from .store import open_store, Store
-from .write import write_arrays, write_manifest, writing_alone
+from .write import write_arrays, write_manifest
 from ..core import AamError, few
 from ..disk import read_json, whole_folder
+from ..lock import writing_alone
 from ..types import Study
 
 # %% auto #0

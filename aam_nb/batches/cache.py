@@ -20,11 +20,13 @@ from scipy import sparse
 from .arrays import as_bytes, as_text
 from .manifest import open_arrays
 from .store import Store
-from .write import write_arrays, write_manifest, writing_alone
+from .write import write_arrays, write_manifest
+from ..beside import at_work, parts_beside
 from ..core import AamError, digest
 from ..data.distances import unifrac_blocks
 from ..data.tree import branch_abundance, read_tree
 from ..disk import file_digest, is_sealed, read_json, whole_folder
+from ..lock import writing_alone
 from ..types import Tree
 
 # %% auto #0
@@ -32,7 +34,7 @@ __all__ = ['Entry', 'Cache', 'cached_tree', 'cached_unifrac', 'cached_branch_rea
 
 # %% ../../nbs/2_batches/25_cache.ipynb #ed1f5f82
 _ENTRY = re.compile(r"[a-z][a-z_]*-[0-9a-f]{16}")
-_LEFT = re.compile(rf"\.{_ENTRY.pattern}\.\d+\.(part|old)") # By a process that was killed, or is at work
+_LEFT = re.compile(rf"\.{_ENTRY.pattern}\.\d+\.(part|old)") # By earlier versions
 
 class Entry(NamedTuple):
     "What a cache holds under one key."
@@ -91,7 +93,7 @@ def arrays(self:Cache,
     with writing_alone(folder):
         if (out := _kept(folder, what)) is not None: return out # Another process was faster
         made = make()
-        with whole_folder(folder) as part:
+        with whole_folder(folder, flush=False) as part:
             parts = write_arrays(part, [made] if isinstance(made, dict) else made)
             write_manifest(part, dict(kind="aam_nb cache", what=what, arrays=parts))
         return _kept(folder, what)
@@ -136,6 +138,7 @@ def clear(self:Cache,
     now = time.time()
     gone = [o for o in self.entries() if older_than_days is None or o.used < now - older_than_days*86400]
     left = [o for o in self.folder.glob(".*") if _LEFT.fullmatch(o.name) and o.stat().st_mtime < now - 86400]
+    left += [o.path for o in parts_beside(self.folder/"entry") if not at_work(o)]
     size = sum(o.size for o in gone) + sum(map(_bytes_in, left))
     for o in (*(o.folder for o in gone), *left): shutil.rmtree(o, ignore_errors=True)
     return size

@@ -19,6 +19,7 @@ from scipy import sparse
 from .arrays import as_text, metadata_from
 from .manifest import open_arrays, read_manifest
 from .source import SampleSource, StudyPart
+from ..beside import recovered
 from ..core import AamError
 from ..types import Study, Table, Tree
 
@@ -96,7 +97,7 @@ def open_store(
     check:bool|None=None, # Read and compare everything; None: up to 1 GiB, or if written to since the build
 )->Store:
     "Map a store, read-only. Raises `AamError` when it is not a store, has another layout, or is not whole."
-    folder = Path(folder)
+    folder = recovered(folder)
     manifest = read_manifest(folder)
     return Store(open_arrays(folder, manifest, check), manifest, folder)
 

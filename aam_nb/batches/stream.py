@@ -22,12 +22,13 @@ from .build import build_store, refuse_foreign, work_path
 from .manifest import LAYOUT, make_manifest
 from .ragged import row_blocks, row_sums
 from .store import open_store, Store
-from .write import lock_path, write_arrays, write_manifest, writing_alone
+from .write import write_arrays, write_manifest
 from ..core import AamError, digest
 from ..data.slices import by_slices, open_table, TableSlices
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, read_table
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
+from ..lock import lock_path, writing_alone
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd

@@ -1,4 +1,4 @@
-"""One writer at a time, block by block, with the manifest last
+"""Block by block, with the manifest last
 
 Docs: https://aam-nb.github.io/aam_nb/2_batches/write.html.md"""
 
@@ -7,74 +7,18 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/write.html.md"""
 # %% ../../nbs/2_batches/12_write.ipynb #f98bc94c
 from __future__ import annotations
 
-import hashlib, os, re, shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
 
 from .manifest import array_file, describe_array, describe_arrays, written_at
-from ..core import AamError
 from ..disk import write_sealed
 
 # %% auto #0
-__all__ = ['lock_path', 'writing_alone', 'ArrayWriter', 'write_arrays', 'write_manifest']
-
-# %% ../../nbs/2_batches/12_write.ipynb #3a0ebd86
-def lock_path(
-    folder:Path, # The place to write to
-)->Path:         # A file beside it
-    "The lock file of a place."
-    return folder.with_name(f".{folder.name}.lock")
-
-# %% ../../nbs/2_batches/12_write.ipynb #bf4e76d4
-def _open_lock(folder:Path):
-    "The lock file of a place, open for writing."
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return open(lock_path(folder), "w")
-    except OSError as e:
-        raise AamError(f"Cannot write beside {folder} ({e.strerror}). "
-                       "Choose a place you can write to.") from e
-
-# %% ../../nbs/2_batches/12_write.ipynb #5278db62
-def _is_at(path:Path, file)->bool:
-    "Whether an open file is still the one at a path."
-    try: return os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
-    except FileNotFoundError: return False # The last holder removed it while we waited
-
-# %% ../../nbs/2_batches/12_write.ipynb #a4ae4777
-def _wait_for_lock(folder:Path): # The open file, and False where the file system has no locks
-    "Wait until this process alone may write to a place."
-    import fcntl # Not on every platform
-    while True:
-        file = _open_lock(folder)
-        try: fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError: return file, False # The rename alone still keeps the folder whole
-        if _is_at(lock_path(folder), file): return file, True
-        file.close()
-
-def _sweep(folder:Path):
-    "Remove what killed writers of this place left beside it."
-    left = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.(part|old)")
-    for o in folder.parent.iterdir():
-        if left.fullmatch(o.name): shutil.rmtree(o, ignore_errors=True)
-
-# %% ../../nbs/2_batches/12_write.ipynb #c2760305
-@contextmanager
-def writing_alone(
-    folder:Path, # The place to write to; it need not exist
-)->Iterator[bool]: # False where the file system has no locks
-    "Hold a place against other writers, who wait. Raises `AamError` where nothing can be written."
-    file, held = _wait_for_lock(folder)
-    try:
-        if held: _sweep(folder)
-        yield held
-    finally:
-        lock_path(folder).unlink(missing_ok=True)
-        file.close()
+__all__ = ['ArrayWriter', 'write_arrays', 'write_manifest']
 
 # %% ../../nbs/2_batches/12_write.ipynb #4a43f6dc
 class ArrayWriter:

@@ -7,16 +7,17 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/files.html.md"""
 # %% ../../nbs/1_data/05_files.ipynb #719a2ed8
 from __future__ import annotations
 
-import hashlib, io, re, stat, zipfile, zlib
+import gzip, hashlib, io, re, stat, zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['KINDS', 'sniff', 'reading', 'load', 'check_kind', 'decode', 'read_qza']
+__all__ = ['KINDS', 'sniff', 'reading', 'short_path', 'opening', 'load', 'check_kind', 'decode', 'read_qza']
 
 # %% ../../nbs/1_data/05_files.ipynb #167cd0c5
 KINDS = dict(hdf5="HDF5 (as BIOM 2.1 is)", json="JSON (as BIOM 1.0 is)",
@@ -63,16 +64,33 @@ _GROWTH, _ROOM = 200, 2**28 # Real files grow less than 200-fold; one that does 
 def _gunzip(data:bytes, path)->bytes:
     "Take gzip off, within bounds. A gzip file may have several members."
     out, room = [], _GROWTH*len(data) + _ROOM
-    while data:
-        member = zlib.decompressobj(wbits=31)
-        out.append(member.decompress(data, room))
-        room -= len(out[-1])
-        if room <= 0:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as f:
+        for piece in iter(partial(f.read, 2**20), b""):
+            out.append(piece)
+            room -= len(piece)
+            if room > 0: continue
             raise AamError(f"{path} grows more than {_GROWTH}-fold when unpacked. No table does "
                            "that, so the file is refused.")
-        if not member.eof: raise EOFError("the end of the gzip data is missing")
-        data = member.unused_data.lstrip(b"\0")
     return b"".join(out)
+
+# %% ../../nbs/1_data/05_files.ipynb #c9fe5465
+def short_path(
+    path:str|Path,
+)->str: # At most 160 characters
+    "A path, cut in the middle where it is too long for a message."
+    text = str(path)
+    return text if len(text) <= 160 else f"{text[:100]}...{text[-40:]}"
+
+@contextmanager
+def opening(
+    path:str|Path,     # The file, for the message
+)->Iterator[None]:     # A block that opens it
+    "Turn what the system says about a path into an `AamError` that names it."
+    try: yield
+    except FileNotFoundError as e: raise AamError(f"There is no file {short_path(path)}.") from e
+    except OSError as e:
+        why = f"{short_path(path)} cannot be opened ({e.strerror or e})."
+        raise AamError(f"{why} Check its name, and that you may read it.") from e
 
 # %% ../../nbs/1_data/05_files.ipynb #8c30a382
 def load(
@@ -80,19 +98,22 @@ def load(
 )->tuple[bytes,str]: # Its bytes, without gzip, and what they are: a key of `KINDS`
     "The content of a file. Raises `AamError` when there is none or it cannot be opened."
     path = Path(path)
-    if path.is_dir(): raise AamError(f"{path} is a folder; wanted a file.")
-    if not path.is_file(): raise AamError(f"There is no file {path}.")
-    try: data = path.read_bytes()
-    except OSError as e: raise AamError(f"{path} cannot be opened ({e.strerror}).") from e
+    with opening(path):
+        if path.is_dir(): raise AamError(f"{path} is a folder; wanted a file.")
+        if not path.is_file(): raise AamError(f"There is no file {short_path(path)}.")
+        data = path.read_bytes()
     if sniff(data[:4096]) == "gzip":
         with reading(path, "gzip"): data = _gunzip(data, path)
     return data, sniff(data[:4096])
 
 # %% ../../nbs/1_data/05_files.ipynb #523797ae
 _NAMED = {".biom": ("hdf5", "json"), ".hdf5": ("hdf5",), ".h5": ("hdf5",), ".json": ("json",),
-          ".qza": ("zip",), ".tsv": ("text",),
+          ".qza": ("zip",), ".tsv": ("text",), ".csv": ("text",),
           ".txt": ("text",), ".fasta": ("fasta",), ".fa": ("fasta",), ".fna": ("fasta",),
           ".nwk": ("newick",), ".tre": ("newick",)}
+
+_INSTEAD = dict(utf16=" Save it as UTF-8 (in Excel: 'CSV UTF-8' or 'Text (Tab delimited)').",
+                html=" A download that failed leaves such a page: fetch the file again.")
 
 def check_kind(
     path:str|Path,         # The file
@@ -102,7 +123,8 @@ def check_kind(
 )->None:
     "Raise `AamError` when a file is of the wrong kind or is not what its name says."
     ending = Path(str(path).removesuffix(".gz")).suffix.lower()
-    if kind not in wanted: raise AamError(f"{path} holds {KINDS[kind]}; wanted {what}.")
+    if kind not in wanted:
+        raise AamError(f"{path} holds {KINDS[kind]}; wanted {what}.{_INSTEAD.get(kind, '')}")
     if kind not in _NAMED.get(ending, (kind,)):
         raise AamError(f"{path} is named '{ending}' but holds {KINDS[kind]}. Rename it if that is right, or "
                        "give the right file.")
@@ -122,7 +144,8 @@ def decode(
 # %% ../../nbs/1_data/05_files.ipynb #bfa9061d
 def _oddity(o:zipfile.ZipInfo)->str: # "" for a member like those that QIIME 2 writes
     "Why a member of an archive is refused."
-    if o.filename.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", o.filename):
+    parts = re.split(r"[/\\]", o.filename)
+    if not parts[0] or ":" in parts[0] or ".." in parts:
         return "its name leaves the archive"
     if stat.S_ISLNK(o.external_attr >> 16): return "it is a link"
     if o.flag_bits & 1: return "it is encrypted"
@@ -164,6 +187,16 @@ def _check_sum(sums:str, name:str, data:bytes, path):
             raise AamError(f"{path}: {name} has changed since QIIME 2 wrote it: its checksum differs. "
                            "Export the artefact again.")
 
+# %% ../../nbs/1_data/05_files.ipynb #746a688b
+_MEMBERS = 100_000 # QIIME 2 adds about six for each step of the provenance
+
+def _check_members(data:bytes, path):
+    "Raises `AamError` for an archive of more members than any artefact has."
+    n = data.count(b"PK\x01\x02") # Each member's line in the list of contents begins so
+    if n > _MEMBERS:
+        raise AamError(f"{path} is a zip archive of {n:,} members; wanted a QIIME 2 artefact, which has at "
+                       f"most {_MEMBERS:,}. Export the artefact again.")
+
 # %% ../../nbs/1_data/05_files.ipynb #05cc5451
 def read_qza(
     path:str|Path, # A QIIME 2 artefact
@@ -173,6 +206,7 @@ def read_qza(
     dangerous archive."""
     data, kind = load(path)
     check_kind(path, kind, ("zip",), "a QIIME 2 artefact (.qza)")
+    _check_members(data, path)
     with reading(path, "a QIIME 2 artefact"), zipfile.ZipFile(io.BytesIO(data)) as archive:
         root = _survey(archive, path)
         name = f"{root}/data/{member}"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import aam_nb
+from ..beside import recovered
 from ..config import Config, config_from
 from ..core import AamError
 from ..data.covariates import CovariateCodec
@@ -185,7 +186,7 @@ def load_bundle(
 )->Bundle:           # On the CPU, in eval mode
     """Read a bundle. Raises `AamError` for a folder that is not a bundle, is damaged or was written by a
     later version."""
-    folder = Path(folder)
+    folder = recovered(folder)
     _check_folder(folder)
     config, saved = _read_config(folder)
     targets, covariates = _read_codecs(folder)

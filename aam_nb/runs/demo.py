@@ -15,13 +15,37 @@ from pathlib import Path
 from ..config import Config
 from ..core import duration
 from ..data.simulate import simulate, study_files, write_study
+from ..disk import whole_folder
 from .evaluate import evaluate_run
 from .folder import check_out, open_run
 from .predict import predict_run
 from .train import train_run
 
 # %% auto #0
-__all__ = ['demo_run']
+__all__ = ['demo_study', 'step_config', 'demo_run']
+
+# %% ../../nbs/9_runs/65_demo.ipynb #594c525c
+def demo_study(
+    folder:Path, # Where its files go; files that are there stay
+    seed:int,
+)->Path:         # The folder
+    "Simulate the study of the demo and write its files, all or none."
+    if folder.is_dir(): return folder
+    study = simulate(samples=160, asvs=300, groups=40, seed=seed)
+    with whole_folder(folder) as part: write_study(study, part)
+    return folder
+
+def step_config(
+    config:Config, # Of the demo
+    data:Path,     # The study's files
+    name:str,      # Of the step; its run folder lies in that of the demo
+)->Config:
+    "The configuration of one step of the demo. It resumes where it was begun."
+    out = Path(config.run.out)/name
+    begun = config.run.resume and (out/"config.toml").is_file()
+    data_config = replace(config.data, **study_files(data), target="age", groups="subject")
+    return replace(config, data=data_config,
+                   run=replace(config.run, out=str(out), resume=begun, overwrite=False))
 
 # %% ../../nbs/9_runs/65_demo.ipynb #9dd9a148
 def demo_run(
@@ -30,13 +54,9 @@ def demo_run(
 )->Path:           # The report
     "Simulate a study, evaluate, train a bundle, predict with it, and report."
     begun, out = time.perf_counter(), check_out(config)
-    data = open_run(config)/"data"
-    write_study(simulate(samples=160, asvs=300, groups=40, seed=config.run.seed), data)
-    data_config = replace(config.data, **study_files(data), target="age", groups="subject")
-    def inside(name):
-        return replace(config, data=data_config, run=replace(config.run, out=str(out/name), overwrite=False))
-    report = evaluate_run(inside("evaluate"), say=say)
-    bundle = train_run(inside("train"), say=say)
+    data = demo_study(open_run(config)/"data", config.run.seed)
+    report = evaluate_run(step_config(config, data, "evaluate"), say=say)
+    bundle = train_run(step_config(config, data, "train"), say=say)
     predict_run(bundle, data/"table.biom", out/"predictions.tsv", overwrite=True, say=say)
     say(f"Done in {duration(time.perf_counter() - begun)}. Open {report} in a browser. Your own study is "
         "next: aam evaluate --help")

@@ -11,11 +11,13 @@ import os, shutil
 from pathlib import Path
 
 import aam_nb
+from ..beside import recovered
 from ..config import Config
 from ..core import AamError, few
 from ..disk import whole_file, write_json
 from ..fields import toml_value
 from ..recipe import changed, load_config, to_toml
+from .inputs import INPUTS
 
 # %% auto #0
 __all__ = ['FREE', 'check_out', 'versions', 'open_run']
@@ -32,7 +34,7 @@ def check_out(config:Config)->Path: # The run folder, not yet made
         raise AamError(f"The folder {above} is not writable. Choose another --out.")
     return out
 
-def _is_run(out)->bool: return (out/"config.toml").is_file()
+def _is_run(out)->bool: return recovered(out/"config.toml").is_file() or (out/INPUTS).is_file()
 
 def _check_overwrite(out, config):
     if not config.run.overwrite:
@@ -47,7 +49,7 @@ FREE = {"resume", "overwrite", "threads", "workers", "device", "out"}
 
 def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were different."
-    if not _is_run(out):
+    if not (out/"config.toml").is_file():
         raise AamError(f"{out} holds no run to resume: it has no config.toml. Leave out --resume to start "
                        "one.")
     found = changed(config, load_config(out/"config.toml"))
@@ -67,7 +69,10 @@ def versions()->dict[str,str]: # By package
     return found
 
 # %% ../../nbs/9_runs/10_folder.ipynb #45ee898d
-def open_run(config:Config)->Path: # The run folder
+def open_run(
+    config:Config,
+    inputs:dict|None=None, # Digests by `input_digests`; a run that goes on keeps those of its start
+)->Path:                   # The run folder
     "Make the run folder with configuration and versions. Raises `AamError` when the place is not writable."
     out = Path(config.run.out)
     if config.run.overwrite and out.exists(): shutil.rmtree(out)
@@ -75,6 +80,7 @@ def open_run(config:Config)->Path: # The run folder
     except OSError as e:
         why = f"Cannot make the run folder {out} ({e.strerror})."
         raise AamError(f"{why} Choose a writable place with --out.") from e
+    if inputs is not None and not config.run.resume: write_json(out/INPUTS, inputs)
     with whole_file(out/"config.toml") as p: p.write_text(to_toml(config))
     write_json(out/"versions.json", versions())
     return out

@@ -38,6 +38,7 @@ def seconds_a_step(
         if i == 1: begun = time.perf_counter()
         batch = source[i % len(source)].to(bench.accelerator.device)
         objective.train_step(batch, bench.accelerator.backward)
+    if bench.accelerator.device.type == "cuda": torch.cuda.synchronize() # Steps are only queued there
     return (time.perf_counter() - begun)/n
 
 # %% ../../nbs/9_runs/35_plan.ipynb #6b666c91
@@ -62,7 +63,8 @@ def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective
     "The stages of a run, ready to be timed; frozen embeddings are blank."
     config, rows = bench.config, np.arange(len(bench.store))
     def blank(optim):
-        return torch.zeros(len(bench.store.tokens), config.model.width) if optim.freeze else None
+        if not optim.freeze: return None
+        return torch.zeros(len(bench.store.tokens), config.model.width, device=bench.accelerator.device)
     model, *asv = asv_stage(bench, rows)
     found = []
     if bench.start is None or not target:

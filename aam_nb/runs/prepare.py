@@ -29,6 +29,7 @@ from ..model.aam import AamModel
 from ..registry import metrics
 from .choice import check_columns, group_values, to_depth, with_target
 from .folder import check_out, open_run
+from .inputs import inputs_for
 from .parts import Folds, with_split
 from .samples import load_study, stored
 from .start import start_bundle, start_report, transductive_note
@@ -188,10 +189,12 @@ def prepare(
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
+    inputs, notes = inputs_for(config)
     checked = _read(config, divide, rarefied)
-    study, start, data = checked.study, checked.start, config.data
+    start, data = checked.start, config.data
+    study = replace(checked.study, notes=(*checked.study.notes, *notes))
     accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
-    out = open_run(config)
+    out = open_run(config, inputs)
     store = stored(study, data, out/"store")
     about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes))
     write_json(out/"data.json", about)

@@ -20,6 +20,7 @@ from ..core import keyed_rng
 from ..disk import write_json
 from .choice import group_values
 from .folder import check_out, open_run
+from .inputs import inputs_for
 from .plan import planned
 from .prepare import check_settings, keep_bundle, no_keys, prepare, Prepared, run_bench
 from .samples import corpus_folders
@@ -55,14 +56,15 @@ def prepare_corpus(
 )->Prepared:
     "Open the stores of a corpus and make the run folder and its log."
     check_out(config)
+    inputs, notes = inputs_for(config)
     folders = corpus_folders(config.data)
     corpus = Corpus([open_store(o) for o in folders.values()])
     first = corpus.stores[0].study()
     check_settings(config, first)
     start = start_bundle(config, corpus.tokens.shape[1])
     accelerator = make_accelerator(config.run)
-    out = open_run(config)
-    notes = tuple(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True))
+    out = open_run(config, inputs)
+    notes = (*(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True)), *notes)
     about = dict(digest=corpus.digest, samples=len(corpus), asvs=len(corpus.tokens), notes=list(notes))
     write_json(out/"data.json", about)
     say("\n  ".join([str(corpus), *notes]))

@@ -7,7 +7,6 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/checkpoint.html.md"""
 # %% ../../nbs/4_training/20_checkpoint.ipynb #b6a1e9cc
 from __future__ import annotations
 
-import os, shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.optim import Optimizer
 
+from ..beside import recovered
 from ..core import AamError, few
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from .optim import Ema
@@ -53,22 +53,14 @@ def set_optimizer_tensors(
 # %% ../../nbs/4_training/20_checkpoint.ipynb #62aa6ef0
 def mend(
     folder:str|Path,
-    clear:bool=False, # Remove what killed writers left; for the one process that writes here
-)->bool:              # Whether there is a checkpoint
-    "Put back a checkpoint whose writer was killed between two renames."
-    folder = Path(folder)
-    left = [p for end in ("old", "part") for p in folder.parent.glob(f".{folder.name}.*.{end}")]
-    old = [p for p in left if p.suffix == ".old" and (p/"state.json").is_file()]
-    if old and not folder.exists(): os.replace(max(old, key=lambda p: p.stat().st_mtime_ns), folder)
-    if clear:
-        for p in left: shutil.rmtree(p, ignore_errors=True)
-    return (folder/"state.json").is_file()
+)->bool: # Whether there is a checkpoint
+    "Put back what a killed writer set aside, and remove what it left."
+    return (recovered(folder)/"state.json").is_file()
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #1b010152
 def _write_tensors(path, tensors):
-    "Write named tensors, and wait until they are on the disk."
+    "Write named tensors."
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
-    with open(path, "rb") as f: os.fsync(f.fileno())
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #17017d6d
 def save_checkpoint(
@@ -82,7 +74,6 @@ def save_checkpoint(
     "Write a checkpoint, whole or not at all. Raises `AamError` when the place cannot be written."
     files = dict(model=model.state_dict(), optimizer=optimizer_tensors(optimizer) if optimizer else None,
                  average=ema.average if ema else None, best=best)
-    mend(folder, clear=True)
     try:
         with whole_folder(folder) as part:
             for name, tensors in files.items():
