@@ -21,7 +21,7 @@ from ..training.metrics import class_metrics, interval_metrics, regression_metri
 from ..types import strings
 
 # %% auto #0
-__all__ = ['Score', 'NO_AUC', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all', 'interval_scores',
+__all__ = ['Score', 'NO_AUC', 'NEVER', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all', 'interval_scores',
            'group_text', 'coverage_text', 'one_class_each', 'warnings_of']
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #7af8abb6
@@ -135,11 +135,11 @@ def covariates_text(self:Evaluation)->str: # A sentence; "" without covariates
 
 @patch
 def __repr__(self:Evaluation):
-    shown = (*SHARP[self.task], "coverage", "width")
     ends = lambda v: f" [{v[1]:.3f}, {v[2]:.3f}]" if v[1] == v[1] else ""
     text = lambda m, v: f"{m} {v[0]:.3f}{ends(v)}"
-    line = lambda scores: "  ".join(text(m, v) for m, v in scores.items() if m in shown)
-    lines = [f"{self.title(k):20}{line(s)}" for k, s in self.scores.items()]
+    line = lambda o, names: "  ".join(text(m, self.scores[o][m]) for m in names)
+    lines = [f"{self.title(k):20}{line(k, SHARP[self.task])}" for k in self.scores]
+    if self.interval is not None: lines.append(f"{'intervals':20}{line(self.model, ('coverage', 'width'))}")
     at = f", {self.depth:,} reads each" if self.depth else ""
     first = f"{self.target}: {self.samples} samples, {self.fold_text}{at}"
     return "\n".join([first, *lines, *filter(None, [self.covariates_text])])
@@ -253,6 +253,8 @@ def _few(n, what):
     wide = "The intervals allow for that and are wide, so a small difference cannot be shown."
     return f"There {'is' if n == 1 else 'are'} only {n} {what}{'' if n == 1 else 's'}. {none if n < FEWEST else wide}"
 
+NEVER = "The target never varies within a group" # How a warning begins that a check may have said before
+
 def _ungrouped_warnings(metadata, y):
     "Warnings where samples were taken as independent."
     found, out = subject_like(metadata) if metadata is not None else [], []
@@ -267,8 +269,7 @@ def _group_warnings(y, groups, classes):
     of, out = {g: set(y[groups == g]) for g in dict.fromkeys(groups)}, []
     if len(of) < 30: out.append(_few(len(of), "group"))
     if all(len(o) == 1 for o in of.values()) and len(of) < len(y):
-        out.append("The target never varies within a group: "
-                   f"the study holds {len(of)} independent observations, not {len(y)}.")
+        out.append(f"{NEVER}: the study holds {len(of)} independent observations, not {len(y)}.")
     for k, name in enumerate(classes):
         n = sum(k in o for o in of.values())
         many = f"{n} group{'' if n == 1 else 's'}"

@@ -73,7 +73,7 @@ def score_functions(
     "The scores that get an interval."
     return _number_scores(truth, pred) if task == "regression" else _class_scores(truth, pred, fold)
 
-# %% ../../nbs/7_evaluation/12_scores.ipynb #3892427c
+# %% ../../nbs/7_evaluation/12_scores.ipynb #d219db58
 def with_ends(
     name:str,     # Of the score, such as "mae"
     score:Callable[[np.ndarray],float], # Takes row numbers
@@ -82,8 +82,10 @@ def with_ends(
     difference:bool=False, # Whether it is a difference between two such scores
 )->tuple[float,float,float]: # Value, low and high end of its 95 % interval; nan ends where there is none
     "A score, or a difference between two, with its interval over groups."
-    value, ends = score(np.arange(len(groups))), plain if difference else ENDS[name]
-    return value, *jackknife(score, groups, ends, seed, pairs=name == "auc")
+    value = score(np.arange(len(groups)))
+    low, high = jackknife(score, groups, plain if difference else ENDS[name], seed)
+    if difference and ENDS[name] is share and low == high: low = high = float("nan")
+    return value, low, high
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #da712034
 NAMES = dict(

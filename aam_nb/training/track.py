@@ -151,8 +151,16 @@ class Bar:
         if self.bar is None: return
         pace = self.items/max(time.perf_counter() - self.begun, 1e-9)
         shown = [f"{k} {v:.3g}" for k, v in numbers.items()]
-        self.bar.set_postfix_str(", ".join([*shown, f"{pace:,.0f} samples/s"]), refresh=False)
+        shown.insert(1, f"{pace:,.0f} samples/s")
+        self.bar.set_postfix_str(", ".join(shown[:self._fitting(shown)]), refresh=False)
         self.bar.update(steps)
+
+    def _fitting(self, shown)->int:
+        "How many of the numbers fit into a line of the terminal; all where it has no width."
+        now = self.bar.format_dict
+        if not now["ncols"]: return len(shown)
+        line = lambda n: self.bar.format_meta(**now | dict(ncols=None, postfix=", ".join(shown[:n])))
+        return next((n for n in range(len(shown), 0, -1) if len(line(n)) <= now["ncols"]), 0)
 
     def close(self)->None:
         "Take the bar away."
