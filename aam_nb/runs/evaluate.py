@@ -171,7 +171,7 @@ def depth_folder(
     if depth == asked: return out
     return out/(f"depth_{depth}" if depth else "original_depth")
 
-# %% ../../nbs/9_runs/55_evaluate.ipynb #9409c388
+# %% ../../nbs/9_runs/55_evaluate.ipynb #6981d56f
 def all_warnings(
     leaks:tuple[str,...],  # What the checks of the study said
     evaluation:Evaluation,
@@ -180,7 +180,7 @@ def all_warnings(
     "The warnings of the checks and of the evaluation, each once."
     e, own = evaluation, list(evaluation.warnings)
     depth = lambda o: o.startswith("leak (depth)") and f"'{e.target}'" in o
-    leaks = [o for o in leaks if not (e.alarm.fires and depth(o))]
+    leaks = [o for o in leaks if not ((e.alarm.fires or both) and depth(o))]
     if any(o.startswith("warning (constant)") for o in leaks): own = [o for o in own if not o.startswith(NEVER)]
     beside = f"{e.alarm.finding} The scores at a common depth stand beside these."
     return (*leaks, *(beside if both and o == e.alarm.text else o for o in own))
