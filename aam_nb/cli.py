@@ -14,7 +14,7 @@ import typer
 
 import aam_nb
 from .recipe import full_recipe, listed_recipes
-from .train import described, flag, KeysCommand, shown, train, TRAINING, with_flags
+from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAINING, with_flags
 
 # %% auto #0
 __all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES',
@@ -69,7 +69,7 @@ def _kept(folder:str):
     inside = Path(folder)/"cache"
     return Cache(inside if inside.is_dir() else folder)
 
-@cache.command("show")
+@cache.command("show", cls=AamCommand)
 def cache_show(folder:FOLDER):
     "List the results that are kept, with their sizes."
     from time import localtime, strftime
@@ -83,7 +83,7 @@ def cache_show(folder:FOLDER):
 DAYS = Annotated[Optional[float], typer.Option("--older-than", metavar="DAYS", show_default=False,
                                                help="Keep results that were used in the last DAYS days.")]
 
-@cache.command("clear")
+@cache.command("clear", cls=AamCommand)
 def cache_clear(folder:FOLDER, days:DAYS=None):
     "Remove kept results. They are computed again when they are needed."
     print(f"{_kept(folder).clear(days)/1e6:,.1f} MB are free again.")
@@ -107,26 +107,28 @@ def evaluate(**given):
     shown(evaluate_run, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #ebbb0f40
-BUNDLE = Annotated[str, typer.Option("--bundle", help="Bundle folder of a run.")]
+BUNDLE = Annotated[str, typer.Option("--bundle", metavar="FOLDER", help="Bundle folder of a run.")]
 
 READ_TABLE = Annotated[str, typer.Option(
-    "--table", help="Count table: .biom, .qza or .tsv, or store folders separated by commas.")]
+    "--table", metavar="FILE",
+    help="Count table: .biom, .qza or .tsv, or store folders separated by commas.")]
 
 SAMPLES = Annotated[Optional[str], typer.Option(
-    "--samples", help="Text file with one sample id in each line; all samples if not given.",
+    "--samples", metavar="FILE", help="Text file with one sample id in each line; all samples if not given.",
     show_default=False)]
 
 PASSES = Annotated[int, typer.Option(
-    "--passes", min=1, help="Predict this many times, each with newly drawn reads and ASVs; adds a spread.")]
+    "--passes", metavar="N", min=1,
+    help="Predict this many times, each with newly drawn reads and ASVs; adds a spread.")]
 
 REPLACE = Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.", show_default=False)]
 
 SEQUENCES, METADATA = flag("sequences"), flag("metadata")
 
-TSV = Annotated[str, typer.Option("--out", help="TSV file to write.")]
+TSV = Annotated[str, typer.Option("--out", metavar="FILE", help="TSV file to write.")]
 
 # %% ../nbs/9_runs/90_cli.ipynb #e1828942
-@app.command("predict")
+@app.command("predict", cls=AamCommand)
 def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, samples:SAMPLES=None,
             metadata:METADATA=None, passes:PASSES=1, overwrite:REPLACE=False):
     "Predict the samples of a table: values or classes, with intervals, or why there is no prediction."
@@ -137,12 +139,13 @@ def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, 
     shown(work, None)
 
 # %% ../nbs/9_runs/90_cli.ipynb #a1638698
-VECTORS = Annotated[str, typer.Option("--out", help="File to write: .npz, or any other name for TSV.")]
+VECTORS = Annotated[str, typer.Option("--out", metavar="FILE",
+                                      help="File to write: .npz, or any other name for TSV.")]
 
 LEVEL = Annotated[str, typer.Option(
-    "--level", help="sample: one vector for each sample; asv: one vector for each ASV.")]
+    "--level", metavar="LEVEL", help="sample: one vector for each sample; asv: one vector for each ASV.")]
 
-@app.command("embed")
+@app.command("embed", cls=AamCommand)
 def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None, samples:SAMPLES=None,
           level:LEVEL="sample", overwrite:REPLACE=False):
     "Write the vectors that the model computes for samples or for ASVs."
@@ -155,7 +158,7 @@ def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None
 NAME = Annotated[Optional[str], typer.Argument(metavar="[RECIPE]", show_default=False,
                                                help="A shipped recipe, or a TOML file.")]
 
-@app.command("recipe")
+@app.command("recipe", cls=AamCommand)
 def recipe(name:NAME=None):
     "List the recipes, or print one with every key and its meaning."
     shown(lambda config: print(full_recipe(name) if name else listed_recipes()), None)
@@ -163,9 +166,9 @@ def recipe(name:NAME=None):
 # %% ../nbs/9_runs/90_cli.ipynb #460929bd
 SEED, THREADS, DEVICE, OVERWRITE = (flag(o) for o in ("seed", "threads", "device", "overwrite"))
 
-DEMO = Annotated[str, typer.Option("--out", help="Folder to make.")]
+DEMO = Annotated[str, typer.Option("--out", metavar="FOLDER", help="Folder to make.")]
 
-@app.command("demo")
+@app.command("demo", cls=AamCommand)
 def demo(out:DEMO="aam-demo", seed:SEED=None, threads:THREADS=None, device:DEVICE=None,
          overwrite:OVERWRITE=False):
     "Do the main job on a simulated study: pretrain, fine-tune, evaluate, predict, report."

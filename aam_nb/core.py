@@ -7,13 +7,17 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/core.html.md"""
 # %% ../nbs/0_start/10_core.ipynb #a58c8fa7
 from __future__ import annotations
 
-import hashlib, importlib, json, sys
-from collections.abc import Iterable
+import hashlib, importlib, json, shlex, sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 # %% auto #0
-__all__ = ['AamError', 'few', 'note', 'nearest', 'need', 'digest', 'draw_key', 'keyed_rng', 'duration']
+__all__ = ['AamError', 'few', 'note', 'nearest', 'need', 'Caller', 'caller', 'speak', 'speaking', 'option', 'command', 'digest',
+           'draw_key', 'keyed_rng', 'duration']
 
 # %% ../nbs/0_start/10_core.ipynb #a4b1f1c8
 class AamError(ValueError):
@@ -56,6 +60,57 @@ def need(
     except ImportError as e:
         raise AamError(f"This needs the package '{module.split('.')[0]}', which is not installed. "
                        f"Install it with: pip install 'aam_nb[{extra}]'") from e
+
+# %% ../nbs/0_start/10_core.ipynb #0a9ed547
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    "What can be typed at one command of the command line."
+    flags:dict[str,str]    # By key of the configuration, or by name: "data.sequences": "--sequences FILE"
+    commands:dict[str,str] # What does the work of a function: "build_store": "aam cache store"
+
+_speaks:Caller|None = None # None: whoever calls writes Python
+
+def caller()->Caller|None: # None for Python
+    "Who is asking."
+    return _speaks
+
+def speak(
+    to:Caller|None, # None for Python
+)->None:
+    "Address all messages of this process from here on; for processes that a command starts."
+    global _speaks
+    _speaks = to
+
+@contextmanager
+def speaking(
+    to:Caller|None, # None for Python
+)->Iterator[None]:
+    "Address the messages of a block of code, in every thread of this process."
+    before = caller()
+    speak(to)
+    try: yield
+    finally: speak(before)
+
+# %% ../nbs/0_start/10_core.ipynb #7e286da9
+def option(
+    name:str,       # Key of the configuration, "data.missing"; or the name of an argument that has no key
+    value:Any=None, # What to give it; `...` leaves it open; None names the argument alone
+)->str:             # "missing='drop'", "data.missing=drop" or "--sequences FILE"
+    "An argument as the caller would type it."
+    if _speaks is None:
+        name = name.split(".")[-1]
+        return name if value is None else f"{name}=..." if value is ... else f"{name}={value!r}"
+    if value is ... and name in _speaks.flags: return _speaks.flags[name]
+    flag = _speaks.flags.get(name, "").partition(" ")[0]
+    if value is None or flag and value is True: return flag or name
+    said = str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))
+    return f"{flag} {said}" if flag else f"{name}={said}"
+
+def command(
+    name:str, # Of a function
+)->str:       # "build_store", or "aam cache store"
+    "A function as the caller would run it."
+    return name if _speaks is None else _speaks.commands.get(name, name)
 
 # %% ../nbs/0_start/10_core.ipynb #f9a3bc76
 def _feed(h, part):

@@ -163,7 +163,7 @@ class OptimConfig(Section):
     freeze_layers:int = between(0, 0, 64)   # First layers of the ASV encoder that stay fixed while it trains
     encoder_lr:float = between(.1, 0., 10.) # Learning rate of the ASV encoder, as a multiple of lr
     layer_decay:float = between(1., .1, 1.) # Rate of each layer of the encoder, as a multiple of the next
-    chunk:int = between(64, 1, 10**6)       # ASVs that the encoder processes at once while it trains
+    chunk:int = between(0, 0, 10**6)        # ASVs that a training encoder takes at once; 0: by device
 
 # %% ../nbs/0_start/50_sections.ipynb #58372bd7
 @dataclass(frozen=True, kw_only=True)

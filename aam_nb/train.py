@@ -16,12 +16,13 @@ import typer
 from typer.core import TyperCommand
 
 from .config import all_keys, Config, explained, FIRST
-from .core import AamError
+from .core import AamError, Caller, speaking
+from .disk_errors import using_disk
 from .recipe import load_config
 
 # %% auto #0
-__all__ = ['FLAGS', 'WORDS', 'HELP_ALL', 'TRAINING', 'flag', 'with_flags', 'config_from_flags', 'KeysCommand', 'shown',
-           'described', 'train', 'main']
+__all__ = ['FLAGS', 'WANTED', 'WORDS', 'HELP_ALL', 'COMMANDS', 'TRAINING', 'wanted', 'flag', 'with_flags', 'config_from_flags',
+           'AamCommand', 'KeysCommand', 'shown', 'described', 'train', 'main']
 
 # %% ../nbs/9_runs/80_train_command.ipynb #db4241bc
 FLAGS = {
@@ -42,6 +43,17 @@ FLAGS = {
     "resume": ("run.resume", bool, "Continue the run in --out from its last checkpoint."),
     "overwrite": ("run.overwrite", bool, "Replace the run in --out.")}
 
+# %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
+WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
+          "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
+          "FOLDER": ("out",)}
+
+def wanted(
+    name:str,   # A key of `FLAGS`
+)->str|None:    # "FILE"; None for a flag that takes nothing
+    "What is written behind a flag."
+    return next((word for word, names in WANTED.items() if name in names), None)
+
 # %% ../nbs/9_runs/80_train_command.ipynb #6fe9e2fe
 WORDS = Annotated[Optional[list[str]], typer.Argument(
     metavar="[RECIPE] [SECTION.KEY=VALUE]...", show_default=False,
@@ -52,7 +64,7 @@ def flag(
 )->Any:       # A type that typer understands
     "The type of a flag, with its help."
     kind, help = FLAGS[name][1:]
-    option = typer.Option(f"--{name}", help=help, show_default=False)
+    option = typer.Option(f"--{name}", help=help, metavar=wanted(name), show_default=False)
     return Annotated[bool if kind is bool else Optional[kind], option]
 
 # %% ../nbs/9_runs/80_train_command.ipynb #096308e3
@@ -94,8 +106,24 @@ def config_from_flags(
     given = {FLAGS[k][0]: v for k, v in flags.items() if v not in ("", None) and v is not False}
     return load_config(recipe, words, given)
 
+# %% ../nbs/9_runs/80_train_command.ipynb #7f0c895a
+COMMANDS = {"build_store": "aam cache store", "inspect_study": "aam inspect", "evaluate_run": "aam evaluate",
+            "train_run": "aam train", "predict_table": "aam predict"}
+
+class AamCommand(TyperCommand):
+    "A command whose messages name its own flags."
+    def caller(self)->Caller:
+        "What can be typed at this command."
+        own = {o.name: f"{o.opts[0]} {o.metavar or ''}".rstrip() for o in self.params if "--" in o.opts[0]}
+        keys = {FLAGS[k][0] if k in FLAGS else k: flag for k, flag in own.items()}
+        return Caller(flags=keys, commands=COMMANDS)
+
+    def invoke(self, ctx):
+        "Run the command; its messages speak the language of a shell."
+        with speaking(self.caller()): return super().invoke(ctx)
+
 # %% ../nbs/9_runs/80_train_command.ipynb #5cc50a89
-class KeysCommand(TyperCommand):
+class KeysCommand(AamCommand):
     "A command whose help ends with keys of the configuration."
     def format_help(self, ctx, formatter):
         "Write the help of typer, then the keys."
@@ -110,7 +138,8 @@ def shown(
     config:Config,
 ):                    # What the command returns
     "Run a command; show errors as sentences and exit with a status that scripts can read."
-    try: return command(config)
+    try:
+        with using_disk(config.run.out or "the run"): return command(config)
     except AamError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -291,7 +291,7 @@ def test_a_class_that_is_too_sure_does_not_stop_the_others():
 
 def test_prediction_needs_what_the_model_is_told(files, tmp_path):
     bundle = train_run(config(files, tmp_path/"run", **TOLD), say=quiet)
-    with pytest.raises(AamError, match="diet.*--metadata"):
+    with pytest.raises(AamError, match="diet.*metadata="):
         predict_run(bundle, files/"table.biom", tmp_path/"a.tsv", say=quiet)
     told = predict_run(bundle, files/"table.biom", tmp_path/"b.tsv", metadata=files/"metadata.tsv",
                        say=quiet).rows.prediction

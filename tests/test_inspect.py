@@ -52,8 +52,8 @@ def test_works_without_metadata_tree_or_target(study, lacks, tmp_path):
     assert quick(s) == list(found.findings)
     Page(write_inspection(found, tmp_path).read_text())
     if s.metadata is None:
-        with pytest.raises(AamError, match="--metadata"): look(s, "age")
-        with pytest.raises(AamError, match="--metadata"): look(s, groups="subject")
+        with pytest.raises(AamError, match="metadata="): look(s, "age")
+        with pytest.raises(AamError, match="metadata="): look(s, groups="subject")
 
 
 def test_columns_and_ids_that_are_not_there_are_named(study):
@@ -81,7 +81,7 @@ def test_planted_depth_leak(study, seed):
     s = with_counts(study, counts)
     leak, = [o for o in quick(s, "site", "subject", seed=seed) if o.severity == "leak"]
     assert leak.kind == "depth" and re.search(r"AUC 0\.[6-9]", leak.text)
-    assert re.search(r"--depth \d+ loses \d+ of 120", leak.todo)
+    assert re.search(r"depth=\d+ loses \d+ of 120", leak.todo)
     assert "depth" not in kinds(quick(s, "age", "subject", seed=seed))
 
 
@@ -138,7 +138,7 @@ def test_planted_run_and_plate(study):
     found = look(s, "site", "subject")
     lab, = [o for o in found.findings if o.kind == "lab"]
     assert "'sequencing_run' alone, with 2 values" in lab.text and "Plate_ID" not in lab.text
-    assert "data.leave_out=sequencing_run" in lab.todo
+    assert "leave_out='sequencing_run'" in lab.todo
     # run_id says the same as sequencing_run
     assert [o.name for o in found.shortcuts] == ["depth", "sequencing_run", "Plate_ID"]
     assert [o.fires for o in found.shortcuts] == [False, True, False]
@@ -164,7 +164,7 @@ def test_a_household_runs_through_subjects(study):
     assert kinds(found, "leak") == {"groups"}
     assert "10 values of 'household_id' span several groups of 'subject'" in found[0].text
     assert not kinds(quick(s, "age", "household_id")) # subjects lie inside households
-    assert "--groups household_id" in quick(s, "age")[0].todo
+    assert "groups='household_id'" in quick(s, "age")[0].todo
 
 
 def test_series_in_time_and_missing_groups(study):
@@ -255,7 +255,7 @@ def test_ecam(data_dir):
 def test_ibd(data_dir):
     s = real(data_dir, "ibd_crohns_2538")
     first = quick(s)
-    assert "'host_subject_id'" in text_of(first, "groups") and "--groups host_subject_id" in first[0].todo
+    assert "'host_subject_id'" in text_of(first, "groups") and "groups='host_subject_id'" in first[0].todo
     found = look(s, "ibd", "host_subject_id")
     assert kinds(found.findings, "leak") == {"depth"} and found.shortcuts[0].value > .95
     assert "24 independent observations, not 449" in text_of(found.findings, "constant")

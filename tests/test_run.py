@@ -252,7 +252,7 @@ def test_sample_distances_pretrain_and_help(files, tmp_path):
     bundle = load_bundle(train_run(cfg, say=quiet))
     assert bundle.model.metrics == ("unweighted",)
     bare = replace(cfg, data=replace(cfg.data, tree=""), run=replace(cfg.run, out=str(tmp_path/"b")))
-    with pytest.raises(AamError, match="--tree"): train_run(bare, say=quiet)
+    with pytest.raises(AamError, match="tree="): train_run(bare, say=quiet)
 
 
 def test_same_seed_same_bundle_other_seed_another(files, tmp_path):
@@ -267,7 +267,7 @@ def test_an_older_run_is_never_replaced_unasked(files, tmp_path):
     cfg = config(files, tmp_path/"run")
     train_run(cfg, say=quiet)
     before = (tmp_path/"run/bundle/model.safetensors").read_bytes()
-    with pytest.raises(AamError, match="--overwrite"): train_run(cfg, say=quiet)
+    with pytest.raises(AamError, match="overwrite=True"): train_run(cfg, say=quiet)
     with pytest.raises(AamError, match="other choices"):
         train_run(replace(cfg, optim=replace(cfg.optim, steps=13), run=replace(cfg.run, resume=True)),
                   say=quiet)
@@ -389,7 +389,7 @@ def test_given_distances_teach(files, tmp_path):
 
 def test_a_mix_that_cannot_be_made_is_refused_before_anything_is_written(files, tmp_path, monkeypatch):
     mixed = dict(augment=dict(mix="phylomix"))
-    with pytest.raises(AamError, match="phylomix.*--tree"):
+    with pytest.raises(AamError, match="phylomix.*tree="):
         train_run(config(files, tmp_path/"no", data=dict(tree=""), **mixed), say=quiet)
     train_run(config(files, tmp_path/"yes", **mixed), say=quiet)
     monkeypatch.setitem(sys.modules, "skbio", None) # as where the extra is not installed

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import AamError
 from ..data.tokens import sequence_keys, tokenize
+from ..data.written import as_texts, remember, written_in
 from ..types import strings, Study, Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -50,9 +51,17 @@ def by_parts(
     return out
 
 # %% ../../nbs/2_batches/05_arrays.ipynb #77495fa6
-def _plain_column(column:pd.Series, number:bool)->np.ndarray:
+def _kind(column:pd.Series)->str:
+    "How a column is kept: as numbers, as numbers in their own writing, or as text."
+    if column.dtype.kind not in "iuf": return "categorical"
+    if column.name not in written_in(column): return "numeric"
+    texts = [o for o in as_texts(column) if o]
+    return "numeric" if all(o == str(float(o)) for o in texts) else "written"
+
+def _plain_column(column:pd.Series, kind:str)->np.ndarray:
     "A column as float64, or as text that is empty where a value is missing."
-    if number: return column.to_numpy(np.float64, na_value=np.nan)
+    if kind == "numeric": return column.to_numpy(np.float64, na_value=np.nan)
+    if kind == "written": return as_texts(column)
     return np.array(["" if gone else str(v) for v, gone in zip(column, column.isna(), strict=True)], object)
 
 # %% ../../nbs/2_batches/05_arrays.ipynb #3dfa4c98
@@ -61,12 +70,12 @@ def metadata_text(
 )->np.ndarray: # u8, UTF-8 text
     "Metadata as a tab-separated table that keeps every digit."
     import pandas as pd
-    number = [o.dtype.kind in "iuf" for _, o in metadata.items()]
-    columns = [_plain_column(o, n) for (_, o), n in zip(metadata.items(), number, strict=True)]
+    kinds = [_kind(o) for _, o in metadata.items()]
+    columns = [_plain_column(o, kind) for (_, o), kind in zip(metadata.items(), kinds, strict=True)]
     head, quote = io.StringIO(), csv.QUOTE_NONNUMERIC
     writer = csv.writer(head, "excel-tab", lineterminator="\n", quoting=quote)
     writer.writerow(["sample_id", *map(str, metadata.columns)])
-    writer.writerow(["#q2:types", *("numeric" if o else "categorical" for o in number)])
+    writer.writerow(["#q2:types", *kinds])
     body = pd.DataFrame(dict(enumerate(columns)), index=metadata.index.map(str))
     text = body.to_csv(sep="\t", header=False, lineterminator="\n", quoting=quote)
     return np.frombuffer((head.getvalue() + text).encode(), np.uint8)
@@ -83,8 +92,10 @@ def metadata_from(
     kinds = {i: np.float64 if o == "numeric" else object for i, o in enumerate(types)}
     cells = pd.read_csv(lines, sep="\t", header=None, dtype=kinds, keep_default_na=False, na_values=[""])
     index = pd.Index(strings(cells[0]), dtype=object, name="sample_id")
-    out = pd.DataFrame({i: cells[i].to_numpy() for i in range(1, len(names))}, index=index)
-    return out.set_axis(names[1:], axis=1)
+    texts = {n: cells[i] for i, n in enumerate(names) if types[i] == "written"}
+    columns = {n: cells[i].to_numpy() for i, n in enumerate(names) if i}
+    columns |= {n: o.to_numpy(np.float64, na_value=np.nan) for n, o in texts.items()}
+    return remember(pd.DataFrame(columns, index=index), {n: o.fillna("").tolist() for n, o in texts.items()})
 
 # %% ../../nbs/2_batches/05_arrays.ipynb #e2360b55
 _TREE_ARRAYS = dict(start=np.int32, stop=np.int32, length=np.float64)

@@ -8,11 +8,22 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/loader.html.md"""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
+from ..core import Caller, caller, speak
+
 # %% auto #0
 __all__ = ['loader']
+
+# %% ../../nbs/2_batches/85_loader.ipynb #a72680be
+def _begin_worker(
+    to:Caller|None, # Whom the parent process addresses
+    number:int,     # Of the worker
+):
+    "Address messages to whoever called the parent process."
+    speak(to)
 
 # %% ../../nbs/2_batches/85_loader.ipynb #70023e6b
 def loader(
@@ -29,4 +40,5 @@ def loader(
     # dropout draws from too
     return iter(DataLoader(source, batch_size=None, sampler=steps, num_workers=workers,
                            multiprocessing_context=context,
+                           worker_init_fn=partial(_begin_worker, caller()),
                            generator=torch.Generator()))

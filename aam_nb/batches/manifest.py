@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import AamError, digest, few
+from ..core import AamError, command, digest, few
 from ..disk import is_sealed, read_json, sealed
 
 # %% auto #0
@@ -77,7 +77,21 @@ def array_file(
 def _array_names(manifest:dict)->set[str]:
     "The arrays that a manifest of a store names, without metadata; none if it is not a proper one."
     arrays = manifest.get("arrays")
-    return set(arrays) - {"metadata"} if isinstance(arrays, dict) else set()
+    if not isinstance(arrays, dict) or not all(map(_describes, arrays.values())): return set()
+    return set(arrays) - {"metadata"}
+
+def _describes(part)->bool:
+    "Whether a value has the form that `describe_array` gives."
+    if not isinstance(part, dict) or set(part) != {"type", "shape", "digest"}: return False
+    shape = part["shape"]
+    return isinstance(shape, list) and all(type(o) is int for o in shape) and isinstance(part["type"], str)
+
+def _is_whole(manifest:dict)->bool:
+    "Whether a manifest is as it was written, and names its own content."
+    content = {k: manifest.get(k) for k in ("kind", "version", "arrays")}
+    notes = manifest.get("notes")
+    texts = isinstance(notes, list) and all(isinstance(o, str) for o in notes)
+    return texts and is_sealed(manifest) and manifest.get("digest") == digest(content)
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #09bc9fbf
 def read_manifest(
@@ -86,18 +100,19 @@ def read_manifest(
     "Read the manifest of a store. Raises `AamError` where it is absent or altered, and for another layout."
     path = folder/"manifest.json"
     if not path.is_file():
-        raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with build_store.")
+        raise AamError(f"{folder} is not a store: it has no manifest.json. Make one with "
+                       f"{command('build_store')}.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != STORE_KIND:
         raise AamError(f"{folder} is not a store: its manifest.json is of another kind. "
                        "Choose the folder of a store.")
     if found.get("version") != LAYOUT:
         raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {LAYOUT}. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     wanted = ({*SAMPLE_ARRAYS}, {*SAMPLE_ARRAYS, *TREE_ARRAYS})
-    if not is_sealed(found) or _array_names(found) not in wanted:
+    if not _is_whole(found) or _array_names(found) not in wanted:
         raise AamError(f"The store {folder} is damaged: its manifest.json was altered. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return found
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #960bb4c7
@@ -111,11 +126,11 @@ def map_array(
         else: out = np.lib.format.open_memmap(path, mode="r")
     except Exception as e: # A damaged header fails in many ways (ValueError, SyntaxError, OSError, and more)
         raise AamError(f"The store {path.parent} is damaged: {path.name} cannot be mapped ({e}). "
-                       "Build it again with build_store.") from e
+                       f"Build it again with {command('build_store')}.") from e
     if [out.dtype.str, list(out.shape)] != [part["type"], part["shape"]]:
         raise AamError(f"The store {path.parent} is damaged: {path.name} has type {out.dtype.str} and shape "
                        f"{out.shape}, wanted {part['type']} and {tuple(part['shape'])}. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return out.view(np.ndarray)
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #f1bd3b42
@@ -156,5 +171,5 @@ def open_arrays(
     if wrong:
         verb = "was" if len(wrong) == 1 else "were"
         raise AamError(f"The store {folder} is damaged: {few(wrong)} {verb} altered. "
-                       "Build it again with build_store.")
+                       f"Build it again with {command('build_store')}.")
     return arrays

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .source import StudyPart
-from ..core import AamError, keyed_rng, need
+from ..core import AamError, keyed_rng, need, option
 from ..data.tree import keep_tips
 from ..sections import AugmentConfig
 from ..types import Sample, Tree
@@ -94,7 +94,7 @@ def _along(samples:list[Sample], study:StudyPart|None)->_Along:
     "The ASVs of some samples and the tree cut to them."
     if study is None or not study.has_tree:
         raise AamError("augment.mix = 'phylomix' mixes along the tree of one study, but there is none. "
-                       "Pass --tree, or choose another mix.")
+                       f"Pass {option('data.tree', ...)}, or choose another mix.")
     rows = np.unique(np.concatenate([o.asv for o in samples]))
     tip = study.tips(rows)
     tree, where = _cut(study.branches, tip[tip >= 0])

@@ -17,7 +17,7 @@ from ..config import check_quantiles
 from ..core import AamError, few
 from .transforms import category_constants, check_range, fit_constants, in_unit, transformed
 from .values import all_of, as_numbers, class_names, infer_task
-from .where import as_texts
+from .written import as_texts
 from ..sections import REGRESSIONS, TRANSFORMS
 from ..types import Column, strings
 

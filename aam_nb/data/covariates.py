@@ -18,7 +18,7 @@ from ..config import covariate_chains
 from ..core import AamError, few
 from .codec import check_fields
 from .values import all_of, as_numbers, check_columns
-from .where import as_texts
+from .written import as_texts
 from ..types import Covariates
 
 if TYPE_CHECKING: import pandas as pd

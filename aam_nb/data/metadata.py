@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/metadata.html.md"""
 # %% ../../nbs/1_data/25_metadata.ipynb #94e7600c
 from __future__ import annotations
 
-import csv, io, re
+import csv, io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,14 @@ import numpy as np
 
 from ..core import AamError, few
 from .files import check_kind, decode as as_text, load
+from .raw import refuse_breaks
+from .written import is_number, remember
 from ..types import strings
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['ANY_CASE', 'AS_WRITTEN', 'is_id_header', 'is_missing', 'is_number', 'read_metadata']
+__all__ = ['ANY_CASE', 'AS_WRITTEN', 'is_id_header', 'is_missing', 'read_metadata']
 
 # %% ../../nbs/1_data/25_metadata.ipynb #fc554c18
 ANY_CASE = {"id", "sampleid", "sample id", "sample-id", "sample_id", "featureid", "feature id", "feature-id",
@@ -130,16 +132,8 @@ def _samples(rows:list[tuple[int,list[str]]], names:list[str],
             raise AamError(f"{place}: the id '{name}' has a row already. Keep one row for each sample.")
         out[name] = cells[1:width] + [""]*(width - len(cells))
     if not out: raise AamError(f"{path} has a header, but no samples. Give a row for each sample.")
+    refuse_breaks(list(out), "sample", path)
     return out
-
-# %% ../../nbs/1_data/25_metadata.ipynb #7aca1aae
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
-def is_number(
-    cell:str, # Text
-)->bool:
-    "Whether a cell is a plain, finite decimal number."
-    return bool(_NUMBER.fullmatch(cell)) and np.isfinite(float(cell))
 
 # %% ../../nbs/1_data/25_metadata.ipynb #081ea3a9
 def _typed(name:str, cells:list[str], declared:str|None,
@@ -167,4 +161,7 @@ def read_metadata(
     samples = _samples(rows, names, path)
     cells = dict(zip(names[1:], map(list, zip(*samples.values())))) if len(names) > 1 else {}
     columns = {n: _typed(n, o, declared.get(n), path) for n, o in cells.items()}
-    return pd.DataFrame(columns, index=pd.Index(strings(list(samples)), dtype=object, name="sample_id"))
+    index = pd.Index(strings(list(samples)), dtype=object, name="sample_id")
+    return remember(pd.DataFrame(columns, index=index), {n: cells[n] for n in _numeric(columns)})
+
+def _numeric(columns)->list[str]: return [n for n, o in columns.items() if o.dtype == np.float64]

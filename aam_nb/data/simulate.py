@@ -17,6 +17,7 @@ from ..core import AamError, keyed_rng
 from .biom import write_table
 from .study import make_study
 from .tree import newick
+from .written import text_column, written_in
 from ..disk import whole_file
 from ..types import strings, Study, Table, Tree
 
@@ -159,7 +160,8 @@ def _write_metadata(metadata, path):
                                 errors="coerce").notna().all() for o in text if text[o].notna().any())
     head = "\t".join(["sample-id", *map(str, metadata.columns)])
     if guessed: head += "\n" + "\t".join(["#q2:types", *("numeric" if o else "categorical" for o in number)])
-    path.write_text(head + "\n" + metadata.to_csv(sep="\t", header=False, lineterminator="\n"),
+    body = metadata.assign(**{o: text_column(metadata[o]) for o in written_in(metadata)})
+    path.write_text(head + "\n" + body.to_csv(sep="\t", header=False, lineterminator="\n"),
                     encoding="utf-8", newline="\n")
 
 # %% ../../nbs/1_data/95_simulate.ipynb #5e2d7eed

@@ -13,11 +13,12 @@ from collections import Counter
 import numpy as np
 
 from ..core import AamError, draw_key, few, keyed_rng
+from .written import text_column
 from ..types import Split, strings
 
 # %% auto #0
-__all__ = ['strata', 'labels', 'sort_by_id', 'group_labels', 'split_groups', 'split_independent', 'kfold', 'repeated',
-           'fold_numbers', 'check_whole', 'leave_one_out', 'nested']
+__all__ = ['as_objects', 'strata', 'labels', 'sort_by_id', 'group_labels', 'split_groups', 'split_independent', 'kfold',
+           'repeated', 'fold_numbers', 'check_whole', 'leave_one_out', 'nested']
 
 # %% ../../nbs/1_data/70_split.ipynb #afd44699
 def _all_numbers(values)->bool:
@@ -37,6 +38,16 @@ def _bin_of(values, bins:int)->np.ndarray: # int64 [values]
     edges = np.unique(np.quantile(numbers, np.arange(1, bins)/bins)) if len(numbers) else []
     return np.searchsorted(edges, numbers, side="left")
 
+# %% ../../nbs/1_data/70_split.ipynb #06b775dc
+def as_objects(
+    values,      # One value for each sample
+)->np.ndarray:   # Object array [samples]; text where a column remembers how its numbers are written
+    "The values of a column that names something, apart from its index."
+    import pandas as pd
+    return _plain_objects(text_column(values) if isinstance(values, pd.Series) else values)
+
+def _plain_objects(values)->np.ndarray: return np.asarray(values, dtype=object)
+
 # %% ../../nbs/1_data/70_split.ipynb #f086b336
 def strata(
     values,          # One value for each sample, a number or a label; NaN or None where missing
@@ -45,7 +56,7 @@ def strata(
 )->np.ndarray:       # int64 [samples], 0, 1, ...; samples without a value are in the last stratum
     "The stratum of each sample. Raises `AamError` for a value that is not a number, in a regression."
     import pandas as pd
-    values = pd.Series(np.asarray(values, dtype=object))
+    values = pd.Series((as_objects if task == "classification" else _plain_objects)(values))
     here = values.notna().to_numpy()
     if task == "auto": task = "regression" if _all_numbers(values[here]) else "classification"
     out = np.full(len(values), -1, dtype=np.int64)
@@ -58,10 +69,12 @@ def strata(
 def labels(
     values,      # One value for each sample: text, numbers, NaN or None
 )->np.ndarray:   # Object array of str [samples], "" where missing or blank
-    "The text of each value. Where all are whole numbers, '12.0' is '12'."
+    "The text of each value, as it is written. Where all are whole numbers, the number 12.0 is '12'."
     import pandas as pd
-    names = strings(["" if pd.isna(o) else str(o).strip() for o in values])
-    cut = strings([o.removesuffix(".0") for o in names])
+    if isinstance(values, pd.Series): values = text_column(values)
+    values = ["" if pd.isna(o) else o for o in values]
+    names = strings([str(o).strip() for o in values])
+    cut = strings([k if isinstance(o, str) else k.removesuffix(".0") for k, o in zip(names, values)])
     return cut if all(o.lstrip("-").isdigit() for o in cut if o) else names
 
 # %% ../../nbs/1_data/70_split.ipynb #9e85fbf2
@@ -79,7 +92,7 @@ def sort_by_id(
     for o in columns:
         if o is None or len(o) == len(ids): continue
         raise AamError(f"Sample ids: {len(ids)}, values for them: {len(o)}. Give one value for each sample.")
-    return ids, *(None if o is None else np.asarray(o, dtype=object)[order] for o in columns)
+    return ids, *(None if o is None else as_objects(o)[order] for o in columns)
 
 # %% ../../nbs/1_data/70_split.ipynb #d5dd58ca
 def group_labels(
@@ -291,7 +304,8 @@ def nested(
 )->list[list[tuple[np.ndarray,np.ndarray]]]: # For each outer fold, (train ids, test ids) of the inner ones
     "Folds of each training part. Raises an `AamError` that names an outer fold that is too small."
     at, out = {o: i for i, o in enumerate(ids)}, []
-    groups, values = (None if o is None else np.asarray(o, dtype=object) for o in (groups, values))
+    groups = None if groups is None else as_objects(groups)
+    if values is not None: values = (as_objects if task == "classification" else _plain_objects)(values)
     for k, (train, _) in enumerate(folds, 1):
         rows = [at[o] for o in train]
         mine = None if groups is None else groups[rows]

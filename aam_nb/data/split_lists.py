@@ -14,8 +14,8 @@ import numpy as np
 from ..core import AamError, few
 from .metadata import read_metadata
 from .split import (
-    check_whole, fold_numbers, group_labels, labels, leave_one_out, repeated, sort_by_id, split_groups,
-    split_independent)
+    as_objects, check_whole, fold_numbers, group_labels, labels, leave_one_out, repeated, sort_by_id,
+    split_groups, split_independent)
 from ..disk import write_tsv
 from ..types import Split, strings
 
@@ -79,10 +79,15 @@ def _are_parts(listed)->bool:
                    "data.leave_out.")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #e8e5f5c0
+def _word(text)->str:
+    "A part in lower case, or the number of a fold, which pandas may have written as 1.0."
+    whole = text.removesuffix(".0")
+    return whole if whole.isdigit() else text.lower()
+
 def _listed(ids, given, groups)->tuple[np.ndarray,np.ndarray,bool]:
     "Ids that the list names, in order, the word of each, and whether words are parts."
     ids, given, groups = sort_by_id(ids, given, groups)
-    words = strings([o.lower() for o in labels(given)])
+    words = strings([_word(o) for o in labels(given)])
     named = words != ""
     ids, words = ids[named], words[named]
     parts = _are_parts(words)
@@ -105,7 +110,7 @@ def _draw_valid(part, share, ids, groups, strata, seed)->Split:
     "The split with a `valid` part that is drawn from `train`: `share` of its samples."
     at = {o: i for i, o in enumerate(ids)}
     rows = [at[o] for o in part["train"]]
-    def mine(column): return None if column is None else np.asarray(column, dtype=object)[rows]
+    def mine(column): return None if column is None else as_objects(column)[rows]
     how = dict(valid=min(.5, share), test=0, seed=seed, strata=mine(strata))
     if groups is None: drawn = split_independent(part["train"], **how)
     else: drawn = split_groups(part["train"], mine(groups), **how)

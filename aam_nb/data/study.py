@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ..core import AamError, few
+from ..core import AamError, few, option
 from .tree import shear
 from .where import select
+from .written import as_texts, remember, written_in
 from ..types import strings, Study, Table, Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -34,7 +35,8 @@ def _with_row(ids:np.ndarray, metadata:pd.DataFrame, missing:str)->tuple[np.ndar
                        f"(first: {few(metadata.index)}). Do both files belong to the same study?")
     if lost and missing == "error":
         raise AamError(f"No row in the metadata for {lost:,} of the table's {n:,} samples "
-                       f"(first: {few(ids[~has])}). Add rows, or leave these samples out (missing='drop').")
+                       f"(first: {few(ids[~has])}). Add rows, or leave these samples out "
+                       f"({option('data.missing', 'drop')}).")
     gone, notes = few(ids[~has]), []
     if lost: notes.append(f"Left out {lost:,} of {n:,} samples: no row in the metadata (first: {gone})")
     if spare: notes.append(f"Metadata rows without a sample in the table: {spare:,} of {len(metadata):,}")
@@ -43,13 +45,14 @@ def _with_row(ids:np.ndarray, metadata:pd.DataFrame, missing:str)->tuple[np.ndar
 # %% ../../nbs/1_data/60_study.ipynb #98e55dd8
 def _chosen(ids:np.ndarray, metadata:pd.DataFrame, has:np.ndarray, where:str)->tuple[np.ndarray,list[str]]:
     "Which of the samples with a row are chosen, and a note."
-    chosen = np.asarray(select(metadata.loc[ids[has]], where), dtype=bool)
+    notes = []
+    chosen = np.asarray(select(metadata.loc[ids[has]], where, notes), dtype=bool)
     if not chosen.any():
         raise AamError(f"No sample is left where {where} (samples with metadata: {has.sum():,}). "
                        "Choose another condition.")
     out = has.copy()
     out[has] = chosen
-    return out, [f"Kept {chosen.sum():,} of {has.sum():,} samples, where {where}"]
+    return out, [*notes, f"Kept {chosen.sum():,} of {has.sum():,} samples, where {where}"]
 
 # %% ../../nbs/1_data/60_study.ipynb #0a718e42
 def join_metadata(
@@ -63,7 +66,7 @@ def join_metadata(
     if metadata is None:
         if not where: return np.ones(len(ids), dtype=bool), []
         raise AamError(f"where = '{where}' chooses samples by metadata, but no metadata are given. "
-                       "Give metadata, or leave out the condition.")
+                       f"Give {option('data.metadata', ...)}, or leave out the condition.")
     twice = metadata.index[metadata.index.duplicated()]
     if len(twice):
         raise AamError(f"Some sample ids have more than one row in the metadata: {few(twice)}. "
@@ -101,7 +104,7 @@ def _root_branches(tree:Tree)->int: # Branches that leave the last fork above al
 # %% ../../nbs/1_data/60_study.ipynb #54133fa7
 def _tree_notes(tree:Tree, cut:Tree, off:np.ndarray, reads:np.ndarray)->list[str]:
     "Note the ASVs that a tree lacks (`off`, bool [asvs]), its other tips, and a root that may be missing."
-    tips, roots, notes = len(tree.tips), _root_branches(tree), []
+    tips, roots, notes = len(tree.tips), _root_branches(tree), [*tree.notes]
     if off.any():
         share = reads[off].sum()/reads.sum()
         notes.append(f"Not in the tree, so not in distances along it: {off.sum():,} of {len(off):,} ASVs, "
@@ -125,7 +128,7 @@ def join_tree(
         tips = few(o[:30] for o in tree.tips)
         raise AamError(f"None of the table's {len(tip):,} ASVs (first: '{sequences[0][:30]}') is a tip of "
                        f"the tree (first: {tips}). Tips are sequences, or their MD5 or SHA-1; for other ids, "
-                       "give read_tree the sequences.")
+                       f"give the sequences of the tree's tips ({option('data.sequences', ...)}).")
     return cut, tip, _tree_notes(tree, cut, tip < 0, reads)
 
 # %% ../../nbs/1_data/60_study.ipynb #5f486430
@@ -139,6 +142,12 @@ def off_tree(
     if not off.any(): return []
     return [f"Samples that have reads, but none on the tree: {off.sum():,} (first: {few(ids[off])})"]
 
+# %% ../../nbs/1_data/60_study.ipynb #d11f42e5
+def _text_ids(metadata:pd.DataFrame)->pd.DataFrame:
+    "Metadata whose ids are text."
+    if metadata.index.dtype.kind not in "iuf": return metadata
+    return metadata.set_axis(as_texts(metadata.index.to_series()), axis=0)
+
 # %% ../../nbs/1_data/60_study.ipynb #f70eae0c
 def make_study(
     table:Table,
@@ -148,6 +157,7 @@ def make_study(
     where:str="",                    # Keep samples by their metadata, e.g. "age > 3 and site in (gut, skin)"
 )->Study:                            # Samples and ASVs in table order
     "Join table, metadata and tree. Raises `AamError` when they do not match, or when nothing is left."
+    if metadata is not None: metadata = _text_ids(metadata)
     keep, notes = join_metadata(table.sample_ids, metadata, missing, where)
     notes = [*table.notes, *notes]
     if metadata is not None:
@@ -181,7 +191,20 @@ def _joined_metadata(studies:dict[str,Study])->pd.DataFrame:
     import pandas as pd
     known = [pd.DataFrame(index=o.ids) if o.metadata is None else o.metadata for o in studies.values()]
     name = "study_name" if any("study" in o.columns for o in known) else "study"
-    return pd.concat([o.assign(**{name: k}) for k, o in zip(studies, known, strict=True)])
+    out = pd.concat([o.assign(**{name: k}) for k, o in zip(studies, known, strict=True)])
+    return _remembering(out, known)
+
+def _remembering(joined:pd.DataFrame, parts:list[pd.DataFrame])->pd.DataFrame:
+    "Joined metadata with the cells that their parts remember, as text where a part has text."
+    cells = {}
+    for name in dict.fromkeys(o for part in parts for o in written_in(part)):
+        texts = np.concatenate([_cells(o, name) for o in parts])
+        if joined[name].dtype.kind in "iuf": cells[name] = list(texts)
+        else: joined[name] = [o or np.nan for o in texts]
+    return remember(joined, cells)
+
+def _cells(metadata:pd.DataFrame, name:str)->np.ndarray: # Object array of str
+    return as_texts(metadata[name]) if name in metadata else strings([""]*len(metadata))
 
 # %% ../../nbs/1_data/60_study.ipynb #3b394263
 def join_studies(

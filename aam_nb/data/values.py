@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core import AamError, few, nearest
-from .metadata import is_number
-from .where import as_texts
+from .written import as_texts, is_number
 
 if TYPE_CHECKING: import pandas as pd
 

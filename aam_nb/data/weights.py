@@ -16,7 +16,7 @@ from ..config import Config
 from ..core import AamError, few, nearest
 from .targets import Targets, training_rows
 from .values import as_numbers, check_columns
-from .where import as_texts
+from .written import as_texts
 
 if TYPE_CHECKING: import pandas as pd
 

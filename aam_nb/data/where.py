@@ -8,38 +8,45 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/where.html.md"""
 from __future__ import annotations
 
 import re
+from collections import deque
+from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.basics import patch
 
 from ..core import AamError, few, nearest
-from .metadata import is_number
-from ..types import strings
+from .written import as_texts, is_number
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['as_texts', 'select']
+__all__ = ['select']
 
 # %% ../../nbs/1_data/30_where.ipynb #554c7e4f
 _WORDS = ("and", "or", "not", "in")
 _TOKEN = re.compile(r"""\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<sign>==|!=|<=|>=|<|>|[(),])"""
                     r"""|(?P<bare>[^\s()<>=!,"']+))""")
 
-def _tokens(where:str)->list[tuple[str,str]]: # Kind ("word", "sign" or "end") and text of each
+def _tokens(where:str)->deque[tuple[str,str]]: # Kind ("word", "quoted", "sign" or "end") and text of each
     "The words and signs of a condition. Raises `AamError` at the first place that is neither."
     out, at, where = [], 0, where.rstrip()
     while at < len(where):
         m = _TOKEN.match(where, at)
         if not m:
-            raise AamError(f"The condition '{where}' cannot be read from '{where[at:at+12].strip()}' "
-                           f"on. {_EXAMPLE}")
+            raise AamError(f"The condition '{_shown(where)}' cannot be read from "
+                           f"'{where[at:at+12].strip()}' on. {_EXAMPLE}")
         kind = m.lastgroup
         at = m.end()
-        out.append(("sign" if kind == "sign" or kind == "bare" and m[kind] in _WORDS else "word", m[kind]))
-    return [*out, ("end", "its end")]
+        out.append((_KINDS.get(kind, "sign" if m[kind] in _WORDS else "word"), m[kind]))
+    return deque([*out, ("end", "its end")])
 
+def _shown(where:str)->str:
+    "A condition as a message shows it."
+    return where if len(where) <= 200 else f"{where[:190]} ..."
+
+_KINDS = {"double": "quoted", "single": "quoted", "sign": "sign"}
 _EXAMPLE = "Write it like: is_infant == 1 and site in (gut, 'left hand')"
 
 # %% ../../nbs/1_data/30_where.ipynb #ae46231d
@@ -50,59 +57,98 @@ class _Answer:
     def __or__(self, o): return _Answer(self.yes | o.yes, self.no & o.no)
     def __invert__(self): return _Answer(self.no, self.yes)
 
-_COMPARE = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
-            ">=": np.greater_equal}
+# %% ../../nbs/1_data/30_where.ipynb #2b12eae5
+class _Column:
+    "A column of the metadata, as comparisons need it."
+    def __init__(self, values:pd.Series):
+        self.name, self.numeric = values.name, values.dtype.kind in "iuf"
+        self.known = values.notna().to_numpy()
+        self.numbers = values.to_numpy(np.float64, na_value=np.nan) if self.numeric else None
+        self.at = {}  # Text -> its number among the distinct texts
+        self.code = np.array([self.at.setdefault(o, len(self.at)) for o in as_texts(values)], dtype=np.int64)
 
-# %% ../../nbs/1_data/30_where.ipynb #dc673338
-def _as_text(value, missing:bool)->str:
-    if missing: return ""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else value
+    @cached_property
+    def texts(self)->list[str]: # Sorted
+        "The distinct texts of known cells."
+        return sorted(o for o, k in self.at.items() if self.known[self.code == k].any())
 
-def as_texts(
-    values:pd.Series,
-)->np.ndarray: # Object array of str, "" where missing
-    "Values as text."
-    return strings([_as_text(v, gone) for v, gone in zip(values.tolist(), values.isna())])
+    @cached_property
+    def ways(self)->dict[Decimal,list[str]]: # In the order of the column
+        "The texts that write each number."
+        out = {}
+        for o in self.at:
+            if is_number(o): out.setdefault(Decimal(o), []).append(o)
+        return out
+
+    def among(self, texts:list[str])->_Answer:
+        "Where the cell is one of these texts."
+        yes = np.isin(self.code, [self.at[o] for o in texts if o in self.at])
+        return _Answer(yes & self.known, ~yes & self.known)
+
+# %% ../../nbs/1_data/30_where.ipynb #3129734b
+def _equals(column:_Column, values:list[tuple[str,bool]], notes:list[str])->_Answer: # (value, in quotes)
+    "Where a column is one of some values. Raises `AamError` for a value that it cannot have."
+    texts = []
+    for value, quoted in values:
+        if column.numeric and not quoted: texts += _ways(column, value, notes)
+        elif value in column.at: texts.append(value)
+        else:
+            raise AamError(f"The condition asks for '{value[:80]}' in the column '{column.name}', but no "
+                           f"sample has it.{nearest(value[:80], column.texts)} The column has "
+                           f"{few(column.texts, 8) or 'no values'}.")
+    return column.among(texts)
+
+def _ways(column:_Column, value:str, notes:list[str])->list[str]:
+    "The texts of a column that write a number; more than one is noted."
+    _check_number(column, value)
+    found = column.ways.get(Decimal(value), [])
+    if len(found) > 1:
+        notes.append(f"The condition takes {few(found, 5)} in '{column.name}' as the number {value}. "
+                     f"Where it is a name, put it in quotes: '{found[0]}'.")
+    return found
+
+def _check_number(column:_Column, value:str):
+    "Raises `AamError` where a column of numbers is compared with something else."
+    if is_number(value): return
+    raise AamError(f"The condition compares the column '{column.name}', which holds numbers, with "
+                   f"'{value[:80]}'. Give a number.")
 
 # %% ../../nbs/1_data/30_where.ipynb #e33cf57d
-def _compare(column:pd.Series, sign:str, value:str)->_Answer:
-    "One comparison of a column with a value. Raises `AamError` for a comparison that makes no sense."
-    known = column.notna().to_numpy()
-    if column.dtype.kind in "iuf":
-        if not is_number(value):
-            raise AamError(f"The condition compares the column '{column.name}', which holds numbers, with "
-                           f"'{value}'. Give a number.")
-        yes = _COMPARE[sign](column.to_numpy(np.float64, na_value=np.nan), float(value))
-    else:
-        if sign not in ("==", "!="):
-            raise AamError(f"The condition orders the column '{column.name}' by {sign}, but it holds text. "
-                           "Use ==, != or in (...).")
-        texts = as_texts(column)
-        all_texts = sorted(set(texts[known]))
-        if value not in all_texts:
-            raise AamError(f"The condition asks for '{value}' in the column '{column.name}', but no sample "
-                           f"has it.{nearest(value, all_texts)} The column has "
-                           f"{few(all_texts, 8) or 'no values'}.")
-        yes = _COMPARE[sign](texts, value).astype(bool)
-    return _Answer(yes & known, ~yes & known)
+_ORDER = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+
+def _ordered(column:_Column, sign:str, value:str)->_Answer:
+    "Where a column of numbers is below or above one. Raises `AamError` for text."
+    if not column.numeric:
+        raise AamError(f"The condition orders the column '{column.name}' by {sign}, but it holds text. "
+                       "Use ==, != or in (...).")
+    _check_number(column, value)
+    yes = _ORDER[sign](column.numbers, float(value))
+    return _Answer(yes & column.known, ~yes & column.known)
 
 # %% ../../nbs/1_data/30_where.ipynb #3b4b8d73
 class _Reader:
     "Reads a condition and answers it for each row of the metadata."
     def __init__(self, metadata:pd.DataFrame, where:str):
         self.metadata, self.where, self.left, self.depth = metadata, where, _tokens(where), 0
+        self.columns, self.notes = {}, []
 
     def take(self, wanted:str, *signs:str)->str:
         "The next word, or the next of these signs."
         kind, text = self.left[0]
-        if (text not in signs or kind != "sign") if signs else kind != "word":
-            found = "ends" if kind == "end" else f"has {text!r}"
-            raise AamError(f"The condition '{self.where}' {found} where {wanted} should be. {_EXAMPLE}")
-        return self.left.pop(0)[1]
+        if (text not in signs or kind != "sign") if signs else kind not in ("word", "quoted"):
+            found = "ends" if kind == "end" else f"has '{text[:80]}'"
+            raise AamError(f"The condition '{_shown(self.where)}' {found} where {wanted} should be. "
+                           f"{_EXAMPLE}")
+        return self.left.popleft()[1]
+
+    def value(self)->tuple[str,bool]:
+        "The next value, and whether it stands in quotes."
+        quoted = self.left[0][0] == "quoted"
+        return self.take("a value"), quoted
 
     def skip(self, sign:str)->bool:
         "Pass over a sign if it is the next."
-        return self.left[0] == ("sign", sign) and bool(self.left.pop(0))
+        return self.left[0] == ("sign", sign) and bool(self.left.popleft())
 
 # %% ../../nbs/1_data/30_where.ipynb #9e0ea929
 @patch
@@ -138,27 +184,37 @@ def single(self:_Reader)->_Answer:
 def comparison(self:_Reader)->_Answer:
     "A column compared with a value, or looked up in a list."
     column = self.column(self.take("a column"))
-    sign = self.take("a comparison", *_COMPARE, "in", "not")
-    if sign in _COMPARE: return _compare(column, sign, self.take("a value"))
+    sign = self.take("a comparison", *_ORDER, "==", "!=", "in", "not")
+    if sign in _ORDER: return _ordered(column, sign, self.take("a value"))
     if sign == "not": self.take("'in'", "in")
-    self.take("a '('", "(")
-    out = _compare(column, "==", self.take("a value"))
-    while self.skip(","): out = out | _compare(column, "==", self.take("a value"))
-    self.take("a ')'", ")")
-    return ~out if sign == "not" else out
+    values = [self.value()] if sign in ("==", "!=") else self.listed()
+    out = _equals(column, values, self.notes)
+    return ~out if sign in ("!=", "not") else out
 
 @patch
-def column(self:_Reader, name:str)->pd.Series:
+def listed(self:_Reader)->list[tuple[str,bool]]:
+    "The values in brackets."
+    self.take("a '('", "(")
+    out = [self.value()]
+    while self.skip(","): out.append(self.value())
+    self.take("a ')'", ")")
+    return out
+
+@patch
+def column(self:_Reader, name:str)->_Column:
     "A column of the metadata."
-    if name in self.metadata.columns: return self.metadata[name]
-    raise AamError(f"The condition '{self.where}' names the column '{name}', which is not among "
-                   f"the {len(self.metadata.columns)} of the metadata."
-                   f"{nearest(name, self.metadata.columns)}")
+    if name in self.columns: return self.columns[name]
+    if name not in self.metadata.columns:
+        raise AamError(f"The condition '{_shown(self.where)}' names the column '{name[:80]}', which is not "
+                       f"among the {len(self.metadata.columns)} of the metadata."
+                       f"{nearest(name[:80], self.metadata.columns)}")
+    return self.columns.setdefault(name, _Column(self.metadata[name]))
 
 # %% ../../nbs/1_data/30_where.ipynb #5b6d67df
 def select(
     metadata:pd.DataFrame, # From `read_metadata`
     where:str,             # A condition; empty for all samples
+    notes:list[str]|None=None, # Gets a sentence for each number that is written in several ways
 )->np.ndarray:             # bool [samples]
     """Which samples satisfy a condition. Raises `AamError` where it cannot be read, for unknown columns and
     texts, and for comparisons that make no sense."""
@@ -166,4 +222,5 @@ def select(
     reader = _Reader(metadata, where)
     out = reader.condition()
     if reader.left[0][0] != "end": reader.take("'and', 'or' or the end", "and", "or")
+    if notes is not None: notes += dict.fromkeys(reader.notes)
     return out.yes

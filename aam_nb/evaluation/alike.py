@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from ..core import digest
+from ..core import digest, option
 from .findings import agreeing, counted, Finding
-from .question import Case, coarsest, numbered
+from .question import Case, numbered
 from ..types import Table
 
 # %% auto #0
@@ -132,9 +132,9 @@ def holding_column(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
 )->str:               # "" where there is none
-    "The coarsest suspected column, when it is the same in at least nine of ten pairs."
+    "The safest grouping, when it is the same in at least nine of ten pairs."
     if not case.suspects: return ""
-    name = coarsest(case.study.metadata, case.suspects)
+    name = case.ranked[0].name
     v = numbered(case.study.metadata[name])
     return name if (v[pairs[:, 0]] == v[pairs[:, 1]]).mean() >= .9 else ""
 
@@ -187,7 +187,7 @@ def _copies_alone(n, most):
     "A note that not all pairs were compared."
     text = (f"Only exact copies were searched for among the {n:,} samples. "
             f"Comparing all pairs takes long for more than {most:,} samples.")
-    todo = "Pass a larger `most` to inspect_study to compare all pairs."
+    todo = f"Keep fewer samples ({option('data.where', ...)}) to compare all pairs."
     return Finding(severity="note", kind="alike", text=text, todo=todo)
 
 # %% ../../nbs/7_evaluation/50_alike.ipynb #b39f14ae

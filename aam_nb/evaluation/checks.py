@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ..core import few
+from ..core import few, option
 from ..data.tokens import sequence_keys
 from .findings import agreeing, among, counted, Finding
 from .question import Case, numbered, target_of
@@ -59,7 +59,7 @@ def rare_class_findings(case:Case)->list[Finding]: # A warning, or none
     if not rare: return []
     verb = agreeing(len(rare), "occurs", "occur")
     text = f"In '{target.name}', {few(rare)} {verb} in fewer than three groups."
-    todo = "Merge rare classes with others, or leave them out with --where."
+    todo = f"Merge rare classes with others, or leave them out with {option('data.where', ...)}."
     return [Finding(severity="warning", kind="target", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #b6312d41
@@ -73,7 +73,7 @@ def pretrained_findings(case:Case)->list[Finding]: # A leak, or none
     text = (f"The bundle was pretrained on {known.sum():,} of {scored.sum():,} samples that would be scored "
             f"(first: {few(ids[known])}).")
     todo = ("Leave them out of the test part, or pretrain without them. "
-            "run.transductive=true scores them anyway.")
+            f"{option('run.transductive', True)} scores them anyway.")
     return [Finding(severity="leak", kind="pretrained", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #9e5e627c
@@ -107,7 +107,7 @@ def control_findings(study:Study)->list[Finding]: # A warning, or none
     looks = agreeing(n, "looks like a blank or other control", "look like blanks or other controls")
     text = (f"{counted(n, 'sample')} {looks}, judging by {where} "
             f"(first: {few(study.ids[every])}).")
-    todo = "Leave them out with --where: the target does not apply to them."
+    todo = f"Leave them out with {option('data.where', ...)}: the target does not apply to them."
     return [Finding(severity="warning", kind="controls", text=text, todo=todo)]
 
 # %% ../../nbs/7_evaluation/58_checks.ipynb #52bc7d8a

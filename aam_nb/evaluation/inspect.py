@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..data.written import text_column
 from .alike import alike_findings
 from .alone import Shortcut
 from .checks import (
@@ -111,7 +112,8 @@ def groups_fact(
     groups, # pandas.Series, one for each sample
 )->str:
     "The groups in a line."
-    size, gone = groups.value_counts(), groups.isna().sum()
+    size, gone = text_column(groups).value_counts(), groups.isna().sum()
+    size = size[size > 0] # A category may have no samples
     lost = f"; missing for {counted(gone, 'sample')}" if gone else ""
     return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}"
 

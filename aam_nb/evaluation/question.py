@@ -12,15 +12,17 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core import AamError, nearest
+from ..core import AamError, nearest, option
+from ..data.groupings import Grouping, rank_groupings
 from ..data.subjects import subject_like
+from ..data.written import text_column
 from .depth import target_values
 from .findings import Finding
 from ..types import Split, Study
 
 # %% auto #0
 __all__ = ['Question', 'numbered', 'side_pairs', 'split_sides', 'on_both_sides', 'Target', 'read_target', 'require_column',
-           'coarsest', 'Case', 'target_of', 'target_findings']
+           'Case', 'target_of', 'target_findings']
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #2f9c6784
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,9 @@ class Question:
 def numbered(
     column,          # Values of any type, one for each sample: pandas.Series or array
 )->np.ndarray:       # int64 [samples], 0 to the number of distinct values - 1; -1 where missing
-    "Number the distinct values in the order in which they first occur."
+    "Number the values that are written differently, in the order in which they first occur."
     import pandas as pd
-    return pd.factorize(column)[0]
+    return pd.factorize(text_column(column) if isinstance(column, pd.Series) else column)[0]
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #0956af64
 def side_pairs(
@@ -107,18 +109,11 @@ def require_column(
     "Raise `AamError` for a column that the metadata do not have."
     if not name: return
     if study.metadata is None:
-        raise AamError(f"'{name}' was named for the {what}, but the study has no metadata. Pass --metadata.")
+        raise AamError(f"'{name}' was named for the {what}, but the study has no metadata. "
+                       f"Pass {option('data.metadata', ...)}.")
     if name not in study.metadata.columns:
         hint = nearest(name, study.metadata.columns)
         raise AamError(f"The metadata have no column '{name}' for the {what}.{hint}")
-
-# %% ../../nbs/7_evaluation/46_question.ipynb #6ebfce85
-def coarsest(
-    metadata,      # pandas.DataFrame
-    suspects:list, # (column, why) of each, of `subject_like`; at least one
-)->str:            # The column with the fewest values
-    "The suspected column that would keep most samples together."
-    return min(suspects, key=lambda o: metadata[o[0]].nunique())[0]
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #71615d74
 @dataclass(frozen=True)
@@ -141,12 +136,17 @@ class Case:
         "The columns that look like subjects, households or repeats."
         return [] if self.study.metadata is None else subject_like(self.study.metadata)
 
+    @cached_property
+    def ranked(self)->list[Grouping]:
+        "The groupings that come into question, the safest first; none without a suspect or a named column."
+        named = [(o, "it was named") for o in [self.question.groups] if o and o not in dict(self.suspects)]
+        return rank_groupings(self.study.metadata, [*self.suspects, *named])
+
     @property
     def together(self): # pandas.Series, or None
-        "The groups that a fair test keeps together: the named ones, or else those of the coarsest suspect."
-        metadata, groups = self.study.metadata, self.question.groups
-        if groups: return metadata[groups]
-        return metadata[coarsest(metadata, self.suspects)] if self.suspects else None
+        "The groups that a fair test keeps together: the named ones, or else those of the safest grouping."
+        name = self.question.groups or (self.ranked[0].name if self.ranked else "")
+        return text_column(self.study.metadata[name]) if name else None
 
     @cached_property
     def target_or_error(self)->Target|AamError|None:

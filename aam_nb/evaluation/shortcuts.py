@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 
+from ..core import option
+from ..data.written import text_column
 from .alone import Shortcut, shortcuts
 from .depth import depth_alarm, depth_bins
 from .findings import also_text, Finding
@@ -39,7 +41,7 @@ def lab_columns(
         if name in but or not _names_the_lab(name): continue
         v = numbered(metadata[name])
         if 1 <= v.max(initial=-1) < (v >= 0).sum()/5: first.setdefault(v.tobytes(), name)
-    return {o: metadata[o] for o in first.values()}
+    return {o: text_column(metadata[o]) for o in first.values()}
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #9bf2d2dd
 def tried_shortcuts(
@@ -68,9 +70,10 @@ def depth_finding(
     "Say that depth predicts the target, and what a common depth would cost."
     target = target_of(case)
     alarm = depth_alarm(case.study, case.study.metadata[target.name], target.task)
-    text = (f"The number of reads alone predicts '{target.name}' ({_strength(found)}). "
+    strong = f"{alarm.measure} {alarm.value:.3f}" if alarm.fires else f"in ten bins, {_strength(found)}"
+    text = (f"The number of reads alone predicts '{target.name}' ({strong}). "
             "A method that sees more ASVs in deeper samples scores well for that reason alone.")
-    cost = f"--depth {alarm.depth} loses {alarm.lost:,} of {alarm.samples:,} samples"
+    cost = f"{option('data.depth', alarm.depth)} loses {alarm.lost:,} of {alarm.samples:,} samples"
     todo = f"Compare with scores at a common depth: {cost}."
     return Finding(severity="leak", kind="depth", text=text, todo=todo)
 
@@ -84,7 +87,7 @@ def lab_finding(
     text = (f"'{first.name}' alone, with {first.levels:,} values, predicts '{target_of(case).name}' "
             f"({_strength(first)}).")
     todo = ("Score the samples of each value with a model that has not seen that value: "
-            f"data.leave_out={first.name}.")
+            f"{option('data.leave_out', first.name)}.")
     return Finding(severity="leak", kind="lab", text=text + also_text([o.name for o in rest]), todo=todo)
 
 # %% ../../nbs/7_evaluation/55_shortcuts.ipynb #86fabe4b

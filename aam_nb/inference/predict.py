@@ -16,7 +16,7 @@ import torch
 
 from ..batches.build import build_store
 from ..batches.source import SampleSource
-from ..core import AamError
+from ..core import AamError, command, option
 from ..data.codec import TargetCodec
 from ..data.targets import Targets
 from ..disk import write_frame
@@ -124,7 +124,7 @@ def _check_passes(bundle:Bundle, passes:int):
     if passes > 1 and not data.depth and not (data.limit and data.select == "random"):
         raise AamError(f"{passes} passes would all be the same: this bundle draws neither reads (data.depth "
                        f"is 0) nor ASVs (data.limit is {data.limit}, "
-                       f"data.select is {data.select}). Leave out passes.")
+                       f"data.select is {data.select}). Leave out {option('passes')}.")
 
 # %% ../../nbs/6_inference/20_predict.ipynb #18bbb800
 def _mean_and_spread(each)->tuple[np.ndarray,np.ndarray]:
@@ -151,8 +151,8 @@ def predict_store(
     import pandas as pd
     targets = bundle.targets
     if targets is None:
-        raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: aam train "
-                       "run.start=BUNDLE.")
+        raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: "
+                       f"{command('train_run')}, with run.start=BUNDLE.")
     _check_passes(bundle, passes)
     samples = read_samples(bundle, store, ids, metadata, batch)
     scored = samples.names[samples.note == ""]

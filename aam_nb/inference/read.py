@@ -17,7 +17,7 @@ from ..batches.collate import known_places
 from ..batches.reads import rarefy_counts
 from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
-from ..core import AamError, few, keyed_rng
+from ..core import AamError, few, keyed_rng, option
 from .bundle import Bundle
 from ..model.aam import AamModel
 from ..training.outputs import embed_asvs, sample_outputs, stack_outputs
@@ -89,7 +89,7 @@ def sample_metadata(
     if not needs: return None
     if metadata is None:
         raise AamError(f"This model needs {few(needs, 8)} of each sample. Give metadata with these columns "
-                       "(--metadata).")
+                       f"({option('data.metadata', ...)}).")
     repeated = metadata.index[metadata.index.duplicated()]
     if len(repeated):
         raise AamError(f"The sample id '{repeated[0]}' has more than one row in the metadata. Keep one.")

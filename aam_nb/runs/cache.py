@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..batches.stream import cache_biom
 from ..config import Config
-from ..core import AamError
+from ..core import AamError, option
 from ..data.metadata import read_metadata
 from ..data.tree import read_tree
 
@@ -26,11 +26,12 @@ def cache_run(
 )->Path:           # The store folder
     "Build a store from files. Raises `AamError` when the table or the folder is not named."
     data = config.data
-    if not data.table: raise AamError("No count table is given. Pass --table study.biom.")
-    if not config.run.out: raise AamError("No folder is given for the store. Pass --out stores/NAME.")
+    if not data.table: raise AamError(f"No count table is given. Pass {option('data.table', ...)}.")
+    if not config.run.out:
+        raise AamError(f"No folder is given for the store. Pass {option('run.out', 'stores/NAME')}.")
     out = Path(config.run.out)
     metadata = read_metadata(data.metadata) if data.metadata else None
-    tree = read_tree(data.tree) if data.tree else None
+    tree = read_tree(data.tree, data.sequences or None) if data.tree else None
     store = cache_biom(data.table, out, metadata, tree, missing=data.missing, where=data.where,
                        sequences=data.sequences or None)
     for o in store.manifest["notes"]: say(f"  note: {o}")

@@ -14,13 +14,15 @@ import numpy as np
 
 from ..batches.reads import rarefy
 from ..config import Config, covariate_chains
-from ..core import AamError, nearest
+from ..core import AamError, nearest, option
 from ..data.covariates import CovariateCodec
+from ..data.groupings import grouping_text, rank_groupings
+from ..data.split import labels
 from ..data.subjects import subject_like
 from ..data.targets import Targets
 from ..data.weights import target_weights
 from ..sections import DataConfig
-from ..types import strings, Study
+from ..types import Study
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -35,7 +37,7 @@ def column(
 )->pd.Series:      # One value for each sample, in study order
     "A metadata column. Raises `AamError` when the study has no metadata or no such column."
     if study.metadata is None:
-        raise AamError(f"{flag} {name} needs metadata. Pass --metadata sample-metadata.tsv.")
+        raise AamError(f"{flag} {name} needs metadata. Pass {option('data.metadata', ...)}.")
     if name in study.metadata.columns: return study.metadata[name]
     columns = study.metadata.columns
     raise AamError(f"The metadata have no column '{name}' ({flag}); they have {len(columns)} "
@@ -83,8 +85,9 @@ def with_target(study:Study, data:DataConfig)->Study:
     """Leave out samples without reads or without any target. Raises `AamError` when no target is given or
     known."""
     names = data.target
-    if not names: raise AamError("No target is given. Pass --target COLUMN, a column of the metadata.")
-    missing = np.stack([column(study, o, "--target").isna().to_numpy() for o in names])  # t n
+    if not names: raise AamError("No target is given. Pass "
+                                    f"{option('data.target', ...)}, a column of the metadata.")
+    missing = np.stack([column(study, o, option("data.target")).isna().to_numpy() for o in names])  # t n
     _refuse_empty(names, missing)
     without = missing.all(0)
     notes = _partly_missing(names, missing[:, ~without])
@@ -125,18 +128,19 @@ def group_values(
 )->np.ndarray|None: # str [samples], or None where samples are independent
     """The group of each sample. Raises `AamError` when samples seem to belong together and the
     configuration does not name groups."""
-    if data.groups: return _known_groups(column(study, data.groups, "--groups"), data.groups)
+    if data.groups: return _known_groups(column(study, data.groups, option("data.groups")), data.groups)
     if data.independent or study.metadata is None: return None
     suspects = subject_like(study.metadata)
     if not suspects: return None
-    what = "; ".join(f"'{name}' ({why})" for name, why in suspects[:3])
+    ranked = rank_groupings(study.metadata, suspects)
+    what = "; ".join(f"'{o.name}' ({o.why})" for o in ranked[:3])
     raise AamError(f"Samples seem to belong to groups: {what}. A score is too good when samples of one "
-                   f"group are used both to train and to test. Pass --groups {suspects[0][0]}, or "
-                   "--independent "
+                   f"group are used both to train and to test. {grouping_text(ranked)} Pass "
+                   f"{option('data.groups', ranked[0].name)}, or {option('data.independent', True)} "
                    "if the samples really are independent.")
 
 def _known_groups(values, name)->np.ndarray:
     missing = values.isna().to_numpy()
-    if not missing.any(): return strings(values)
+    if not missing.any(): return labels(values)
     raise AamError(f"{_of(missing)} no value in the group column '{name}'. "
-                   "Leave them out with --where, or choose another column.")
+                   f"Leave them out with {option('data.where', ...)}, or choose another column.")

@@ -13,7 +13,7 @@ from pathlib import Path
 import aam_nb
 from ..beside import recovered
 from ..config import Config
-from ..core import AamError, few
+from ..core import AamError, few, option
 from ..disk import whole_file, write_json
 from ..fields import toml_value
 from ..recipe import changed, load_config, to_toml
@@ -25,24 +25,25 @@ __all__ = ['FREE', 'check_out', 'versions', 'open_run']
 # %% ../../nbs/9_runs/10_folder.ipynb #05a5b153
 def check_out(config:Config)->Path: # The run folder, not yet made
     "The run folder, if it may be used. Raises `AamError` when it holds something that must not be replaced."
-    if not config.run.out: raise AamError("No output folder is given. Pass --out runs/NAME.")
+    if not config.run.out:
+        raise AamError(f"No output folder is given. Pass {option('run.out', 'runs/NAME')}.")
     out = Path(config.run.out)
     if config.run.resume: _check_resume(out, config)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())): _check_overwrite(out, config)
     above = next(p for p in [out, *out.absolute().parents] if p.exists())
     if not os.access(above, os.W_OK):
-        raise AamError(f"The folder {above} is not writable. Choose another --out.")
+        raise AamError(f"The folder {above} is not writable. Choose another {option('run.out')}.")
     return out
 
 def _is_run(out)->bool: return recovered(out/"config.toml").is_file() or (out/INPUTS).is_file()
 
 def _check_overwrite(out, config):
     if not config.run.overwrite:
-        raise AamError(f"{out} exists already. Pass --overwrite to replace it, --resume to continue it, or "
-                       "another --out.")
+        raise AamError(f"{out} exists already. Pass {option('run.overwrite', True)} to replace it, "
+                       f"{option('run.resume', True)} to continue it, or another {option('run.out')}.")
     if not _is_run(out):
         raise AamError(f"{out} holds files but no run (no config.toml), so it is not overwritten. Choose "
-                       "another --out.")
+                       f"another {option('run.out')}.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #82faaea3
 FREE = {"resume", "overwrite", "threads", "workers", "device", "out"}
@@ -50,13 +51,13 @@ FREE = {"resume", "overwrite", "threads", "workers", "device", "out"}
 def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were different."
     if not (out/"config.toml").is_file():
-        raise AamError(f"{out} holds no run to resume: it has no config.toml. Leave out --resume to start "
-                       "one.")
+        raise AamError(f"{out} holds no run to resume: it has no config.toml. Leave out "
+                       f"{option('run.resume')} to start one.")
     found = changed(config, load_config(out/"config.toml"))
     other = [f"{k} = {toml_value(v)}" for k, v in found.items() if k.partition(".")[2] not in FREE]
     if not other: return
     raise AamError(f"{out} was started with other choices, so it cannot continue with {few(other)}. "
-                   "Use the same choices, or another --out.")
+                   f"Use the same choices, or another {option('run.out')}.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #7e4af7ef
 def versions()->dict[str,str]: # By package
@@ -79,7 +80,7 @@ def open_run(
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         why = f"Cannot make the run folder {out} ({e.strerror})."
-        raise AamError(f"{why} Choose a writable place with --out.") from e
+        raise AamError(f"{why} Choose a writable place with {option('run.out')}.") from e
     if inputs is not None and not config.run.resume: write_json(out/INPUTS, inputs)
     with whole_file(out/"config.toml") as p: p.write_text(to_toml(config))
     write_json(out/"versions.json", versions())

@@ -31,6 +31,7 @@ def inspect_run(
     from aam_nb.evaluation.question import Question
     if config.run.out: check_out(config)
     study, data = load_study(config.data), config.data
+    for o in study.notes: say(f"note: {o}")
     start = start_bundle(config, max(map(len, study.table.sequences)))
     found = {}
     for name in config.targets or ("",):

@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/predict.html.md"""
 # %% ../../nbs/9_runs/60_predict.ipynb #3302b0c8
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..batches.build import build_store
 from ..batches.corpus import Corpus
 from ..batches.source import SampleSource
 from ..batches.store import open_store
-from ..core import AamError
+from ..core import AamError, note, option
 from ..data.metadata import read_metadata
 from ..data.table import read_table
 from ..inference.bundle import load_bundle
@@ -31,10 +32,12 @@ def as_store(
     sequences:str|Path|None=None, # Representative sequences, where feature ids are not sequences
 )->SampleSource:
     "Samples to predict or embed. Stores are read batch by batch."
-    if Path(table).is_dir(): return open_store(table)
-    if "," in str(table) and not Path(table).exists():
+    if os.path.isdir(table): return open_store(table) # Unlike pathlib's, it takes names of any length
+    if "," in str(table) and not os.path.exists(table):
         return Corpus([open_store(o.strip()) for o in str(table).split(",") if o.strip()])
-    return build_store(Study(table=read_table(table, sequences=sequences)))
+    found = read_table(table, sequences=sequences)
+    for o in found.notes: note(o)
+    return build_store(Study(table=found))
 
 # %% ../../nbs/9_runs/60_predict.ipynb #3a847b4f
 def read_ids(path:str|Path|None)->list[str]|None: # None for None
@@ -50,7 +53,8 @@ def read_ids(path:str|Path|None)->list[str]|None: # None for None
 def _free(out, overwrite)->Path:
     "The file, if it may be written."
     if Path(out).exists() and not overwrite:
-        raise AamError(f"{out} exists already. Pass --overwrite to replace it, or another --out.")
+        raise AamError(f"{out} exists already. Pass {option('run.overwrite', True)} to replace it, "
+                       f"or another {option('run.out')}.")
     return Path(out)
 
 def predict_run(

@@ -18,7 +18,7 @@ from ..batches.augment import false_for
 from ..batches.cache import Cache
 from ..batches.store import Store
 from ..config import Config
-from ..core import AamError, need
+from ..core import AamError, need, option
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import read_distances
 from ..data.targets import Targets
@@ -48,8 +48,8 @@ __all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', '
 # %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
     lost = [o for o in config.distances if metrics[o].needs_tree and not tree]
-    wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass --tree, choose another metric, or set "
-             "pretrain_sample.steps=0 and loss.distance=0." for o in lost]
+    wrong = [f"loss.metric = '{o}' is a distance along a tree. Pass {option('data.tree', ...)}, choose "
+             "another metric, or set pretrain_sample.steps=0 and loss.distance=0." for o in lost]
     if "precomputed" in config.distances and config.data.limit:
         wrong.append(f"data.limit = {config.data.limit} leaves ASVs out, but the distances in "
                      f"{config.data.distances} are between all reads of the samples. Set data.limit=0.")
@@ -60,7 +60,8 @@ def _mix_problems(config, tree)->list[str]:
     if config.augment.mixup == 0 or mix == "pooled": return wrong
     need("skbio", "mix")
     if mix == "phylomix" and not tree:
-        wrong.append("augment.mix = 'phylomix' mixes along a tree. Pass --tree, or choose another mix.")
+        wrong.append("augment.mix = 'phylomix' mixes along a tree. "
+                     f"Pass {option('data.tree', ...)}, or choose another mix.")
     if config.data.covariates:
         wrong.append(f"augment.mix = '{mix}' mixes reads, and covariates cannot be mixed with them. "
                      "Set augment.mix=pooled, or leave out data.covariates.")
@@ -74,8 +75,8 @@ def check_settings(config:Config, study:Study)->None:
     wrong = [*false_for(config.augment, along, config.distances), *_distance_problems(config, tree)]
     wrong += _mix_problems(config, tree)
     if config.model.linear in ("branches", "both") and (study.tree is None or config.data.corpus):
-        wrong.append(f"model.linear = '{config.model.linear}' needs one tree for all samples. Pass --tree, "
-                     "or set model.linear=asvs.")
+        wrong.append(f"model.linear = '{config.model.linear}' needs one tree for all samples. "
+                     f"Pass {option('data.tree', ...)}, or set model.linear=asvs.")
     if wrong: raise AamError("\n".join(wrong))
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #e8c69762

@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/samples.html.md"""
 # %% ../../nbs/9_runs/05_samples.ipynb #dbfaa344
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ..batches.cache import Cache, cached_tree
 from ..batches.corpus import Corpus
 from ..batches.source import SampleSource
 from ..batches.store import open_store
-from ..core import AamError, few
+from ..core import AamError, few, option
 from ..data.metadata import read_metadata
 from ..data.study import join_studies, make_study
 from ..data.table import read_table
@@ -43,16 +44,18 @@ def load_study(
     "Read the table and whatever else is named, and join them. Raises `AamError` when no table is named."
     if data.corpus: return _joined_corpus(data)
     if not data.table:
-        raise AamError("No count table is given. Pass --table study.biom (or .qza, .tsv), or set data.table.")
+        raise AamError(f"No count table is given. Pass {option('data.table', ...)}: .biom, .qza or .tsv.")
     metadata = read_metadata(data.metadata) if data.metadata else None
-    if Path(data.table).is_dir(): return _from_store(data, metadata, _tree(data, cache))
+    if os.path.isdir(data.table): # Takes names of any length
+        return _from_store(data, metadata, _tree(data, cache))
     table = read_table(data.table, sequences=data.sequences or None, format=data.format)
     return make_study(table, metadata, _tree(data, cache), missing=data.missing, where=data.where)
 
 def _tree(data, cache):
     "The tree that is named, or None."
     if not data.tree: return None
-    return read_tree(data.tree) if cache is None else cached_tree(cache, data.tree)
+    files = data.tree, data.sequences or None
+    return read_tree(*files) if cache is None else cached_tree(cache, *files)
 
 # %% ../../nbs/9_runs/05_samples.ipynb #de40c470
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
@@ -67,8 +70,8 @@ def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study
 def _joined_corpus(data)->Study:
     "The studies of a corpus as one, each with its own samples chosen."
     if data.metadata or data.tree:
-        raise AamError("The stores of data.corpus have their own metadata and trees. Leave out --metadata "
-                       "and --tree.")
+        raise AamError("The stores of data.corpus have their own metadata and trees. Leave out "
+                       f"{option('data.metadata')} and {option('data.tree')}.")
     one = replace(data, corpus=())
     return join_studies({k: load_study(replace(one, table=o)) for k, o in corpus_folders(data).items()})
 

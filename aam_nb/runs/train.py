@@ -17,6 +17,7 @@ from ..config import Config
 from ..data.split_lists import write_split
 from ..data.split_picture import plot_split
 from ..data.targets import Targets
+from ..data.written import as_texts
 from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..inference.predict import decoded
@@ -60,8 +61,10 @@ def write_held_out(
     metadata = ready.study.metadata.iloc[held]
     frame = decoded(made.targets, made.outputs(held), ready.study.ids[held], metadata)
     frame.insert(0, "part", ["valid"]*len(valid) + ["test"]*len(test))
-    for i, name in enumerate(names):
-        frame.insert(1 + i, f"{name}:true" if len(names) > 1 else "true", metadata[name].to_numpy())
+    for i, codec in enumerate(made.targets):
+        true = metadata[codec.name]
+        true = as_texts(true) if codec.classes else true.to_numpy()
+        frame.insert(1 + i, f"{codec.name}:true" if len(names) > 1 else "true", true)
     path = ready.out/"predictions.tsv"
     write_frame(path, frame, "sample_id")
     return path

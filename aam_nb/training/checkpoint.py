@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from torch.optim import Optimizer
 
 from ..beside import recovered
-from ..core import AamError, few
+from ..core import AamError, few, option
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from .optim import Ema
 
@@ -97,7 +97,8 @@ def read_checkpoint(
 )->tuple[dict,dict[str,dict[str,Tensor]]]: # What `state.json` holds; tensors by file, such as "model"
     "Read a checkpoint. Raises `AamError` when it is absent, damaged or of another kind."
     folder = Path(folder)
-    if not mend(folder): raise AamError(f"There is no checkpoint in {folder}. Start without resume.")
+    if not mend(folder): raise AamError(f"There is no checkpoint in {folder}. Start "
+                                         f"without {option('run.resume')}.")
     written = read_json(folder/"state.json")
     form = written.get("format", 1) if isinstance(written, dict) else 1
     if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
@@ -136,7 +137,7 @@ def _check_parts(folder, tensors, optimizer, ema):
     absent = [k for k, v in wants.items() if v is not None and k not in tensors]
     if absent:
         raise AamError(f"The checkpoint {folder} holds no {absent[0]}: a run with other settings wrote it. "
-                       "Use its settings, or start anew without resume.")
+                       f"Use its settings, or start anew without {option('run.resume')}.")
     if ema is not None and tensors["average"].keys() != ema.average.keys():
         raise AamError(f"The average in {folder} belongs to another model. "
                        "Use the settings it was trained with.")

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math, signal, threading, time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from fastcore.basics import patch
 
-from ..core import AamError, digest, duration
+from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
 from .checkpoint import load_checkpoint, mend, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
@@ -134,10 +134,12 @@ class Loop:
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
         weights = digest([[n, list(p.shape)] for n, p in named])
-        self.settings = dict(asdict(optim), monitor=stage.monitor, mode=stage.mode, weights=weights)
+        chosen = asdict(replace(optim, chunk=objective.chunk))
+        self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history = _State(), None, []
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
+        self.flushed = self.saved
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
@@ -152,7 +154,7 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     self.state.step += 1
     self.state.key = batch.key
     self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
-    if len(self.pending) >= 10: self.flush()
+    if len(self.pending) >= 10 or time.perf_counter() - self.flushed > 5: self.flush()
 
 # %% ../../nbs/4_training/45_loop.ipynb #767cb5fc
 @patch
@@ -175,7 +177,7 @@ def flush(self:Loop)->None:
         self.refuse(step, lr, numbers)
         for k, v in numbers.items(): self.sums.setdefault(k, []).append(v)
     if self.pending and self.bar: self.bar.update(len(self.pending), sum(o[1] for o in self.pending), numbers)
-    self.pending = []
+    self.pending, self.flushed = [], time.perf_counter()
 
 # %% ../../nbs/4_training/45_loop.ipynb #4f918a76
 @patch
@@ -236,11 +238,12 @@ def check_same(self:Loop, settings:dict, source)->None:
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other:
         raise AamError(f"The checkpoint {self.folder} was written with other settings "
-                       f"({'; '.join(other[:3])}). Use the same ones, or start anew without resume.")
+                       f"({'; '.join(other[:3])}). Use the same ones, or start anew "
+                       f"without {option('run.resume')}.")
     state = self.state
     if state.step and not state.done and source[state.step - 1].key != state.key:
         raise AamError(f"The checkpoint {self.folder} comes from training on other batches. "
-                       "Use the same data, split and seed, or start anew without resume.")
+                       f"Use the same data, split and seed, or start anew without {option('run.resume')}.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #739f0c98
 @patch

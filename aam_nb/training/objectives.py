@@ -20,15 +20,15 @@ from torch import Tensor
 from ..core import AamError, draw_key, keyed_rng
 from ..model.aam import AamModel
 from ..model.passes import backward_chunks, embed_chunks
-from ..sections import LossConfig, OptimConfig
+from ..sections import LossConfig, ModelConfig, OptimConfig
 from .losses import bases_loss, hidden_bases, sample_losses, tree_loss
 from ..types import AsvBatch, Batch, LossTerms, Outputs
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['learn', 'through_encoder', 'guess_chunks', 'guess_bases', 'seed_dropout', 'Objective', 'AsvObjective', 'mixup_pairs',
-           'occurrences', 'SampleObjective']
+__all__ = ['AT_ONCE', 'learn', 'through_encoder', 'guess_chunks', 'guess_bases', 'seed_dropout', 'asvs_at_once', 'Objective',
+           'AsvObjective', 'mixup_pairs', 'occurrences', 'SampleObjective']
 
 # %% ../../nbs/4_training/35_objectives.ipynb #29332feb
 def learn(
@@ -104,6 +104,18 @@ def seed_dropout(
     if device.type == "cuda": torch.cuda.manual_seed(seed)
     if device.type == "mps": torch.mps.manual_seed(seed)
 
+# %% ../../nbs/4_training/35_objectives.ipynb #def0e7fb
+AT_ONCE = 64 # ASVs in a chunk on a CPU
+
+def asvs_at_once(
+    config:ModelConfig,
+    places:int, # Places of a sequence, bases/patch
+    memory:int, # Bytes of the GPU
+)->int:         # A power of 2, 64 to 4096
+    "How many ASVs a GPU encodes at once while it trains."
+    floats = places*config.width*config.layers*(8 + 2*config.feedforward)
+    return 2**int(np.clip(np.log2(memory/8/(4*floats)), 6, 12))
+
 # %% ../../nbs/4_training/35_objectives.ipynb #069781e6
 class Objective:
     "A model, its loss, and what a step does with a batch."
@@ -118,8 +130,14 @@ class Objective:
     def prepare(self, accelerator:Accelerator, optim:OptimConfig)->None:
         "Move to the device, and take chunk size and precision from the stage; `fit` does it."
         self.model.to(accelerator.device)
-        self.chunk = optim.chunk
+        self.chunk = optim.chunk or self._room(accelerator.device)
         self.autocast = accelerator.autocast if accelerator.mixed_precision != "no" else nullcontext
+
+    def _room(self, device):
+        "ASVs at once on a device."
+        if device.type != "cuda": return AT_ONCE
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return asvs_at_once(self.model.config, self.model.encoder.places, memory)
 
     @contextmanager
     def looking(self)->Iterator[None]:
