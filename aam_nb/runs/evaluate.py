@@ -171,7 +171,7 @@ def depth_folder(
     if depth == asked: return out
     return out/(f"depth_{depth}" if depth else "original_depth")
 
-# %% ../../nbs/9_runs/55_evaluate.ipynb #6981d56f
+# %% ../../nbs/9_runs/55_evaluate.ipynb #58235871
 def all_warnings(
     leaks:tuple[str,...],  # What the checks of the study said
     evaluation:Evaluation,
@@ -181,7 +181,8 @@ def all_warnings(
     e, own = evaluation, list(evaluation.warnings)
     depth = lambda o: o.startswith("leak (depth)") and f"'{e.target}'" in o
     leaks = [o for o in leaks if not ((e.alarm.fires or both) and depth(o))]
-    if any(o.startswith("warning (constant)") for o in leaks): own = [o for o in own if not o.startswith(NEVER)]
+    constant = any(o.startswith("warning (constant)") for o in leaks)
+    own = [o for o in own if not (constant and o.startswith(NEVER))]
     beside = f"{e.alarm.finding} The scores at a common depth stand beside these."
     return (*leaks, *(beside if both and o == e.alarm.text else o for o in own))
 
@@ -210,7 +211,7 @@ def evaluate_run(
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth
-    "The depths to evaluate at, the one that was asked for first; two where the number of reads predicts a target."
+    "The depths to evaluate at, the one asked for first; two where the number of reads predicts a target."
     asked = config.data.depth
     def alarm(name):
         task = config.of_target(name, "task")
