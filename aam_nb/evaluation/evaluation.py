@@ -252,7 +252,8 @@ def _few(n, what):
     "A warning of too few groups or samples for an interval, or for a narrow one."
     none = f"An interval needs at least {FEWEST}, so none is given, and luck may explain any difference."
     wide = "The intervals allow for that and are wide, so a small difference cannot be shown."
-    return f"There {'is' if n == 1 else 'are'} only {n} {what}{'' if n == 1 else 's'}. {none if n < FEWEST else wide}"
+    found = f"is only 1 {what}" if n == 1 else f"are only {n} {what}s"
+    return f"There {found}. {none if n < FEWEST else wide}"
 
 NEVER = "The target never varies within a group" # How a warning begins that a check may have said before
 

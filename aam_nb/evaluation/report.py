@@ -175,9 +175,10 @@ def how_html(
     return (f'<dl class="how">{"".join(scores + methods)}</dl>'
             f"<p>Every prediction is out of fold: the method that made it had {unseen}, and everything that "
             "is fitted (chosen features, penalties, models) was fitted on the training part of the fold. "
-            f"Intervals are made by leaving out {who}, one after the other (a jackknife with Student's t). They say "
-            f"how far a score would move with other {who.split()[-1]} of the same kind, and not how good it would "
-            "be in another study. In simulations they hold the truth 93 to 97 times in a hundred, from "
+            f"Intervals are made by leaving out {who}, one after the other (a jackknife with Student's t). "
+            f"They say how far a score would move with other {who.split()[-1]} of the same kind, and not how "
+            "good it would be in another study. "
+            "In simulations they hold the truth 93 to 97 times in a hundred, from "
             f"{FEWEST} {who.split()[-1]} on; over fewer there are none.</p>")
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #1b431fe0

@@ -69,17 +69,20 @@ def _without_community(e, first):
     names = [*(fed if first == e.model else []), *["depth"]*e.alarm.fires, "trivial"]
     return [o for o in names if o in e.predictions]
 
+_LENT = "Depth may lend these scores a part; those at a common depth have none of it."
+_NOTHING = "These scores do not show that anything was learned from the community."
+
 def _learned(e, first):
     "Whether anything was learned from the community, in sentences."
     found = {o: compare(e, first, o) for o in _without_community(e, first)}
-    texts = {o: text if first == e.model else f"{text[0].lower()}{text[1:]}" for o, (_, text) in found.items()}
+    running = lambda text: text if first == e.model else f"{text[0].lower()}{text[1:]}"
+    texts = {o: running(text) for o, (_, text) in found.items()}
     lost = [o for o, (how, _) in found.items() if how != "better"]
     if not lost:
         out = [o for k, o in texts.items() if k != "trivial"] or [texts["trivial"]]
         out = [f"Something was learned from the community: {out[0]}", *out[1:]]
-        return out + ["Depth may lend these scores a part; those at a common depth have none of it."]*e.alarm.fires
-    nothing = "These scores do not show that anything was learned from the community."
-    out = [f"{found[o][1]} {nothing}" for o in lost if o != "trivial"]
+        return out + [_LENT]*e.alarm.fires
+    out = [f"{found[o][1]} {_NOTHING}" for o in lost if o != "trivial"]
     return out + [f"No skill is shown: {texts[o]}" for o in lost if o == "trivial"]
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #325f3a3f
