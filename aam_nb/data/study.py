@@ -104,7 +104,7 @@ def _root_branches(tree:Tree)->int: # Branches that leave the last fork above al
 # %% ../../nbs/1_data/60_study.ipynb #54133fa7
 def _tree_notes(tree:Tree, cut:Tree, off:np.ndarray, reads:np.ndarray)->list[str]:
     "Note the ASVs that a tree lacks (`off`, bool [asvs]), its other tips, and a root that may be missing."
-    tips, roots, notes = len(tree.tips), _root_branches(tree), []
+    tips, roots, notes = len(tree.tips), _root_branches(tree), [*tree.notes]
     if off.any():
         share = reads[off].sum()/reads.sum()
         notes.append(f"Not in the tree, so not in distances along it: {off.sum():,} of {len(off):,} ASVs, "

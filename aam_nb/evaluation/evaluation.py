@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from fastcore.basics import patch
 
+from ..data.groupings import rank_groupings
 from ..data.subjects import subject_like
 from .depth import DepthAlarm
 from .scores import score_functions, show
@@ -248,8 +249,9 @@ def _ungrouped_warnings(metadata, y):
     "Warnings where samples were taken as independent."
     found, out = subject_like(metadata) if metadata is not None else [], []
     if found:
-        name, why = found[0]
-        out.append(f"Samples were taken as independent, but the column '{name}' looks like subjects ({why}). "
+        first = rank_groupings(metadata, found)[0]
+        out.append(f"Samples were taken as independent, but the column '{first.name}' looks like subjects "
+                   f"({first.why}). "
                    "Samples of one subject on both sides of a split make every score too good.")
     return out + ([f"There are only {len(y)} samples. {_ROUGH}"] if len(y) < 100 else [])
 
