@@ -17,6 +17,7 @@ import numpy as np
 
 from .beside import beside, recovered, remove
 from .core import AamError, digest
+from .disk_errors import DiskError, reading, shown_path, writing
 
 # %% auto #0
 __all__ = ['whole_file', 'whole_folder', 'write_json', 'read_json', 'sealed', 'is_sealed', 'write_sealed', 'read_sealed',
@@ -27,10 +28,10 @@ def _writable(path:Path):
     "Make the folder that holds `path`, or say that it cannot be written."
     try: path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise AamError(f"Cannot make the folder {path.parent} ({e.strerror}). "
-                       "Choose a place you can write to.") from e
+        raise DiskError(f"Cannot make the folder {shown_path(path.parent)} ({e.strerror}). "
+                        "Choose a place you can write to.") from e
     if not os.access(path.parent, os.W_OK):
-        raise AamError(f"The folder {path.parent} is not writable. Choose a place you can write to.")
+        raise DiskError(f"The folder {path.parent} is not writable. Choose a place you can write to.")
 
 @contextmanager
 def _part_of(path:Path)->Iterator[Path]: # An empty folder
@@ -61,24 +62,26 @@ def _settle(part:Path, flush:bool):
     if flush: _flush(part)
 
 # %% ../nbs/0_start/20_disk.ipynb #a4b2a50c
+def _is_device(path:Path)->bool: return path.exists() and not (path.is_file() or path.is_dir())
+
 @contextmanager
 def whole_file(
     path:str|Path,   # Where the file should be
     flush:bool=True, # Wait until it is on the disk; not worth its time for what can be computed again
 )->Iterator[Path]:   # Write here
     "Write beside `path` and rename at the end. Raises `AamError` when the place cannot be written."
-    path = Path(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
-        return
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise AamError(f"{path} is a folder, so no file can be written there. Name a file in it.")
-    with _part_of(path) as part:
-        yield part/path.name
-        _settle(part, flush)
-        os.replace(part/path.name, path)
-        if flush: _flush(path.parent)
+    with writing(path):
+        if _is_device(Path(path)):
+            yield Path(path)
+            return
+        real = Path(os.path.realpath(path))
+        if real.is_dir():
+            raise AamError(f"{path} is a folder, so no file can be written there. Name a file in it.")
+        with _part_of(real) as part:
+            yield part/real.name
+            _settle(part, flush)
+            os.replace(part/real.name, real)
+            if flush: _flush(real.parent)
 
 # %% ../nbs/0_start/20_disk.ipynb #b0d84647
 def _exchange(a:Path, b:Path)->bool: # False where the system or the file system cannot
@@ -114,14 +117,15 @@ def whole_folder(
     flush:bool=True, # As for `whole_file`
 )->Iterator[Path]:   # Fill this folder
     "Fill a folder beside `path` and put it in place at the end. Raises `AamError` when it cannot be written."
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_dir():
-        raise AamError(f"{path} is a file, so no folder can be written there. Choose another name.")
-    with _part_of(path) as part:
-        yield part
-        _settle(part, flush)
-        _put_in_place(part, path)
-        if flush: _flush(path.parent)
+    real = Path(os.path.realpath(path))
+    with writing(path):
+        if real.exists() and not real.is_dir():
+            raise AamError(f"{path} is a file, so no folder can be written there. Choose another name.")
+        with _part_of(real) as part:
+            yield part
+            _settle(part, flush)
+            _put_in_place(part, real)
+            if flush: _flush(real.parent)
 
 # %% ../nbs/0_start/20_disk.ipynb #d12467cc
 def _plain(o):
@@ -139,14 +143,21 @@ def write_json(
     with whole_file(path) as p: p.write_text(json.dumps(value, indent=1, default=_plain) + "\n")
 
 # %% ../nbs/0_start/20_disk.ipynb #157c01e0
+def _reason(e:ValueError)->str:
+    "Why JSON cannot be read, in a few words."
+    return "a number has too many digits" if "set_int_max_str_digits" in str(e) else str(e)
+
 def read_json(
     path:str|Path, # File to read
 )->Any:            # Plain values
     "Read JSON. Raises `AamError` that names the file when it is absent or damaged."
-    try: return json.loads(Path(path).read_text())
-    except FileNotFoundError as e: raise AamError(f"There is no file {path}.") from e
-    except (ValueError, UnicodeDecodeError) as e:
-        raise AamError(f"{path} is not valid JSON ({e}). Is the file truncated?") from e
+    with reading(path):
+        try: return json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as e: raise AamError(f"There is no file {shown_path(path)}.") from e
+        except RecursionError as e:
+            raise AamError(f"{path} is nested too deeply to be read. Restore a copy.") from e
+        except ValueError as e: # Also for bytes that are not UTF-8, and for numbers of thousands of digits
+            raise AamError(f"{path} is not valid JSON ({_reason(e)}). Is the file truncated?") from e
 
 # %% ../nbs/0_start/20_disk.ipynb #6ebe9c92
 def sealed(
@@ -188,10 +199,8 @@ def file_digest(
 )->str|None:            # Hexadecimal, 32 characters; None where there is no path
     "A digest of the content of a file. Raises `AamError` when it cannot be read."
     if path is None: return None
-    try:
-        with open(path, "rb") as f: found = hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16))
-    except OSError as e: raise AamError(f"{path} cannot be opened ({e.strerror}).") from e
-    return found.hexdigest()
+    with reading(path), open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 # %% ../nbs/0_start/20_disk.ipynb #482fc8e5
 def _cell(o)->str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .core import AamError
+from .disk_errors import writing
 
 # %% auto #0
 __all__ = ['lock_path', 'writing_alone', 'drop_lock']
@@ -27,12 +27,9 @@ def lock_path(
 # %% ../nbs/0_start/15_lock.ipynb #9c5ea115
 def _open_lock(folder:Path):
     "The lock file of a place, open for writing."
-    try:
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         return open(lock_path(folder), "w")
-    except OSError as e:
-        raise AamError(f"Cannot write beside {folder} ({e.strerror}). "
-                       "Choose a place you can write to.") from e
 
 # %% ../nbs/0_start/15_lock.ipynb #f3b500bf
 def _is_at(path:Path, file)->bool:

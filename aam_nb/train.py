@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from .config import all_keys, Config, explained, FIRST
 from .core import AamError, Caller, speaking
+from .disk_errors import using_disk
 from .recipe import load_config
 
 # %% auto #0
@@ -137,7 +138,8 @@ def shown(
     config:Config,
 ):                    # What the command returns
     "Run a command; show errors as sentences and exit with a status that scripts can read."
-    try: return command(config)
+    try:
+        with using_disk(config and config.run.out or "the run"): return command(config)
     except AamError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -1,11 +1,13 @@
 "BIOM files: equal to biom-format's own reading, and refused by name where they are not sound."
 
+import json
+
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from table_forms import TINY, same, table
+from table_forms import TINY, as_json, same, table
 
 from aam_nb.core import AamError
 from aam_nb.data.biom import write_table
@@ -122,3 +124,66 @@ def test_nothing_is_written_where_it_cannot_be(tmp_path):
     (tmp_path/"file").write_text("")
     with pytest.raises(AamError): write_table(TINY, tmp_path/"file"/"t.biom")
     assert [o.name for o in tmp_path.iterdir()] == ["file"]
+
+
+def old(path, text=None, **change):
+    "A BIOM 1.0 file with some of its values replaced, or with this text."
+    path.write_text(json.dumps(as_json(TINY) | change) if text is None else text)
+    return path
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(shape=[3, 2]), r"its shape is \[3, 2\], but it has 3 rows and 3 columns"),
+    (dict(shape=[9, 9]), "but it has 3 rows"), (dict(shape="3x3"), "its shape is 3x3"),
+    (dict(rows=[dict(id="ACGT")]), r"its shape is \[3, 3\], but it has 1 rows"),
+    (dict(matrix_type="dense"), "says that its matrix is dense, but not every row|its data has 4 rows for 3"),
+    (dict(data=TINY.counts.toarray().T[:, :2].tolist()), "says that its matrix is sparse, but not every row"),
+    (dict(matrix_type="dense", data=[[1, 2, 3]]*2), "its data has 2 rows for 3 features. Is it cut short"),
+    (dict(matrix_type="full"), 'its matrix_type is "full"; wanted'),
+    (dict(matrix_element_type="unicode"), 'its matrix_element_type is "unicode"; wanted'),
+    (dict(matrix_element_type="int", data=[[0, 0, .5]]), "is 'int', but it holds 0.5"),
+    (dict(matrix_element_type="float", data=[[0, 0, .5]]), "relative abundances"),
+    (dict(data=[[0, 0, "3"]]), 'holds "3" where a number'),
+    (dict(data=[[0, 0, True]]), "holds true where a number"),
+    (dict(data=[[0, 0, None]]), "holds null"), (dict(data=[[0, 0, [1]]]), r"holds \[1\] where"),
+    (dict(data=[[0, 0, 3], [1, 2, 4], [1, 2, 5]]), "feature 'CAAAAAAA' comes 2 times for sample 'S2'"),
+    (dict(data=[[0, 3, 3]]), r"outside the 3 features and 3 samples \(row 0, column 3\)"),
+    (dict(data=[[-1, 0, 3]]), "outside the 3"), (dict(data=[[.5, 0, 3]]), "row 0.5, column 0"),
+    (dict(columns=["S0", "S1", "S2"]), "its 'columns' are not a list of objects with an 'id'"),
+    (dict(columns=[dict(id=o) for o in ("S0", "S\t1", "S2")]), "1 sample id has a tab"),
+    (dict(rows=[dict(id=o) for o in ("AC\nGT", "A\u2028A", "TT")]), "2 feature ids have tabs, line breaks"),
+    (dict(columns=[dict(id=o) for o in ("S0", "S\ud800", "S2")]), "1 sample id has a tab"),
+    (dict(data=[[0, 0, 10**400]]), "cannot be read as BIOM 1.0"),
+])
+def test_json_that_contradicts_itself(tmp_path, change, says):
+    with pytest.raises(AamError, match=f"old.biom.*({says})"): read_table(old(tmp_path/"old.biom", **change))
+
+
+@pytest.mark.parametrize("change, says", [
+    (('"shape"', '"data": [], "shape"'), "the key 'data' occurs more than once"),
+    (('"id": "S1"', '"id": "S1", "id": "S7"'), "the key 'id' occurs more than once"),
+    (("[0, 0, 3]", "[0, 0, NaN]"), "NaN is no count"),
+    (("[0, 0, 3]", "[0, 0, -Infinity]"), "-Infinity is no count"),
+    (("[0, 0, 3]", "[0, 0, 1e400]"), "feature 'AAAAAAAA' has inf"),
+    (("[0, 0, 3]", "[0, 0, 1_0]"), "BIOM 1.0"),
+    (("[0, 0, 3]", f"[0, 0, {'9'*5000}]"), "cannot be read as BIOM 1.0"),
+    (("[0, 0, 3]", "["*100_000), "nests brackets too deeply"),
+    (("[0, 0, 3]", '{"a":'*100_000), "nests brackets"),
+])
+def test_json_text_that_is_not_sound(tmp_path, change, says):
+    text = json.dumps(as_json(TINY))
+    assert change[0] in text
+    with pytest.raises(AamError, match=f"old.biom.*{says}"):
+        read_table(old(tmp_path/"old.biom", text.replace(*change, 1)))
+
+
+@pytest.mark.parametrize("name", ["S\t1", "S\n1", "S\r1", "S\x0b1", "S\x851", "S\u20281"])
+def test_ids_that_would_break_a_line_are_refused(tmp_path, name):
+    write_table(table([[3, 0], [1, 2]], ["S0", "x"]), tmp_path/"t.biom")
+    for axis, ids in (("sample", ["S0", name]), ("observation", [name, "ACGT"])):
+        write_table(table([[3, 0], [1, 2]]), tmp_path/"t.biom")
+        with h5py.File(tmp_path/"t.biom", "a") as f:
+            del f[f"{axis}/ids"]
+            f.create_dataset(f"{axis}/ids", data=ids, dtype=h5py.string_dtype())
+        with pytest.raises(AamError, match="t.biom: 1 (sample|feature) id has a tab, a line break or other"):
+            read_table(tmp_path/"t.biom")

@@ -12,6 +12,9 @@ from table_forms import FORMS, qza, write_forms
 from aam_nb.core import AamError
 from aam_nb.data.files import load, read_qza, sniff
 from aam_nb.data.table import read_table
+from aam_nb.runs.predict import as_store
+from aam_nb.runs.samples import load_study
+from aam_nb.sections import DataConfig
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_a_file_is_what_it_holds_and_says_so(forms):
     refused(b"\0\1\2", "x", "an unknown kind")
     refused("\ufeff#OTU ID\tS1\n".encode("utf-16-le"), "excel.txt", "UTF-16")
     refused(b"@read\nACGT\n+\nIIII\n", "reads.txt", "FASTQ")
-    refused(b"#OTU ID,S1\nACGT,3\n", "a.csv", "separated by commas")
+    refused(b"#OTU ID,S1\nACGT,3,4,5\n", "a.csv", "is text, but not a table")
     refused(b"{}", "a.json", "not a BIOM 1.0 table")
     refused(b"{", "b.json", "cannot be read as BIOM 1.0")
     for name in FORMS: assert read_table(forms/name) # Nothing was changed
@@ -119,6 +122,8 @@ def test_a_path_that_is_too_long_is_named_in_short(name):
     with pytest.raises(AamError, match="(aaa|S1,S1|dir/dir).*cannot be opened .File name too long") as e:
         read_table(name)
     assert len(str(e.value)) < 400
+    with pytest.raises(AamError, match="cannot be opened|is not a store"): as_store(name)
+    with pytest.raises(AamError, match="cannot be opened"): load_study(DataConfig(table=name))
 
 
 def test_a_file_that_may_not_be_read_is_named(forms, monkeypatch):

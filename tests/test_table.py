@@ -32,7 +32,7 @@ def test_each_form_gives_the_same_table(forms, name):
     ("ACGT\t1\t2", "line 3: wanted a count for each of 3 samples; found 2"),
                                         ("ACGT\t1\t2\t3\t4", "line 3: 4 cells for 3 columns"),
     ("ACGT\t1\t2\t3o", "line 3: sample 'S3' has '3o'"),
-    ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "has nan"),
+    ("ACGT\t1\t\t3", "line 3: sample 'S2' has ''"), ("ACGT\t1\tnan\t3", "line 3: sample 'S2' has 'nan'"),
     ("ACGT\t1\t2\t1e99", "has 1e.99"), ("ACGT\t1\t-2\t3", "has -2"),
     ("ACGT\t.1\t.2\t.7", "relative abundances"),
     ("AAAA\t1\t2\t3", r"feature ids that occur more than once: 'AAAA'"),
@@ -49,7 +49,8 @@ def test_text_tables_that_are_not_sound(tmp_path, line, says):
     ("#OTU ID\tS1\tS2\tConfidence\nACGT\t1\t2\t.9\nAAAA\t0\t3\t.8\n", "'Confidence'"),
     ("#OTU ID\tS1\tS2\ttaxonomy\nACGT\t1\t2\tk__B\nAAAA\t0\t3\n", "'taxonomy'"),
     ("# a comment\nfeature\tS1\tS2\n# another\nACGT\t1\t2\nAAAA\t0\t3", None),
-    ("#OTU ID\tS1\tS2\t\nACGT\t1\t2\t\nAAAA\t0\t3\t\n", "no name"),
+    ("#OTU ID\tS1\tS2\t\nACGT\t1\t2\t\nAAAA\t0\t3\t\n", None),
+    ("#OTU ID\tS1\tS2\t\nACGT\t1\t2\t7\nAAAA\t0\t3\t\n", "no name"),
 ])
 def test_headers_and_columns_that_are_no_samples(tmp_path, text, left):
     (tmp_path/"t.tsv").write_text(text)
@@ -117,7 +118,9 @@ def test_features_that_are_no_sequences(tmp_path, ids, says):
 
 def test_a_table_that_lies_on_its_side(tmp_path):
     (tmp_path/"t.tsv").write_text(f"sample\t{'ACGT'*8}\t{'AACC'*8}\nSample_1\t3\t0\nSample_2\t1\t2\n")
-    with pytest.raises(AamError, match="Transpose the table"): read_table(tmp_path/"t.tsv")
+    t = read_table(tmp_path/"t.tsv")
+    assert list(t.sample_ids) == ["Sample_1", "Sample_2"] and t.counts.toarray().tolist() == [[3, 0], [1, 2]]
+    assert list(t.sequences) == ["ACGT"*8, "AACC"*8] and "the table was turned round" in t.notes[0]
 
 
 @pytest.mark.parametrize("name",

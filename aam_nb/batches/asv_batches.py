@@ -36,6 +36,7 @@ def _paths(store:SampleSource, rows:np.ndarray)->torch.Tensor|None: # f32 [u, u]
 # %% ../../nbs/2_batches/80_asv_batches.ipynb #91b2bdcc
 def _asv_batch(store:SampleSource, view:View, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
     "A part of some ASVs against all of them: bases, a second view of them, and path lengths."
+    store.check_files()
     distance, rows = _paths(store, rows), rows[part]
     tokens, keys = store.tokens[rows], store.keys[rows]
     if view.augment is not None: tokens = augment_tokens(tokens, keys, view.augment, view.seed, *key)

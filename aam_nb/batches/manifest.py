@@ -77,7 +77,21 @@ def array_file(
 def _array_names(manifest:dict)->set[str]:
     "The arrays that a manifest of a store names, without metadata; none if it is not a proper one."
     arrays = manifest.get("arrays")
-    return set(arrays) - {"metadata"} if isinstance(arrays, dict) else set()
+    if not isinstance(arrays, dict) or not all(map(_describes, arrays.values())): return set()
+    return set(arrays) - {"metadata"}
+
+def _describes(part)->bool:
+    "Whether a value has the form that `describe_array` gives."
+    if not isinstance(part, dict) or set(part) != {"type", "shape", "digest"}: return False
+    shape = part["shape"]
+    return isinstance(shape, list) and all(type(o) is int for o in shape) and isinstance(part["type"], str)
+
+def _is_whole(manifest:dict)->bool:
+    "Whether a manifest is as it was written, and names its own content."
+    content = {k: manifest.get(k) for k in ("kind", "version", "arrays")}
+    notes = manifest.get("notes")
+    texts = isinstance(notes, list) and all(isinstance(o, str) for o in notes)
+    return texts and is_sealed(manifest) and manifest.get("digest") == digest(content)
 
 # %% ../../nbs/2_batches/07_manifest.ipynb #09bc9fbf
 def read_manifest(
@@ -96,7 +110,7 @@ def read_manifest(
         raise AamError(f"The store {folder} has layout {found.get('version')}, wanted {LAYOUT}. "
                        f"Build it again with {command('build_store')}.")
     wanted = ({*SAMPLE_ARRAYS}, {*SAMPLE_ARRAYS, *TREE_ARRAYS})
-    if not is_sealed(found) or _array_names(found) not in wanted:
+    if not _is_whole(found) or _array_names(found) not in wanted:
         raise AamError(f"The store {folder} is damaged: its manifest.json was altered. "
                        f"Build it again with {command('build_store')}.")
     return found

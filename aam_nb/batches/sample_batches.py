@@ -138,6 +138,7 @@ def _mixed(source:SampleBatches, samples:list[Sample], step:int)->tuple[list[Sam
 def __getitem__(self:SampleBatches, step:int)->Batch:
     if not 0 <= step < self.steps: raise IndexError(step)
     view, store, places = self.view, self.dataset.store, self.places(step)
+    store.check_files()
     part = rank_part(len(places), self.rank, self.world)
     all_samples = self.world > 1 and (bool(view.metrics) or mixes_reads(view))
     samples, mixed = _mixed(self, self.views(places if all_samples else places[part]), step)
@@ -168,6 +169,7 @@ class PlainBatches:
     def __getitem__(self, j:int)->Batch:
         if not 0 <= j < len(self): raise IndexError(j)
         store, view = self.dataset.store, self.view
+        store.check_files()
         last = min((j + 1)*self.batch, len(self.dataset))
         samples = [self.dataset[i] for i in range(j*self.batch, last)]
         batch = collate(samples, store, view, signs=self.signs, key=draw_key(view.seed, "plain", j))

@@ -125,3 +125,9 @@ def study_of(self:SampleSource,
 def asv_edges(self:SampleSource)->np.ndarray: # int64 [studies+1]
     "Where the ASVs of each study begin, and where those of the last one end."
     return np.array([*(o.first_asv for o in self.studies), len(self.tokens)])
+
+# %% ../../nbs/2_batches/08_source.ipynb #33cb6400
+@patch
+def check_files(self:SampleSource)->None:
+    "Raise `AamError` where a mapped file has become shorter since it was opened."
+    for o in self.studies: o.store.check_files()

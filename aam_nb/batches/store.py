@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/store.html.md"""
 # %% ../../nbs/2_batches/10_store.ipynb #b71b6a8a
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy import sparse
 
 from .arrays import as_text, metadata_from
 from .manifest import open_arrays, read_manifest
+from .sound import check_arrays
 from .source import SampleSource, StudyPart
 from ..beside import recovered
 from ..core import AamError
@@ -27,6 +29,18 @@ if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['Store', 'open_store']
+
+# %% ../../nbs/2_batches/10_store.ipynb #e01ebe75
+def _read_metadata(store:Store)->pd.DataFrame:
+    "The metadata of a store. Raises `AamError` where they are not a table of its samples."
+    where = store.folder or "in memory"
+    try: found = metadata_from(store._arrays["metadata"])
+    except (ValueError, KeyError, csv.Error, StopIteration) as e:
+        raise AamError(f"The metadata of the store {where} cannot be read ({e}). "
+                       "Build it again with build_store.") from e
+    if found.index.tolist() == store.sample_ids.tolist(): return found
+    raise AamError(f"The metadata of the store {where} have {len(found):,} rows, which are not its "
+                   f"{len(store):,} samples. Build it again with build_store.")
 
 # %% ../../nbs/2_batches/10_store.ipynb #3e2b7df0
 class Store(SampleSource):
@@ -51,7 +65,17 @@ class Store(SampleSource):
     @cached_property
     def metadata(self)->pd.DataFrame|None: # One row for each sample; float64 or text, NaN where missing
         "What is known about the samples, or None."
-        return metadata_from(self._arrays["metadata"]) if "metadata" in self._arrays else None
+        return _read_metadata(self) if "metadata" in self._arrays else None
+
+# %% ../../nbs/2_batches/10_store.ipynb #c0b5e756
+@patch
+def check_files(self:Store)->None:
+    "Raise `AamError` where a mapped file has become shorter since it was opened."
+    mapped = (o.base for o in self._arrays.values() if isinstance(o.base, np.memmap))
+    for o in mapped:
+        if o._mmap.size() >= o.offset + o.nbytes: continue
+        raise AamError(f"{o.filename} was cut short while the store was in use. Build the store again, and "
+                       "go on with --resume.")
 
 # %% ../../nbs/2_batches/10_store.ipynb #1d9005ac
 @patch(as_prop=True)
@@ -98,13 +122,19 @@ def open_store(
 )->Store:
     "Map a store, read-only. Raises `AamError` when it is not a store, has another layout, or is not whole."
     folder = recovered(folder)
+    store = _mapped(folder, check)
+    check_arrays(store._arrays, f"The store {folder}")
+    return store
+
+def _mapped(folder:Path, check:bool|None)->Store:
+    "The store of a folder, whose arrays are not yet known to be sound."
     manifest = read_manifest(folder)
     return Store(open_arrays(folder, manifest, check), manifest, folder)
 
 # %% ../../nbs/2_batches/10_store.ipynb #680eedf5
 def _open_again(folder:str, wanted:str)->Store: # In a worker process; the parent has checked the content
     "The store that another process has open."
-    store = open_store(folder, check=False)
+    store = _mapped(Path(folder), check=False)
     if store.digest != wanted:
         raise AamError(f"The store {folder} was rebuilt from other data while it was in use. "
                        "Start again.")

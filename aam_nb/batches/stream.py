@@ -15,7 +15,6 @@ from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
 
 from .arrays import arrays_beside_counts, as_bytes, metadata_text
 from .build import build_store, refuse_foreign, work_path
@@ -28,7 +27,9 @@ from ..data.slices import by_slices, open_table, TableSlices
 from ..data.study import asvs_with_reads, join_metadata, join_tree, make_study, off_tree
 from ..data.table import blank_samples, read_table
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
+from ..disk_errors import DiskError, writing
 from ..lock import lock_path, writing_alone
+from ..progress import Progress
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -102,14 +103,14 @@ def _ranks(order:np.ndarray)->np.ndarray: # int32 [asvs]
 def _copy(job:_Job, source:TableSlices, progress:Callable|None):
     "Copy the counts of a table, from where an earlier build of the same inputs stopped."
     done, n, rank = _progress(job.work, job.key), len(source), _ranks(job.order)
-    first, quiet = done["lengths"], True if progress else None # None: quiet where there is no terminal
+    first, show = done["lengths"], False if progress else None
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=n, initial=first, desc="Samples", leave=False, disable=quiet))
+        work = stack.enter_context(Progress("Reading the table", n, first, "sample", show))
         files = {k: stack.enter_context(open(job.work/k, "ab")) for k in _COPIED}
         for k, f in files.items(): f.truncate(_bytes_of(k, done[k]))
         for a, b in row_blocks(source.indptr[first:], _SLICE):
             done = _append(files, job, done, _slice(source, first + a, first + b, job.keep, rank))
-            bar.update(b - a)
+            work.update(b - a)
             if progress: progress(first + b, n)
 
 # %% ../../nbs/2_batches/20_stream.ipynb #6e35e2d9
@@ -198,17 +199,15 @@ def _at_once(o:_Inputs, folder:Path)->Store:
 def _by_slices(o:_Inputs, key:str, folder:Path, work:Path, progress:Callable|None):
     "Build the store of a BIOM file by slices of samples."
     try:
-        with open_table(o.table, o.sequences) as source:
+        with writing(folder), open_table(o.table, o.sequences) as source:
             keep, notes = join_metadata(source.sample_ids, o.metadata, o.missing, o.where)
             job = _Job(work, key, keep, np.argsort(source.sequences, kind="stable"))
             _copy(job, source, progress)
             with whole_folder(folder) as part: _finish(job, source, o.metadata, o.tree, notes, part)
+    except DiskError: raise # What was done so far is sound, and the next call goes on from there
     except AamError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    except OSError as e:
-        raise AamError(f"The store {folder} cannot be written ({e.strerror}). "
-                       "Make room or choose another place.") from e
 
 # %% ../../nbs/2_batches/20_stream.ipynb #7c984e23
 def _one_builder(o:_Inputs, key:str, folder:Path, progress:Callable|None)->Store:

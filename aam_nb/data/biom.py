@@ -1,4 +1,4 @@
-"""HDF5 and JSON tables, read with care and written for others
+"""HDF5 tables, read with care and written for others
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/biom.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/biom.html.md"""
 # %% ../../nbs/1_data/10_biom.ipynb #3a4ced00
 from __future__ import annotations
 
-import io, json, zlib
+import io, zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from ..core import AamError, few
-from .files import decode, reading
+from ..core import AamError
+from .files import reading
 from .raw import RawTable
 from ..disk import whole_file
 from ..types import Table
 
 # %% auto #0
-__all__ = ['write_table', 'hdf5_ids', 'BiomFile', 'reading_biom', 'read_hdf5', 'read_json_biom']
+__all__ = ['write_table', 'hdf5_ids', 'BiomFile', 'reading_biom', 'read_hdf5']
 
 # %% ../../nbs/1_data/10_biom.ipynb #bcbbdd68
 def write_table(
@@ -166,25 +166,3 @@ def read_hdf5(data:bytes, path)->RawTable:
     with reading_biom(path), h5py.File(io.BytesIO(data), "r") as f:
         table = BiomFile(f, data)
         return RawTable(table.rows(0, len(table.samples)), table.samples, table.features)
-
-# %% ../../nbs/1_data/10_biom.ipynb #5702463f
-def read_json_biom(data:bytes, path)->RawTable:
-    "BIOM 1.0."
-    with reading(path, "BIOM 1.0"):
-        table = json.loads(decode(data, path))
-        if lost := [o for o in ("rows", "columns", "data", "matrix_type") if o not in table]:
-            raise AamError(f"{path} is JSON, but not a BIOM 1.0 table: it has no {few(lost)}. Export the "
-                           "table again.")
-        features, samples = [o["id"] for o in table["rows"]], [o["id"] for o in table["columns"]]
-        cells, shape = np.array(table["data"], dtype=np.float64), (len(features), len(samples))
-        if table["matrix_type"] == "dense":
-            return RawTable(sparse.csr_matrix(cells.reshape(shape).T), samples, features)
-        cells = cells.reshape(-1, 3)
-        at = cells[:, :2].astype(np.int64)
-        if not ((at == cells[:, :2]) & (at >= 0) & (at < shape)).all():
-            raise AamError(f"{path}: a count lies outside the {shape[0]:,} features and {shape[1]:,} "
-                           "samples. Export the table again.")
-        counts = sparse.coo_matrix((cells[:, 2], (at[:, 1], at[:, 0])), shape=shape[::-1]).tocsr()
-        if counts.nnz < len(cells):
-            raise AamError(f"{path} counts a feature twice in one sample. Export the table again.")
-        return RawTable(counts, samples, features)

@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/raw.html.md"""
 # %% ../../nbs/1_data/08_raw.ipynb #25de4e31
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from scipy import sparse
 from ..core import AamError, few
 
 # %% auto #0
-__all__ = ['RawTable', 'short_id', 'whole_counts', 'clean_ids']
+__all__ = ['RawTable', 'short_id', 'whole_counts', 'kept', 'refuse_breaks', 'clean_ids']
 
 # %% ../../nbs/1_data/08_raw.ipynb #c60c91bc
 class RawTable(NamedTuple):
@@ -25,6 +26,7 @@ class RawTable(NamedTuple):
     samples:list             # Ids
     features:list
     notes:tuple[str,...] = ()
+    sequences:list|None = None # Of the features, where the file spells them out beside their ids
 
 # %% ../../nbs/1_data/08_raw.ipynb #b7106e7a
 def short_id(
@@ -59,19 +61,51 @@ def whole_counts(
     out.eliminate_zeros()
     return out
 
+# %% ../../nbs/1_data/08_raw.ipynb #3b8e43c2
+def kept(
+    raw:RawTable,
+    samples:np.ndarray,  # bool [samples], True for those that stay
+    features:np.ndarray, # bool [features]
+)->RawTable:
+    "A table without some of its samples and features."
+    if samples.all() and features.all(): return raw
+    def some(names, stay): return [o for o, yes in zip(names, stay, strict=True) if yes]
+    sequences = None if raw.sequences is None else some(raw.sequences, features)
+    counts = raw.counts[np.flatnonzero(samples)][:, np.flatnonzero(features)]
+    return raw._replace(counts=counts, samples=some(raw.samples, samples),
+                        features=some(raw.features, features), sequences=sequences)
+
+# %% ../../nbs/1_data/08_raw.ipynb #995612d3
+_BREAK = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+
+def refuse_breaks(
+    names:list[str], # Ids
+    what:str,        # "sample", "feature" or "sequence", for the message
+    path,            # The file, for the message
+)->None:
+    "Raises `AamError` for an id that has a tab, a line break or another control character in it."
+    odd = [o for o in names if _BREAK.search(o)]
+    if not odd: return
+    have = "id has a tab, a line break" if len(odd) == 1 else "ids have tabs, line breaks"
+    them = "it" if len(odd) == 1 else "them"
+    raise AamError(f"{path}: {len(odd):,} {what} {have} or other control characters inside (first: "
+                   f"{odd[0][:40]!r}), which would break every table that is written. Rename {them}.")
+
 # %% ../../nbs/1_data/08_raw.ipynb #a47bc325
 def clean_ids(
     names:list, # Of one axis, as the file holds them
     what:str,   # "sample", "feature" or "sequence", for the message
     path,       # The file, for the message
 )->list[str]:
-    "Ids as text, without blanks around them. Raises `AamError` for empty ones and for duplicates."
+    """Ids as text, without blanks around them. Raises `AamError` for empty ones, for duplicates, and for
+    those that would break a line of text."""
     odd = [o for o in names if not isinstance(o, (str, int)) or isinstance(o, bool)]
     if odd:
         raise AamError(f"{path} has {what} ids that are neither text nor whole numbers: {len(odd):,} in all, "
-                       f"the first of them {odd[0]!r}.")
+                       f"the first of them {str(odd[0])[:40]!r}.")
     out = [str(o).strip() for o in names]
     if "" in out: raise AamError(f"{path}: {what} number {out.index('') + 1:,} has no id. Give it one.")
+    refuse_breaks(out, what, path)
     twice = [short_id(o) for o, n in Counter(out).items() if n > 1]
     if twice:
         raise AamError(f"{path} has {what} ids that occur more than once: {few(twice)}. Rename or merge "

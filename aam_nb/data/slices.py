@@ -19,7 +19,9 @@ from ..core import AamError
 from .biom import BiomFile, reading_biom
 from .files import check_kind, sniff
 from .raw import clean_ids, RawTable, whole_counts
+from .sequences import read_sequences
 from .table import empty_table, sequence_columns, summed_counts
+from .totals import without_sums
 from ..types import strings
 
 # %% auto #0
@@ -44,31 +46,51 @@ class TableSlices:
     "A count table in a BIOM 2.1 file, read a few samples at a time. Made by `open_table`."
     def __init__(self, file:BiomFile, path, sequences):
         self.path, self._file = path, file
-        self.indptr = file.indptr # int64 [samples+1]: where each sample's counts begin in the file
         if not file.samples or not file.features or not len(file.data):
             raise empty_table(path, file.samples, file.features)
         samples, features = clean_ids(file.samples, "sample", path), clean_ids(file.features, "feature", path)
         self._raw = RawTable(sparse.csr_matrix((0, 0)), samples, features)
-        self._column, distinct, notes = sequence_columns(self._raw, self._reads, path, sequences)
+        stored = np.diff(file.indptr)
+        *stay, notes = without_sums(self._whole, stored, samples, features, path)
+        self._at, self._features = map(np.flatnonzero, stay) # Places in the file of those that are read
+        self.indptr = np.concatenate([[0], np.cumsum(stored[self._at])]) # Counts before each sample
+        self._find_sequences(sequences, notes)
+
+    def __len__(self): return len(self._at)
+
+    def _find_sequences(self, path, notes:list[str]):
+        "Look up the sequences of the features that are read."
+        names = self._raw.features
+        raw = self._raw._replace(features=[names[i] for i in self._features], notes=tuple(notes))
+        known = read_sequences(path) if path else {}
+        self._column, distinct, notes = sequence_columns(raw, self._reads, self.path, known, path)
+        samples = [self._raw.samples[i] for i in self._at]
         self.sample_ids, self.sequences, self.notes = strings(samples), strings(distinct), tuple(notes)
 
-    def __len__(self): return len(self._raw.samples)
-
-    def _whole(self, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features]
+    def _whole(self, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features of the file]
+        "Samples of the file, whether they are read or not."
         with reading_biom(self.path): counts = self._file.rows(start, stop)
-        return whole_counts(self._raw._replace(counts=counts, samples=self._raw.samples[start:stop]),
-                            self.path)
+        samples = self._raw.samples[start:stop]
+        return whole_counts(self._raw._replace(counts=counts, samples=samples), self.path)
 
-    def _reads(self)->np.ndarray: # int64 [features]
+    def _chosen(self, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features that are read]
+        "Samples that are read, by their numbers among these."
+        if start == stop: return sparse.csr_matrix((0, len(self._features)), dtype=np.int64)
+        at = self._at[start:stop]
+        block = self._whole(at[0], at[-1] + 1)
+        if len(at) < block.shape[0]: block = block[at - at[0]]
+        return block if len(self._features) == block.shape[1] else block[:, self._features]
+
+    def _reads(self)->np.ndarray: # int64 [features that are read]
         starts = range(0, len(self), 64)
-        return sum(np.asarray(self._whole(i, min(i + 64, len(self))).sum(0)).ravel() for i in starts)
+        return sum(np.asarray(self._chosen(i, min(i + 64, len(self))).sum(0)).ravel() for i in starts)
 
     def counts(self,
         start:int, # First sample
         stop:int,  # One past the last
     )->sparse.csr_matrix: # int32 [stop-start, sequences], no stored zeros
         "Reads of some samples. Raises `AamError` for counts that are not reads."
-        return summed_counts(self._whole(start, stop), self._column, self.path)
+        return summed_counts(self._chosen(start, stop), self._column, self.path)
 
 # %% ../../nbs/1_data/18_slices.ipynb #19517817
 @contextmanager

@@ -17,11 +17,15 @@ import numpy as np
 from scipy import sparse
 
 from ..core import AamError, few, option
-from .biom import read_hdf5, read_json_biom
+from .biom import read_hdf5
+from .biom_json import read_json_biom
 from .files import check_kind, KINDS, load, read_qza, sniff
-from .raw import clean_ids, RawTable, short_id, whole_counts
+from .ids import near_ids, partners, without_size
+from .mothur import is_count_table, is_shared, read_count_table, read_shared
+from .raw import clean_ids, kept, RawTable, short_id, whole_counts
 from .sequences import fold, odd_letters, read_sequences
 from .text import read_tsv
+from .totals import without_sums
 from ..registry import table_formats
 from ..types import strings, Table
 
@@ -38,15 +42,12 @@ def _nearly(features:list[str])->list[str]:
     "Long ids that are mostly made of bases."
     return [o for o in features if len(o) > 20 and sum(map(fold(o).count, "ACGT")) > .8*len(o)]
 
-def _no_sequences(features:list[str], samples:list[str], path)->str:
+def _no_sequences(features:list[str], path)->str:
     "The message about features that are not sequences."
     odd = [o for o in features if odd_letters(fold(o))]
     n = f"{path}: {len(odd):,} of {len(features):,} feature ids"
     if _HASH.fullmatch(odd[0]):
         return f"{n} look like hashes (first: '{odd[0]}'), so their sequences are not in the table. {_way()}."
-    if all(len(o) > 20 and not odd_letters(fold(o)) for o in samples):
-        return (f"{n} are not sequences (first: '{short_id(odd[0])}'), but its sample ids are. "
-                "Transpose the table: features must be rows.")
     if near := _nearly(odd):
         letters = odd_letters(fold(near[0]))
         return (f"{n} have letters that stand for no base (first: '{short_id(near[0])}' has {letters!r}). "
@@ -58,20 +59,33 @@ def _are_names(features:list[str], known:dict[str,str])->bool:
     "Whether ids are sequences themselves, as Deblur writes them, and agree with those that are known."
     return all(known.get(o, fold(o)) == fold(o) and not odd_letters(fold(o)) for o in features)
 
+def _are_sequences_of(features:list[str], known:dict[str,str])->bool:
+    "Whether ids are sequences themselves, and some of them those that the file names in another way."
+    folded = [fold(o) for o in features]
+    return not any(map(odd_letters, folded)) and not set(known.values()).isdisjoint(folded)
+
+def _without_annotations(features:list[str], known:dict[str,str])->dict[str,str]:
+    "Sequences of features whose ids are known but for annotations such as ';size=120'."
+    lost = [o for o in features if o not in known]
+    return {o: known[name] for o, name in partners(lost, known, without_size).items()} if lost else {}
+
 def _by_name(features:list[str], known:dict[str,str], reads:Callable[[],np.ndarray], path, where)->list[str]:
     "The sequence of each feature, looked up. Raises `AamError` where some are not there."
     lost = [i for i, o in enumerate(features) if o not in known]
     if lost and len(lost) < len(features) and _are_names(features, known): return [fold(o) for o in features]
     if len(lost) == len(features):
+        if _are_sequences_of(features, known): return [fold(o) for o in features]
         raise AamError(f"None of the {len(features):,} features of {path} (first: '{short_id(features[0])}') "
                        f"is in {where} "
-                       f"(first: '{short_id(next(iter(known)))}'). Give the sequences of this table, or "
+                       f"(first: '{short_id(next(iter(known)))}').{near_ids(features, known)} "
+                       "Give the sequences of this table, or "
                        f"leave out {option('data.sequences')} if its ids are sequences.")
     if lost:
         n = reads()
         share = n[lost].sum()/max(n.sum(), 1)
+        near = near_ids([features[i] for i in lost], known.keys() - set(features))
         raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, with "
-                       f"{share:.1%} of its reads (first: {few(short_id(features[i]) for i in lost)}). "
+                       f"{share:.1%} of its reads (first: {few(short_id(features[i]) for i in lost)}).{near} "
                        "Give the sequences of all features, or leave those out of the table.")
     return [known[o] for o in features]
 
@@ -105,19 +119,40 @@ def summed_counts(
                        "Give the table of raw reads.")
     return counts.astype(np.int32)
 
+# %% ../../nbs/1_data/15_table.ipynb #a15d09c4
+def _lies(raw:RawTable, known:dict[str,str])->bool:
+    "Whether the columns of a table are features and its rows are samples."
+    if any(o in known for o in raw.features): return False
+    if any(o in known for o in raw.samples): return True
+    return (all(len(o) > 20 and not odd_letters(fold(o)) for o in raw.samples)
+            and any(odd_letters(fold(o)) for o in raw.features))
+
+def _upright(raw:RawTable, known:dict[str,str], path)->RawTable:
+    "The table with samples and features where they belong; a note where it had to be turned round."
+    if not _lies(raw, known): return raw
+    note = f"{path}: its rows are samples and its columns are ASVs, so the table was turned round"
+    return RawTable(raw.counts.T.tocsr(), raw.features, raw.samples, (*raw.notes, note))
+
 # %% ../../nbs/1_data/15_table.ipynb #25ec3353
 def sequence_columns(
     raw:RawTable,
     reads:Callable[[],np.ndarray], # int64 [features], called only where a message needs them
     path,
-    sequences, # FASTA or .qza; None where feature ids are sequences
+    known:dict[str,str]|None=None, # Representative sequences by name; none where feature ids are sequences
+    where=None, # The file that they are from, for messages
 )->tuple[np.ndarray,list[str],list[str]]: # The column of each feature; the distinct sequences; notes
     "The sequence of each feature. Raises `AamError` where it has none."
     notes = list(raw.notes)
-    if sequences: named = _by_name(raw.features, read_sequences(sequences), reads, path, sequences)
+    if known:
+        more = _without_annotations(raw.features, known)
+        if more:
+            notes.append(f"{len(more):,} of {len(raw.features):,} features of {path} match ids of {where} "
+                         "without annotations such as ';size=120'")
+        named = _by_name(raw.features, known | more, reads, path, where)
+    elif raw.sequences is not None: named = [fold(o) for o in raw.sequences]
     else:
         named = [fold(o) for o in raw.features]
-        if any(map(odd_letters, named)): raise AamError(_no_sequences(raw.features, raw.samples, path))
+        if any(map(odd_letters, named)): raise AamError(_no_sequences(raw.features, path))
         n = sum(a != b for a, b in zip(named, raw.features, strict=True))
         if n: notes.append(f"{n:,} sequences of {path} had lower-case letters or U, read as upper case and T")
     column, distinct, merged = _distinct(named, raw.features, path)
@@ -145,19 +180,25 @@ def _is(kind, head, path)->bool: return sniff(head) == kind
 
 _BUILT_IN = dict(hdf5=("BIOM 2.1 (.biom)", read_hdf5), json=("BIOM 1.0 (.biom)", read_json_biom),
                  zip=("a QIIME 2 artefact FeatureTable[Frequency] (.qza)", _read_artefact),
-                 text=("tab-separated text (.tsv)", read_tsv))
+                 text=("a table as text (.tsv, .csv)", read_tsv))
 
+for name, title, recognises, read in [
+        ("count_table", "a count table of mothur (.count_table)", is_count_table, read_count_table),
+        ("shared", "a shared file of mothur (.shared)", is_shared, read_shared)]:
+    table_formats.add(TableFormat(name=name, title=title, recognises=recognises, read=read))
 for kind, (title, read) in _BUILT_IN.items():
     table_formats.add(TableFormat(name=kind, title=title, recognises=partial(_is, kind), read=read))
 
 # %% ../../nbs/1_data/15_table.ipynb #05d4b61e
-_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), or tab-separated "
-          "text (.tsv)")
+_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), a table as text "
+          "(.tsv, .csv), or a count table or shared file of mothur")
+
+def _is_ours(o:TableFormat)->bool: return o.name in ("count_table", "shared")
 
 def _format_of(data:bytes, kind:str, path, format:str)->TableFormat:
     "The format of a file: the one that is named, or the first that recognises it."
     if format: return table_formats[format]
-    others = [o for k, o in table_formats.items() if k not in _BUILT_IN]
+    others = sorted((o for k, o in table_formats.items() if k not in _BUILT_IN), key=_is_ours)
     for o in others:
         if o.recognises(data[:4096], str(path)): return o
     check_kind(path, kind, tuple(_BUILT_IN), _TABLE)
@@ -176,6 +217,13 @@ def _read_raw(path, format)->RawTable:
     if not raw.counts.data.any(): raise empty_table(path, raw.samples, raw.features)
     samples, features = clean_ids(raw.samples, "sample", path), clean_ids(raw.features, "feature", path)
     return raw._replace(samples=samples, features=features)
+
+def _counted(raw:RawTable, path)->RawTable: # Its counts are int64, without stored zeros
+    "A table of whole numbers, without rows and columns that are sums of the others."
+    counts = whole_counts(raw, path)
+    rows, stored = lambda a, b: counts[a:b], np.diff(counts.indptr)
+    *stay, notes = without_sums(rows, stored, raw.samples, raw.features, path)
+    return kept(raw._replace(counts=counts, notes=(*raw.notes, *notes)), *stay)
 
 # %% ../../nbs/1_data/15_table.ipynb #13e71db2
 def blank_samples(
@@ -196,11 +244,11 @@ def read_table(
     format:str="",                # Name of a format; recognised by the file's content if empty
 )->Table:                         # Reads of distinct sequences; its notes say what was changed on the way
     "Read a count table. Raises `AamError`, which names the file and the way out, for anything else."
-    raw = _read_raw(path, format)
-    counts = whole_counts(raw, path)
-    reads = lambda: np.asarray(counts.sum(0)).ravel()
-    column, distinct, notes = sequence_columns(raw, reads, path, sequences)
-    counts = summed_counts(counts, column, path)
+    known = read_sequences(sequences) if sequences else {}
+    raw = _upright(_counted(_read_raw(path, format), path), known, path)
+    reads = lambda: np.asarray(raw.counts.sum(0)).ravel()
+    column, distinct, notes = sequence_columns(raw, reads, path, known, sequences)
+    counts = summed_counts(raw.counts, column, path)
     notes += blank_samples(raw.samples, np.diff(counts.indptr), path)
     return Table(counts=counts, sample_ids=strings(raw.samples), sequences=strings(distinct),
                  notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Tab-separated counts, as `biom convert --to-tsv` and many scripts write them
+"""Counts as text, as QIIME, R, spreadsheets and many scripts write them
 
 Docs: https://aam-nb.github.io/aam_nb/1_data/text.html.md"""
 
@@ -7,89 +7,185 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/text.html.md"""
 # %% ../../nbs/1_data/13_text.ipynb #a484b187
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import numpy as np
 from scipy import sparse
 
 from ..core import AamError, few
-from .files import decode
-from .raw import RawTable
+from .files import decode, reading
+from .lines import cells_of, header_lines, is_number, numbers, separator_of, SEPARATORS
+from .raw import RawTable, short_id
+from .sequences import fold, odd_letters
 
 # %% auto #0
-__all__ = ['read_tsv']
+__all__ = ['TextGrid', 'text_grid', 'line_reads', 'sparse_rows', 'grid_table', 'read_tsv']
+
+# %% ../../nbs/1_data/13_text.ipynb #fc9af267
+class TextGrid(NamedTuple):
+    "A text table, divided into cells one line at a time."
+    path:object                # Of the file, for messages
+    names:list[str]            # Of the columns behind the ids
+    lines:list[tuple[int,str]] # Number and text of each line below the header
+    separator:str
+    notes:tuple[str,...] = ()
+
+    def rows(self)->Iterator[tuple[int,str,list[str]]]: # Line number, id, other cells
+        "The lines as cells."
+        for i, line in self.lines:
+            first, *cells = cells_of(line, self.separator)
+            yield i, first, cells
+
+# %% ../../nbs/1_data/13_text.ipynb #63af1dd4
+_ID_WORDS = {"id", "otu", "asv", "feature", "sequence", "sequences", "seq", "taxon", "taxa", "name", "zotu",
+             "row", "rownames", "representative_sequence"}
+
+def _names_ids(name:str)->bool:
+    "Whether a header cell is the name of a column of ids."
+    word = name.strip().lower()
+    return not word or word[0] == "#" or word in _ID_WORDS or word.endswith((" id", "_id", "-id", "otuid"))
+
+def _ids_unnamed(header:list[str], grid:TextGrid)->bool:
+    "Whether the header has no name for the column of ids."
+    if not grid.lines or _names_ids(header[0]): return False
+    return all(len(o) == len(header) and numbers(o) is not None for _, _, o in grid.rows())
+
+# %% ../../nbs/1_data/13_text.ipynb #0c61fd5c
+def _grid_notes(grid:TextGrid, header:list[str], short:bool, quoted:bool)->tuple[str,...]:
+    "What was done to divide a file into cells."
+    notes = []
+    if grid.separator != "\t": notes.append(f"its cells are separated by {SEPARATORS[grid.separator]}")
+    if quoted: notes.append("quotation marks around names were taken off")
+    if short:
+        notes.append("its header has no name for the column of ids, as R writes it, so "
+                     f"'{short_id(header[0])}' is the first sample")
+    return tuple(f"{grid.path}: {o}" for o in notes)
+
+_LONG = {"sample", "abundance"} # With "OTU" or "ASV" before them, as phyloseq's psmelt writes them
+
+def _check_wide(header:list[str], path):
+    "Raises `AamError` for a table in long form."
+    words = {o.lower() for o in header}
+    if words >= _LONG and words & {"otu", "asv"}:
+        raise AamError(f"{path} is in long form, with a line for each sample and ASV; wanted a line for each "
+                       "ASV and a column for each sample. In phyloseq, write otu_table(...) instead of "
+                       "psmelt(...).")
+
+def text_grid(
+    text:str, # The content of the file, line ends as `decode` leaves them
+    path,     # For messages
+)->TextGrid:
+    "Divide a text table. Raises `AamError` when it is no table."
+    lines = [(i, o) for i, o in enumerate(text.split("\n"), 1) if o.strip()]
+    texts = [o for _, o in lines]
+    separator = separator_of(texts)
+    if not separator:
+        raise AamError(f"{path} is text, but not a table: it has no header with tabs, and no other separator "
+                       "divides all its lines alike. Save it as tab-separated text.")
+    n = header_lines(texts, separator)
+    header = [o.strip() for o in cells_of(texts[n-1], separator)]
+    while len(header) > 1 and not header[-1]: header.pop()
+    _check_wide(header, path)
+    grid = TextGrid(path, header[1:], [o for o in lines[n:] if not o[1].startswith("#")], separator)
+    short, quoted = _ids_unnamed(header, grid), any('"' in o for o in texts[n-1:n+1])
+    notes = _grid_notes(grid, header, short, quoted)
+    return grid._replace(names=header if short else header[1:], notes=notes)
 
 # %% ../../nbs/1_data/13_text.ipynb #9ce89f1e
 _LINEAGE = {"taxonomy", "taxon", "lineage", "consensus lineage", "consensuslineage", "confidence"}
 
-def _is_number(cell:str)->bool:
-    "Whether numpy reads it as a number."
-    try: return np.float64(cell) is not None
-    except ValueError: return False
+def _without_numbers(grid:TextGrid)->set[int]: # Places among the columns
+    "The columns that hold no number in any line, and those that are called a lineage."
+    named = {k for k, o in enumerate(grid.names) if o.lower() in _LINEAGE}
+    found = set(range(len(grid.names))) if grid.lines else set()
+    for _, _, cells in grid.rows():
+        found = {k for k in found if k >= len(cells) or not is_number(cells[k])}
+        if not found: break
+    return found | named
 
-def _last_cells(lines:list[str], k:int)->list[str]: # Of the lines that have so many
-    "The cells of a column, counted from the end."
-    parts = [o.rsplit("\t", k + 1) for o in lines]
-    return [o[-1-k] for o in parts if len(o) == k + 2]
+def _samples_among(grid:TextGrid)->list[int]: # Places among the columns
+    "The columns that are samples."
+    odd, n = _without_numbers(grid), len(grid.names)
+    if len(odd) == n and grid.lines:
+        raise AamError(f"{grid.path} has no column of numbers: wanted a count for each feature and sample.")
+    return [k for k in range(n) if k not in odd]
 
-def _not_samples(lines:list[str], names:list[str])->list[str]: # Names of columns at the end
-    "The last columns that are not samples: lineages, or columns without a number in any line."
-    out = []
-    for k, name in enumerate(reversed(names if lines else [])):
-        counted = name.lower() not in _LINEAGE and any(map(_is_number, _last_cells(lines, k)))
-        if not name or counted: break
-        out.insert(0, name)
-    return out
+# %% ../../nbs/1_data/13_text.ipynb #8822f2ac
+def _are_sequences(cells:list[str])->bool:
+    "Whether texts are distinct sequences."
+    return len(set(cells)) == len(cells) and not any(not o or odd_letters(fold(o)) for o in cells)
+
+def _spelled_out(grid:TextGrid, columns:list[int], features:list[str])->tuple[list|None,list[str]]:
+    "The sequences that a column of text holds, if one does; notes."
+    if not columns or _are_sequences(features): return None, []
+    for k in columns:
+        if not all(len(o) > k and not odd_letters(fold(o[k].strip())) for _, _, o in grid.rows()): continue
+        cells = [o[k].strip() for _, _, o in grid.rows()]
+        if _are_sequences(cells):
+            return cells, [f"{grid.path}: the sequences of its features are in its column '{grid.names[k]}'"]
+    return None, []
 
 # %% ../../nbs/1_data/13_text.ipynb #93aa27b6
-def _reads(cells:list[str], samples:list[str], line:int, path)->np.ndarray: # float64 [samples]
-    "The counts of one line."
-    n = len(samples)
+def line_reads(
+    cells:list[str],
+    names:list[str],   # What the cells are counts of
+    place:str,         # File and line, for messages
+    what:str="sample", # Of what the names are: "sample" or "OTU"
+)->np.ndarray:         # float64 [names]
+    "The counts of one line. Raises `AamError` that names the first cell that is no number."
+    n = len(names)
     if len(cells) < n:
-        raise AamError(f"{path}, line {line}: wanted a count for each of {n} samples; found "
-                       f"{len(cells)}. Is the line cut short?")
-    try: return np.array(cells[:n], dtype=np.float64)
-    except ValueError as e:
-        k = next(i for i, o in enumerate(cells) if not _is_number(o))
-        raise AamError(f"{path}, line {line}: sample '{samples[k]}' has '{cells[k][:40]}'; wanted a number "
-                       "of reads.") from e
+        raise AamError(f"{place}: wanted a count for each of {n} {what}s; found {len(cells)}. Is the line "
+                       "cut short, or is there a quotation mark without its partner?")
+    if (out := numbers(cells)) is not None: return out
+    k = next(i for i, o in enumerate(cells) if not is_number(o))
+    raise AamError(f"{place}: {what} '{names[k]}' has '{cells[k][:40]}'; wanted a number of reads.")
 
-# %% ../../nbs/1_data/13_text.ipynb #7530dc8a
-def _header(lines:list[tuple[int,str]], path)->int: # Lines up to and including the header
-    "Find the header: the last line before the data that begins with '#', or the first that does not."
-    n = next((i for i, (_, o) in enumerate(lines) if not o.startswith("#")), len(lines))
-    if not n or "\t" not in lines[n-1][1]: n += 1
-    if n > len(lines) or "\t" not in lines[n-1][1]:
-        raise AamError(f"{path} is text, but not a table: it has no header with tabs. If it is separated "
-                       "by commas, save it as tab-separated text.")
-    return n
+# %% ../../nbs/1_data/13_text.ipynb #8ee325e0
+def sparse_rows(
+    rows:Iterable[np.ndarray], # float64 [columns] each
+    columns:int,
+)->sparse.csr_matrix:          # [rows, columns]
+    "Rows of counts, taken one by one, of which only those that are not zero are kept."
+    at, reads = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for row in rows:
+        at.append(np.flatnonzero(row))
+        reads.append(row[at[-1]])
+    ends, shape = np.cumsum([len(o) for o in at]), (len(at) - 1, columns)
+    return sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends), shape=shape)
 
 # %% ../../nbs/1_data/13_text.ipynb #64a5bb45
-def _rows(rows, columns:int, samples:list[str], path)->tuple[list[str],list,list]: # Features; places; reads
-    "The features of some numbered lines, and how many reads each has in which samples."
-    features, at, reads = [], [np.zeros(0, np.int64)], [np.zeros(0)]
-    for i, line in rows:
-        feature, *cells = line.split("\t")
+def _chosen(cells:list[str], at:list[int])->list[str]:
+    "The cells at some places, as far as there are any."
+    if at and at[-1] - at[0] == len(at) - 1: return cells[at[0]:at[-1] + 1]
+    return [cells[k] for k in at if k < len(cells)]
+
+def _counted(grid:TextGrid, at:list[int], features:list[str])->Iterator[np.ndarray]: # float64 [samples] each
+    "The counts of each line; its id is added to `features`."
+    samples, columns = _chosen(grid.names, at), len(grid.names)
+    for i, feature, cells in grid.rows():
         if "".join(cells[columns:]).strip():
-            raise AamError(f"{path}, line {i}: {len(cells)} cells for {columns} columns.")
-        values = _reads(cells, samples, i, path)
+            raise AamError(f"{grid.path}, line {i}: {len(cells)} cells for {columns} columns.")
         features.append(feature)
-        at.append(np.flatnonzero(values))
-        reads.append(values[at[-1]])
-    return features, at, reads
+        yield line_reads(_chosen(cells, at), samples, f"{grid.path}, line {i}")
 
 # %% ../../nbs/1_data/13_text.ipynb #08df2cf2
+def grid_table(
+    grid:TextGrid,
+)->RawTable:
+    "The table of a grid. Raises `AamError` that names the line where it is not one."
+    at, names, features = _samples_among(grid), grid.names, []
+    counts = sparse_rows(_counted(grid, at, features), len(at)).T.tocsr()
+    others = sorted({*range(len(names))} - {*at})
+    sequences, spelled = _spelled_out(grid, others, [o.strip() for o in features])
+    left = [names[k] or f"number {k + 2}" for k in others]
+    notes = [f"{grid.path}: columns that are not samples were left out ({few(left)})"] if left else []
+    return RawTable(counts, _chosen(names, at), features, (*grid.notes, *notes, *spelled), sequences)
+
 def read_tsv(
     data:bytes, # The content of the file
     path,       # For messages
 )->RawTable:
-    "A tab-separated table. Raises `AamError` that names the line when it is not one."
-    lines = [(i, o) for i, o in enumerate(decode(data, path).split("\n"), 1) if o.strip()]
-    n = _header(lines, path)
-    rows = [(i, o) for i, o in lines[n:] if not o.startswith("#")]
-    names = [o.strip() for o in lines[n-1][1].split("\t")[1:]]
-    left = _not_samples([o for _, o in rows], names)
-    samples = names[:len(names) - len(left)]
-    features, at, reads = _rows(rows, len(names), samples, path)
-    ends, shape = np.cumsum([len(o) for o in at]), (len(rows), len(samples))
-    counts = sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends), shape=shape).T.tocsr()
-    notes = (f"{path}: columns that are not samples were left out ({few(left)})",) if left else ()
-    return RawTable(counts, samples, features, notes)
+    "A table as text. Raises `AamError` that names the line when it is not one."
+    with reading(path, "a text table"): return grid_table(text_grid(decode(data, path), path))
