@@ -83,7 +83,8 @@ def test_asvs_that_are_reverse_complements_of_others_are_found(aam):
 
 def test_reads_that_are_not_the_bundles_are_named(aam, tmp_path):
     aam("13", "train", *STUDY, "--target", "age", "--independent", "--out", tmp_path/"run", *SHORT[:2])
-    words = {"trim90": ("90", "100"), "trim3": ("97", "100"), "rc": ("reverse complement",)}
+    words = {"trim90": ("90", "100"), "trim3": ("without their first 3 bases",),
+             "rc": ("reverse complement",)}
     found = {}
     for name in ("same", *words):
         out, bundle = tmp_path/f"{name}.tsv", tmp_path/"run"/"bundle"
