@@ -20,16 +20,19 @@ from ..beside import recovered
 from ..config import Config, config_from
 from ..core import AamError
 from ..data.covariates import CovariateCodec
+from ..data.sequences import read_sequences
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import read_json, whole_folder, write_json
 from ..model.aam import AamModel
+from ..types import strings
 
 # %% auto #0
 __all__ = ['FORMAT', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
 def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
+def _no_names()->np.ndarray: return np.zeros(0, dtype=object)
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -41,6 +44,7 @@ class Bundle:
     covariates:CovariateCodec|None = None # How metadata become covariates; None for a model without any
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
     samples:np.ndarray = field(default_factory=_no_keys) # int64, sorted keys of the ids of training samples
+    sequences:np.ndarray = field(default_factory=_no_names) # Object array of str, its commonest ASVs
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
@@ -116,6 +120,9 @@ def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     tensors["samples"] = torch.from_numpy(np.sort(bundle.samples).astype(np.int64))
     return tensors
 
+def _fasta(sequences)->str: # Commonest first
+    return "".join(f">{i}\n{o}\n" for i, o in enumerate(sequences, 1))
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
 def save_bundle(
     folder:str|Path, # The folder to write; an older bundle there is replaced
@@ -131,6 +138,7 @@ def save_bundle(
                                          config=asdict(bundle.config), about=bundle.about))
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle))
+        if len(bundle.sequences): (f/"asvs.fasta").write_text(_fasta(bundle.sequences))
     return Path(folder)
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #36c495fa
@@ -164,6 +172,10 @@ def _take_keys(tensors:dict[str,torch.Tensor], name:str)->np.ndarray: # int64
     "Keys out of the tensors; none where an older bundle has none."
     return tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy()
 
+def _read_asvs(path:Path)->np.ndarray: # Object array of str
+    "The letters of the commonest ASVs; none where an older bundle has no such file."
+    return strings(list(read_sequences(path).values())) if path.is_file() else _no_names()
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
 def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
     "Read config.json. Raises `AamError` for the format of another version."
@@ -196,4 +208,5 @@ def load_bundle(
     known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
     _fill(model, tensors, folder/"model.safetensors")
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples)
+                  about=saved["about"], known=known, samples=samples,
+                  sequences=_read_asvs(folder/"asvs.fasta"))
