@@ -145,6 +145,12 @@ def test_samples_as_rows(tmp_path, study, names, how):
     assert any(note in o for o in t.notes)
 
 
+def test_sequences_as_columns_beside_a_file_that_names_them(tmp_path, study):
+    ours, frame = study
+    frame.T.to_csv(tmp_path/"seqtab.tsv", sep="\t")
+    same(read_table(tmp_path/"seqtab.tsv", fasta(tmp_path, frame)), ours)
+
+
 def test_samples_as_rows_in_biom(tmp_path, study):
     import biom
     import h5py

@@ -125,7 +125,9 @@ class Hazard:
     close:float     # How much closer its samples are than by chance, of `closeness`
 
     @property
-    def name(self)->str: return self.alone.name
+    def name(self)->str:
+        "The column."
+        return self.alone.name
 
     @property
     def closer(self)->bool:
