@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import combinations
-from os.path import commonprefix
 from typing import NamedTuple
 
 # %% auto #0
@@ -82,25 +81,34 @@ def partners(
     return {o: theirs[k][0] for o in ids if mine[k := key(o)] == 1 and len(theirs.get(k, ())) == 1}
 
 # %% ../../nbs/1_data/07_ids.ipynb #307de20b
-def _without(front:str, name:str)->str: return name.removeprefix(front)
+_FIRST = 5 # Ids of a file that are asked for a word
 
-def _word_in_front(ids:list[str], known:list[str])->list[Spelling]:
-    "The spelling without the word that all ids of one file have in front; none where there is no such word."
-    if min(len(ids), len(known)) < 2: return []
-    long, short = sorted((commonprefix(ids), commonprefix(known)), key=len, reverse=True)
-    word = long[:len(long)-len(short)] if long.endswith(short) else ""
-    if not word: return []
-    what = f"'{word}' in front, which all ids of one file have, is taken off"
-    return [Spelling(what, partial(_without, word))]
+def _words(ids:list[str], known:set[str])->set[tuple[str,bool]]: # A word, and whether it is in front
+    "Words without which one of the first ids would be an id of the other file."
+    out = set()
+    for o in ids[:_FIRST]:
+        out |= {(o[:i], True) for i in range(1, min(len(o), 40)) if o[i:] in known}
+        out |= {(o[-i:], False) for i in range(1, min(len(o), 40)) if o[:-i] in known}
+    return out
+
+def _of_word(word:str, front:bool)->Spelling:
+    "The spelling without a word in front or behind."
+    where, cut = ("in front", str.removeprefix) if front else ("behind", str.removesuffix)
+    return Spelling(f"'{word}' {where} is taken off", lambda o: cut(o, word))
+
+def _own_words(ids:list[str], known:list[str])->list[Spelling]:
+    "The spellings without a word that the ids of one file have and those of the other have not."
+    words = _words(ids, set(known)) | _words(known, set(ids))
+    return [_of_word(*o) for o in sorted(words)]
 
 # %% ../../nbs/1_data/07_ids.ipynb #b0f57f28
 def _after(first:Callable, second:Callable, name:str)->str: return second(first(name))
 
-_SOME = 20_000 # Ids above which pairs of spellings are not tried
+_SOME = 5_000 # Ids above which pairs of spellings are not tried
 
 def _tried(ids:list[str], known:list[str])->Iterable[Spelling]:
     "All spellings, and then pairs of them."
-    single = (*SPELLINGS, *_word_in_front(ids, known))
+    single = (*SPELLINGS, *_own_words(ids, known))
     yield from single
     if len(ids) + len(known) > _SOME: return
     for a, b in combinations(single, 2):

@@ -15,7 +15,7 @@ from ..core import few
 from .written import is_number, text_column
 
 # %% auto #0
-__all__ = ['subject_like']
+__all__ = ['names_things', 'subject_like']
 
 # %% ../../nbs/1_data/65_subjects.ipynb #9e80edf1
 _WHO = set("subject patient participant person individual donor volunteer proband host anonymized mother mom "
@@ -52,6 +52,16 @@ def _named(name, values):
     digits = all(re.search(r"\d", str(o)) for o in values)
     sure = words & _ID or who & _TOGETHER or len(values) >= (3 if digits else 6)
     return "its name says so" if sure else None
+
+# %% ../../nbs/1_data/65_subjects.ipynb #ba98f448
+def names_things(
+    name, # Of a column
+)->bool:
+    "Whether a name promises ids: of people, or the words id, number, code or barcode."
+    words = set(_words(name))
+    who, ids = words & _WHO, words & (_ID - {"name", "no"} | {"barcode", "accession"})
+    other = words - _WHO - _ID - _FILL - {"sample", "barcode", "accession"}
+    return bool(who | ids) and not other
 
 # %% ../../nbs/1_data/65_subjects.ipynb #75233010
 _LAB = re.compile("run|plate|lane|barcode|primer|index|batch|date|time|month|week|day|visit|well|kit|lot|"

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..config import covariate_chains
 from ..core import AamError, nearest, option
 from ..data.groupings import Grouping, rank_groupings
 from ..data.subjects import subject_like
@@ -30,6 +31,7 @@ class Question:
     "What is asked of a study, and how it will be divided."
     target:str = ""                   # Column of the metadata; "" where there is none
     groups:str = ""                   # Column whose groups a split keeps together; "" where none is named
+    covariates:tuple = ()             # As `data.covariates`: their cells are looked at too
     task:str = "auto"                 # "regression", "classification", or "auto"
     split:Split|None = None           # The split that will be used
     folds:list|None = None            # Or the folds that will be used: (train ids, test ids) for each
@@ -125,6 +127,8 @@ class Case:
     def __post_init__(self):
         require_column(self.study, self.question.target, "target")
         require_column(self.study, self.question.groups, "groups")
+        for chain in covariate_chains(self.question.covariates):
+            for name in chain: require_column(self.study, name, "covariates")
 
     @cached_property
     def sides(self)->list: # Of `split_sides`

@@ -36,8 +36,8 @@ def inspect_run(
     found = {}
     for name in config.targets or ("",):
         task = config.of_target(name, "task") if name else "auto"
-        question = Question(target=name, groups=data.groups, task=task, pretrained=start and start.samples,
-                            seed=config.run.seed)
+        question = Question(target=name, groups=data.groups, covariates=data.covariates, task=task,
+                            pretrained=start and start.samples, seed=config.run.seed)
         found[name] = inspect_study(study, question)
     out = open_run(config) if config.run.out else None
     for name, inspection in found.items():

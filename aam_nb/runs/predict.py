@@ -21,6 +21,7 @@ from ..data.table import read_table
 from ..inference.bundle import load_bundle
 from ..inference.embed import embed_store, Embedding
 from ..inference.predict import predict_store, Prediction
+from ..inference.unseen import NO_INTERVAL, unseen_text
 from ..types import Study
 
 # %% auto #0
@@ -84,10 +85,15 @@ def _say_scored(found, out, say):
     say(f"Samples with a prediction: {len(rows) - len(lost)} of {len(rows)}. {out} has one row for each.")
     for name, why in lost.iloc[:5].items(): say(f"  no prediction: {name} ({why})")
     if len(lost) > 5: say(f"  No prediction for {len(lost) - 5} more; see the column 'note'.")
-    unseen = rows.unseen_reads.median()
-    if unseen > .5:
-        say(f"warning: in half of the samples, more than {unseen:.0%} of the reads are in sequences that the "
-            "bundle was not trained on.")
+    _say_unseen(found, say)
+    none = int((rows.unseen_reads > NO_INTERVAL).sum())
+    if none and rows.note.str.endswith("; no interval").any():
+        say(f"  Predictions without an interval: {none:,}. The bundle has seen next to nothing of these "
+            "samples.")
+
+def _say_unseen(found, say):
+    text = found.unseen and unseen_text(found.unseen)
+    if text: say(f"warning: {text}")
 
 # %% ../../nbs/9_runs/60_predict.ipynb #b54fbdf6
 def embed_run(
@@ -105,7 +111,8 @@ def embed_run(
     out, model = _free(out, overwrite), load_bundle(bundle)
     found = embed_store(model, as_store(table, sequences), read_ids(samples), level)
     found.write(out)
-    lost = (found.note != "").sum()
+    lost = found.lost.sum()
     why = f"; {lost:,} could not be read, see the column 'note'" if lost else ""
     say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers are in {out}{why}.")
+    _say_unseen(found, say)
     return found
