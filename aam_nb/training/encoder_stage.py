@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from .. import __version__
+import aam_nb
 from ..batches.asv_batches import AsvBatches, PlainAsvBatches
 from ..batches.samples import asvs_in
 from ..batches.view import View
@@ -64,7 +64,7 @@ def _depends_on(bench:Bench, teaching:np.ndarray, key)->dict:
     config, run = bench.config, bench.config.run
     sections = {o: asdict(getattr(config, o)) for o in ("model", "pretrain_asv", "loss", "augment")}
     content = [o.store.digests("tokens", *_OF_TREE) for o in bench.store.studies]
-    return dict(version=__version__, content=content, asvs=digest(teaching), sections=digest(sections),
+    return dict(version=aam_nb.__version__, content=content, asvs=digest(teaching), sections=digest(sections),
                 temperature=config.data.temperature, metrics=list(bench.metrics), seed=run.seed,
                 key=list(key), precision=run.precision, device=str(bench.accelerator.device),
                 threads=torch.get_num_threads())
