@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from aam_nb.evaluation.jackknife import BLOCKS, effective, explained, FEWEST, jackknife, plain, share, size
+from aam_nb.evaluation.jackknife import (
+    apart, BLOCKS, effective, explained, FEWEST, jackknife, plain, share, size)
 from aam_nb.evaluation.scores import score_functions, with_ends
 
 
@@ -73,6 +74,7 @@ def test_ends_stay_where_a_score_can_be(value, margin):
         low, high = ends(value, margin)
         assert least <= low <= value*(1 + 1e-9) + 1e-9 and value*(1 - 1e-9) - 1e-9 <= high <= most
     assert plain(value, margin) == (value - margin, value + margin)
+    assert -1 <= apart(value, margin)[0] <= value <= apart(value, margin)[1] <= 1
 
 
 def test_small_margins_are_added_on_every_scale():
