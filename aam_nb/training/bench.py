@@ -57,6 +57,7 @@ class Bench:
     sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results that are kept; None computes them anew
+    whole:SampleSource|None = None # The study before it was rarefied; None where `store` is not rarefied
 
 # %% ../../nbs/4_training/60_bench.ipynb #7e36d744
 @patch(as_prop=True)
@@ -108,7 +109,7 @@ def fit(self:Bench,
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
     resume = run.resume and folder is not None
-    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume)
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 
