@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..batches.manifest import read_manifest
 from ..config import Config
-from ..core import AamError, digest
+from ..core import AamError, digest, option
 from ..disk import file_digest, read_json
 
 # %% auto #0
@@ -80,7 +80,8 @@ def check_inputs(
     wrong = changed_inputs(config, read_json(path))
     if not wrong: return ()
     raise AamError(" ".join(wrong) + " Results of other inputs would be mixed with those that the run has "
-                   "already. Put the old input back, or start anew with another --out or with --overwrite.")
+                   "already. Put the old input back, or start anew with another "
+                   f"{option('run.out')} or with {option('run.overwrite', True)}.")
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #a77300f0
 def inputs_for(
