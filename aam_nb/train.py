@@ -139,7 +139,7 @@ def shown(
 ):                    # What the command returns
     "Run a command; show errors as sentences and exit with a status that scripts can read."
     try:
-        with using_disk(config.run.out or "the run"): return command(config)
+        with using_disk(config and config.run.out or "the run"): return command(config)
     except AamError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(2) from None

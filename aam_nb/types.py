@@ -61,6 +61,7 @@ class Tree:
     start:np.ndarray  # int32 [branches], first tip below the branch
     stop:np.ndarray   # int32 [branches], one past the last tip below it
     length:np.ndarray # float64 [branches], 0 or more
+    notes:tuple[str,...] = () # What reading changed or left out, in words
 
     def __repr__(self): return f"Tree({len(self.tips):,} tips, {len(self.length):,} branches)"
 

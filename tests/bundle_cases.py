@@ -33,7 +33,8 @@ def small_bundle(seed=0):
     order = np.argsort(keys)
     model.linear.fit(STUDY.table.counts[:, order], tree, STUDY.tip[order])
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  known=keys[order], samples=np.sort(sequence_keys(ABOUT.index)), about=dict(samples=6))
+                  known=keys[order], sequences=STUDY.table.sequences[:5],
+                  samples=np.sort(sequence_keys(ABOUT.index)), about=dict(samples=6))
 
 
 def predicted(bundle):

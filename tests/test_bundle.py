@@ -17,7 +17,7 @@ from aam_nb.disk import read_json, write_json, write_sealed
 from aam_nb.inference.bundle import load_bundle, save_bundle
 from aam_nb.seal import changes_since_seal, SEAL, seal_folder
 
-FILES = ("README.md", "codecs.json", "config.json", "model.safetensors", SEAL)
+FILES = ("README.md", "asvs.fasta", "codecs.json", "config.json", "model.safetensors", SEAL)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,15 @@ def test_any_json_is_a_bundle_or_an_error(one, name, text):
 def test_a_seal_that_is_sound_but_lists_something_else(one, files):
     write_sealed(one/SEAL, dict(files=files))
     with pytest.raises(AamError, match="lists no files|was altered|were altered|were added"): load_bundle(one)
+
+
+@pytest.mark.parametrize("text", [">1\nTTTTTTTTTTTTTTTTTTTTTTTT\n", "twice", ">1\n!!\n", "\x00", "cut"])
+def test_sequences_are_those_of_known_asvs(one, text):
+    path = one/"asvs.fasta"
+    own = path.read_text()
+    path.write_text(dict(twice=own + own.replace(">", ">a"), cut=own[:-4] + "\n").get(text, text))
+    seal_folder(one)
+    with pytest.raises(AamError, match="asvs.fasta"): load_bundle(one)
 
 
 def test_nothing_of_a_bundle_is_unpickled(one):

@@ -12,6 +12,9 @@ from table_forms import FORMS, qza, write_forms
 from aam_nb.core import AamError
 from aam_nb.data.files import load, read_qza, sniff
 from aam_nb.data.table import read_table
+from aam_nb.runs.predict import as_store
+from aam_nb.runs.samples import load_study
+from aam_nb.sections import DataConfig
 
 
 @pytest.fixture
@@ -119,6 +122,8 @@ def test_a_path_that_is_too_long_is_named_in_short(name):
     with pytest.raises(AamError, match="(aaa|S1,S1|dir/dir).*cannot be opened .File name too long") as e:
         read_table(name)
     assert len(str(e.value)) < 400
+    with pytest.raises(AamError, match="cannot be opened|is not a store"): as_store(name)
+    with pytest.raises(AamError, match="cannot be opened"): load_study(DataConfig(table=name))
 
 
 def test_a_file_that_may_not_be_read_is_named(forms, monkeypatch):

@@ -189,3 +189,10 @@ def test_ids_join_the_table(data_dir):
         ids = read_table(data_dir/name/"table.biom").sample_ids
         assert list(read_metadata(data_dir/name/"metadata.tsv").index) == list(ids)
     assert strings(["a"]).dtype == object
+
+
+@pytest.mark.parametrize("name", ["S\t2", "S\n2", "S\u20282"])
+def test_ids_that_would_break_a_line_are_refused(tmp_path, name):
+    (tmp_path/"m.tsv").write_text(f'sample-id\tage\nS1\t3\n"{name}"\t4\n')
+    with pytest.raises(AamError, match="m.tsv: 1 sample id has a tab, a line break"):
+        read_metadata(tmp_path/"m.tsv")

@@ -129,3 +129,21 @@ def test_the_check_ends_at_the_first_samples_of_an_ordinary_table():
         return counts[a:b]
     without_sums(rows, np.diff(counts.indptr), [str(i) for i in range(2000)], ["x"]*50, "t")
     assert sum(read) < 400
+
+
+def test_predict_and_embed_leave_them_out_and_say_so(tmp_path, capsys):
+    from aam_nb.runs.predict import as_store
+    counts = made()
+    store = as_store(written(with_sums(counts, "pooled"), tmp_path, "biom"))
+    assert list(store.study().ids) == [f"S{i}" for i in range(6)]
+    said = capsys.readouterr().err
+    assert said.startswith("note: ") and "'pooled' is the sum of all other samples" in said
+
+
+def test_inspect_says_so(tmp_path):
+    from aam_nb.config import config_from
+    from aam_nb.runs.inspect import inspect_run
+    path, said = written(with_sums(made(), "pooled"), tmp_path, "tsv"), []
+    inspect_run(config_from({"data": dict(table=str(path))}), say=said.append)
+    assert said[0].startswith("note: ") and "'pooled' is the sum of all other samples" in said[0]
+    assert "6 samples, 9 ASVs" in said[-1]

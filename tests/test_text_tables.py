@@ -108,6 +108,23 @@ def test_columns_of_taxa_on_either_side(tmp_path, study, front):
                for o in t.notes)
 
 
+def test_columns_of_text_between_samples_and_a_sum(tmp_path, study):
+    ours, frame = study
+    out = frame.assign(taxonomy="k__Bacteria", comment="", Total=frame.sum(axis=1))
+    out.insert(2, "Genus", "Blautia")
+    out.to_csv(tmp_path/"t.tsv", sep="\t")
+    t = read_table(tmp_path/"t.tsv")
+    same(t, ours)
+    assert "left out ('Genus', 'taxonomy', 'comment')" in t.notes[0] and "'Total' is the sum" in t.notes[1]
+
+
+def test_the_long_form_is_named(tmp_path, study):
+    _, frame = study
+    long = frame.stack().reset_index().set_axis(["OTU", "Sample", "Abundance"], axis=1)
+    long.to_csv(tmp_path/"t.csv")
+    with pytest.raises(AamError, match="t.csv is in long form.*otu_table"): read_table(tmp_path/"t.csv")
+
+
 def test_blank_columns_at_the_end(tmp_path, study):
     ours, _ = study
     (tmp_path/"t.tsv").write_text(as_tsv(ours).replace("\n", "\t\t\n").replace("file\t\t", "file"))
@@ -126,6 +143,12 @@ def test_samples_as_rows(tmp_path, study, names, how):
     sound(t)
     note = "rows are samples and its columns are ASVs, so the table was turned round"
     assert any(note in o for o in t.notes)
+
+
+def test_sequences_as_columns_beside_a_file_that_names_them(tmp_path, study):
+    ours, frame = study
+    frame.T.to_csv(tmp_path/"seqtab.tsv", sep="\t")
+    same(read_table(tmp_path/"seqtab.tsv", fasta(tmp_path, frame)), ours)
 
 
 def test_samples_as_rows_in_biom(tmp_path, study):

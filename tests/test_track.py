@@ -7,8 +7,9 @@ import time
 import pytest
 
 from aam_nb.core import AamError
+from aam_nb.progress import Progress
 from aam_nb.registry import registered, trackers
-from aam_nb.training.track import Bar, RunLog, Tracker, read_log
+from aam_nb.training.track import RunLog, Tracker, read_log
 
 NAN = float("nan")
 
@@ -59,12 +60,12 @@ def test_the_file_has_json_that_others_read(tmp_path, capsys):
 def test_the_bar_shows_losses_and_pace_to_those_who_look(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    bar = Bar("target", 40, show=True)
+    bar = Progress("target", 40, show=True)
     time.sleep(.11)
     bar.update(40, 480, dict(loss=.25))
     bar.close()
     for o in ("target: 100%", "loss 0.25", "samples/s"): assert o in sys.stderr.getvalue()
-    assert Bar("target", 40).bar is None                       # a file or a pipe gets none
+    assert Progress("target", 40).bar is None                       # a file or a pipe gets none
 
 
 def test_tensorboard_is_used_when_installed_and_not_missed_otherwise(tmp_path, monkeypatch, capsys):

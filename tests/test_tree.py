@@ -92,14 +92,16 @@ def test_damage_gives_an_error_of_ours_or_a_tree(text, data):
 
 
 def test_lengths_missing_or_negative_count_as_zero_and_say_so():
-    with pytest.warns(UserWarning, match="without a length, counted as 0: 1 of the tree's 4"):
-        tree = parse_newick("((a:1,b):1,c:1);")
+    tree = parse_newick("((a:1,b):1,c:1);")
+    assert tree.notes == ("Branches without a length, counted as 0: 1 of the tree's 4",)
     assert tree.length.tolist() == [1, 0, 1, 1]
-    with pytest.warns(UserWarning, match="with a negative length, counted as 0: 2 of the tree's 4"):
-        tree = parse_newick("((a:1,b:-1):-1e-9,c:1);")
+    tree = parse_newick("((a:1,b:-1):-1e-9,c:1);")
+    assert tree.notes == ("Branches with a negative length, counted as 0: 2 of the tree's 4",)
     assert tree.length.tolist() == [1, 0, 0, 1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        assert parse_newick("((a:1,b:1):1,c:1);").notes == ()
+        parse_newick("((a:1,b):1,c:-1);") # A note, and no warning of Python
         assert len(parse_newick("((a:1,b:1):1,c:1);").length) == 4   # The root's own branch is not missed
         assert parse_newick("((a:1,b:1):1,c:1):5;").length[-1] == 5  # and counts where it is given
         assert parse_newick("a:2;").length.tolist() == [2]

@@ -24,7 +24,7 @@ from aam_nb.data.weights import target_weights
 from aam_nb.data.where import select
 from aam_nb.data.written import as_texts, is_number, merged_texts, text_column, written_in
 from aam_nb.evaluation.inspect import inspect_study
-from aam_nb.evaluation.question import Question, coarsest, numbered
+from aam_nb.evaluation.question import Case, Question, numbered
 from aam_nb.evaluation.validate import evaluate
 from aam_nb.runs.choice import group_values
 from aam_nb.runs.parts import fixed_parts, with_split
@@ -172,10 +172,9 @@ def test_files_stores_and_joined_studies_keep_what_is_written(study, tmp_path):
     assert list(as_texts(joined.metadata["age"])[N:]) == ["x"]*N
 
 
-def test_suspects_are_counted_as_written(metadata):
+def test_suspects_are_counted_as_written(metadata, study):
     assert dict(subject_like(metadata))["subject"].startswith("10 values over 30 samples")
-    coarse = metadata.assign(cage=np.repeat([1., 2.], 15))
-    assert coarsest(coarse, subject_like(coarse)) == "cage"
+    assert {o.name: o.groups for o in Case(study, Question(groups="barcode")).ranked}["barcode"] == 10
 
 
 def test_columns_that_changed_and_other_frames_have_no_foreign_text(metadata):

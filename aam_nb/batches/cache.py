@@ -144,6 +144,8 @@ def clear(self:Cache,
     return size
 
 # %% ../../nbs/2_batches/25_cache.ipynb #caf57939
+_NAMES = 2 # How tips are named: trees that an earlier way has named are read again
+
 def cached_tree(
     cache:Cache,                  # Where it is kept
     path:str|Path,                # As for `read_tree`
@@ -152,10 +154,14 @@ def cached_tree(
     "Read a tree, or take the arrays that an earlier reading of the same file left."
     def make():
         tree = read_tree(path, sequences)
-        return dict(tips=as_bytes(tree.tips), start=tree.start, stop=tree.stop, length=tree.length)
-    key = dict(tree=file_digest(path), sequences=file_digest(sequences))
+        notes = as_bytes(["\n".join(tree.notes) or "-"])
+        arrays = dict(start=tree.start, stop=tree.stop, length=tree.length)
+        return arrays | dict(tips=as_bytes(tree.tips), notes=notes)
+    key = dict(tree=file_digest(path), sequences=file_digest(sequences), names=_NAMES)
     out = cache.arrays("tree", key, make)
-    return Tree(tips=as_text(out["tips"]), **{k: out[k] for k in ("start", "stop", "length")})
+    notes = tuple(o for o in as_text(out["notes"])[0].split("\n") if o != "-")
+    arrays = {k: out[k] for k in ("start", "stop", "length")}
+    return Tree(tips=as_text(out["tips"]), notes=notes, **arrays)
 
 # %% ../../nbs/2_batches/25_cache.ipynb #77067f43
 # What reads on branches depend on

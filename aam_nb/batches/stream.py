@@ -15,7 +15,6 @@ from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
 
 from .arrays import arrays_beside_counts, as_bytes, metadata_text
 from .build import build_store, refuse_foreign, work_path
@@ -30,6 +29,7 @@ from ..data.table import blank_samples, read_table
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from ..disk_errors import DiskError, writing
 from ..lock import lock_path, writing_alone
+from ..progress import Progress
 from ..types import Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -103,14 +103,14 @@ def _ranks(order:np.ndarray)->np.ndarray: # int32 [asvs]
 def _copy(job:_Job, source:TableSlices, progress:Callable|None):
     "Copy the counts of a table, from where an earlier build of the same inputs stopped."
     done, n, rank = _progress(job.work, job.key), len(source), _ranks(job.order)
-    first, quiet = done["lengths"], True if progress else None # None: quiet where there is no terminal
+    first, show = done["lengths"], False if progress else None
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=n, initial=first, desc="Samples", leave=False, disable=quiet))
+        work = stack.enter_context(Progress("Reading the table", n, first, "sample", show))
         files = {k: stack.enter_context(open(job.work/k, "ab")) for k in _COPIED}
         for k, f in files.items(): f.truncate(_bytes_of(k, done[k]))
         for a, b in row_blocks(source.indptr[first:], _SLICE):
             done = _append(files, job, done, _slice(source, first + a, first + b, job.keep, rank))
-            bar.update(b - a)
+            work.update(b - a)
             if progress: progress(first + b, n)
 
 # %% ../../nbs/2_batches/20_stream.ipynb #6e35e2d9

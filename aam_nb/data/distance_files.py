@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..core import AamError, few
 from .biom import hdf5_ids
 from .files import check_kind, decode, load, read_qza, reading, sniff
+from .ids import near_ids
 from ..types import strings
 
 # %% auto #0
@@ -265,7 +266,8 @@ def align(self:Distances,
     lost = [o for o in ids if o not in known]
     if lost:
         raise AamError(f"{self.path} has no distances for {len(lost):,} of {len(ids):,} samples (first: "
-                       f"{few(lost)}); its own samples are {few(known)}. Compute the distances "
+                       f"{few(lost)}); its own samples are {few(known)}."
+                       f"{near_ids(lost, known.keys() - set(ids))} Compute the distances "
                        "of all samples, or leave those out.")
     return Distances(self.path, self._all, self._take, self._at[[known[o] for o in ids]])
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import AamError, few
 from .files import check_kind, decode as as_text, load
+from .raw import refuse_breaks
 from .written import is_number, remember
 from ..types import strings
 
@@ -131,6 +132,7 @@ def _samples(rows:list[tuple[int,list[str]]], names:list[str],
             raise AamError(f"{place}: the id '{name}' has a row already. Keep one row for each sample.")
         out[name] = cells[1:width] + [""]*(width - len(cells))
     if not out: raise AamError(f"{path} has a header, but no samples. Give a row for each sample.")
+    refuse_breaks(list(out), "sample", path)
     return out
 
 # %% ../../nbs/1_data/25_metadata.ipynb #081ea3a9

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from ..core import AamError, few, option
+from .ids import near_ids
 from .tree import shear
 from .where import select
 from .written import as_texts, remember, written_in
@@ -30,15 +31,18 @@ def _with_row(ids:np.ndarray, metadata:pd.DataFrame, missing:str)->tuple[np.ndar
     "Which samples have a row in the metadata, and what is left out, in words."
     has, n = metadata.index.get_indexer(ids) >= 0, len(ids)
     lost, spare = (~has).sum(), len(metadata) - has.sum()
+    near = near_ids(ids[~has], metadata.index.difference(ids)) if lost else ""
     if lost == n:
         raise AamError(f"None of the table's {n:,} samples (first: {few(ids)}) has a row in the metadata "
-                       f"(first: {few(metadata.index)}). Do both files belong to the same study?")
+                       f"(first: {few(metadata.index)})."
+                       f"{near or ' Do both files belong to the same study?'}")
     if lost and missing == "error":
         raise AamError(f"No row in the metadata for {lost:,} of the table's {n:,} samples "
-                       f"(first: {few(ids[~has])}). Add rows, or leave these samples out "
+                       f"(first: {few(ids[~has])}).{near} Add rows, or leave these samples out "
                        f"({option('data.missing', 'drop')}).")
     gone, notes = few(ids[~has]), []
     if lost: notes.append(f"Left out {lost:,} of {n:,} samples: no row in the metadata (first: {gone})")
+    if near: notes.append(near.strip().rstrip("."))
     if spare: notes.append(f"Metadata rows without a sample in the table: {spare:,} of {len(metadata):,}")
     return has, notes
 
@@ -104,7 +108,7 @@ def _root_branches(tree:Tree)->int: # Branches that leave the last fork above al
 # %% ../../nbs/1_data/60_study.ipynb #54133fa7
 def _tree_notes(tree:Tree, cut:Tree, off:np.ndarray, reads:np.ndarray)->list[str]:
     "Note the ASVs that a tree lacks (`off`, bool [asvs]), its other tips, and a root that may be missing."
-    tips, roots, notes = len(tree.tips), _root_branches(tree), []
+    tips, roots, notes = len(tree.tips), _root_branches(tree), [*tree.notes]
     if off.any():
         share = reads[off].sum()/reads.sum()
         notes.append(f"Not in the tree, so not in distances along it: {off.sum():,} of {len(off):,} ASVs, "

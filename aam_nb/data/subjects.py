@@ -12,15 +12,15 @@ import re
 import numpy as np
 
 from ..core import few
-from .written import text_column
+from .written import is_number, text_column
 
 # %% auto #0
-__all__ = ['subject_like']
+__all__ = ['names_things', 'subject_like']
 
 # %% ../../nbs/1_data/65_subjects.ipynb #9e80edf1
 _WHO = set("subject patient participant person individual donor volunteer proband host anonymized mother mom "
            "father dad parent child kid infant baby newborn twin sibling family household dyad pedigree "
-           "animal mouse cage litter".split())
+           "house home residence dwelling animal mouse cage litter tank pen hive nest colony".split())
 
 _TOGETHER = {"household", "dyad", "pedigree", "cage", "litter"} # words that mean nothing but a group
 
@@ -53,6 +53,16 @@ def _named(name, values):
     sure = words & _ID or who & _TOGETHER or len(values) >= (3 if digits else 6)
     return "its name says so" if sure else None
 
+# %% ../../nbs/1_data/65_subjects.ipynb #ba98f448
+def names_things(
+    name, # Of a column
+)->bool:
+    "Whether a name promises ids: of people, or the words id, number, code or barcode."
+    words = set(_words(name))
+    who, ids = words & _WHO, words & (_ID - {"name", "no"} | {"barcode", "accession"})
+    other = words - _WHO - _ID - _FILL - {"sample", "barcode", "accession"}
+    return bool(who | ids) and not other
+
 # %% ../../nbs/1_data/65_subjects.ipynb #75233010
 _LAB = re.compile("run|plate|lane|barcode|primer|index|batch|date|time|month|week|day|visit|well|kit|lot|"
                   "pool|library|accession|experiment|cent(er|re)|study|project")
@@ -61,9 +71,9 @@ _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([ T].*)?|\d{1,2}:\d{2}.*
 
 def _coded(name, values):
     "Whether a column's text values look like codes of people or things."
-    import pandas as pd
-    if pd.api.types.is_numeric_dtype(values) or _LAB.search(str(name).lower()): return False
-    texts = [str(o) for o in values.unique()]
+    if _LAB.search(str(name).lower()): return False
+    texts = [str(o).removesuffix(".0") for o in values.unique()]
+    if any(is_number(o) and not o.isdigit() for o in texts): return False # measured, not counted
     digits = {re.sub(r"\D", "", o) for o in texts}
     return len(texts) >= 6 and len(digits) >= .8*len(texts) and not all(_DATE.fullmatch(o) for o in texts)
 
@@ -72,6 +82,7 @@ def _brings(values, metadata):
     "Other columns that are constant within each value of this one, more than chance explains."
     import pandas as pd
     for name in metadata.columns.drop(values.name):
+        if _LAB.search(str(name).lower()): continue
         other = text_column(metadata[name]).loc[values.index].dropna()
         what, mine = pd.factorize(other)[0], pd.factorize(values.loc[other.index])[0]
         kinds, sizes = what.max(initial=-1) + 1, np.bincount(mine)
@@ -82,6 +93,8 @@ def _brings(values, metadata):
         if times @ np.log10((shares[:, None]**m).sum(axis=0)) < -6: yield str(name)
 
 # %% ../../nbs/1_data/65_subjects.ipynb #b1b79966
+_LOOKS = "its values look like codes"
+
 def _why_subjects(name, metadata):
     "Why a column looks like subjects, or None."
     values = text_column(metadata[name]).dropna()
@@ -89,14 +102,27 @@ def _why_subjects(name, metadata):
     sizes = sizes[sizes > 0] # A category may have lost all its samples
     if len(sizes) < 2 or sizes[sizes > 1].sum() < .02*len(metadata): return None
     why = _named(name, sizes.index)
-    if why is None and len(values) >= .6*len(metadata) and _coded(name, metadata[name].dropna()):
+    if why is None and len(values) >= .6*len(metadata) and _coded(name, values):
         brings = [*_brings(values, metadata)]
-        if len(brings) > 1: why = f"its values look like codes, and {few(brings)} are the same within each"
+        if len(brings) > 1: why = f"{_LOOKS}, and {few(brings)} are the same within each"
     return why and f"{len(sizes)} values over {len(values)} samples; {why}"
+
+def _tells_more(values, metadata, found):
+    "Whether a column varies within the values of each column that was found before."
+    by = [text_column(metadata[name]).loc[values.index] for name, _ in found]
+    return all(values.groupby(o, observed=True).nunique().max() > 1 for o in by)
+
+def _of_numbers(values)->bool: return all(is_number(str(o)) for o in values.dropna().unique())
 
 def subject_like(
     metadata, # pandas.DataFrame, one row for each sample
 )->list[tuple[str,str]]: # (column, why), in the order of the columns
     "Columns that look like subjects, households or repeats, within which samples are not independent."
-    found = [(str(name), _why_subjects(name, metadata)) for name in metadata.columns]
-    return [(name, why) for name, why in found if why]
+    reasons = {name: _why_subjects(name, metadata) for name in metadata.columns}
+    numbers = [o for o, why in reasons.items() if why and _LOOKS in why and _of_numbers(metadata[o])]
+    found = [(o, why) for o, why in reasons.items() if why and o not in numbers]
+    for name in sorted(numbers, key=lambda o: -metadata[o].nunique()):
+        values = text_column(metadata[name]).dropna()
+        if _tells_more(values, metadata, found): found.append((name, reasons[name]))
+    order = list(metadata.columns)
+    return [(str(o), why) for o, why in sorted(found, key=lambda pair: order.index(pair[0]))]

@@ -20,6 +20,7 @@ from ..core import AamError, few, option
 from .biom import read_hdf5
 from .biom_json import read_json_biom
 from .files import check_kind, KINDS, load, read_qza, sniff
+from .ids import near_ids, partners, without_size
 from .mothur import is_count_table, is_shared, read_count_table, read_shared
 from .raw import clean_ids, kept, RawTable, short_id, whole_counts
 from .sequences import fold, odd_letters, read_sequences
@@ -58,20 +59,33 @@ def _are_names(features:list[str], known:dict[str,str])->bool:
     "Whether ids are sequences themselves, as Deblur writes them, and agree with those that are known."
     return all(known.get(o, fold(o)) == fold(o) and not odd_letters(fold(o)) for o in features)
 
+def _are_sequences_of(features:list[str], known:dict[str,str])->bool:
+    "Whether ids are sequences themselves, and some of them those that the file names in another way."
+    folded = [fold(o) for o in features]
+    return not any(map(odd_letters, folded)) and not set(known.values()).isdisjoint(folded)
+
+def _without_annotations(features:list[str], known:dict[str,str])->dict[str,str]:
+    "Sequences of features whose ids are known but for annotations such as ';size=120'."
+    lost = [o for o in features if o not in known]
+    return {o: known[name] for o, name in partners(lost, known, without_size).items()} if lost else {}
+
 def _by_name(features:list[str], known:dict[str,str], reads:Callable[[],np.ndarray], path, where)->list[str]:
     "The sequence of each feature, looked up. Raises `AamError` where some are not there."
     lost = [i for i, o in enumerate(features) if o not in known]
     if lost and len(lost) < len(features) and _are_names(features, known): return [fold(o) for o in features]
     if len(lost) == len(features):
+        if _are_sequences_of(features, known): return [fold(o) for o in features]
         raise AamError(f"None of the {len(features):,} features of {path} (first: '{short_id(features[0])}') "
                        f"is in {where} "
-                       f"(first: '{short_id(next(iter(known)))}'). Give the sequences of this table, or "
+                       f"(first: '{short_id(next(iter(known)))}').{near_ids(features, known)} "
+                       "Give the sequences of this table, or "
                        f"leave out {option('data.sequences')} if its ids are sequences.")
     if lost:
         n = reads()
         share = n[lost].sum()/max(n.sum(), 1)
+        near = near_ids([features[i] for i in lost], known.keys() - set(features))
         raise AamError(f"{where} lacks {len(lost):,} of the {len(features):,} features of {path}, with "
-                       f"{share:.1%} of its reads (first: {few(short_id(features[i]) for i in lost)}). "
+                       f"{share:.1%} of its reads (first: {few(short_id(features[i]) for i in lost)}).{near} "
                        "Give the sequences of all features, or leave those out of the table.")
     return [known[o] for o in features]
 
@@ -108,7 +122,8 @@ def summed_counts(
 # %% ../../nbs/1_data/15_table.ipynb #a15d09c4
 def _lies(raw:RawTable, known:dict[str,str])->bool:
     "Whether the columns of a table are features and its rows are samples."
-    if known: return not any(o in known for o in raw.features) and any(o in known for o in raw.samples)
+    if any(o in known for o in raw.features): return False
+    if any(o in known for o in raw.samples): return True
     return (all(len(o) > 20 and not odd_letters(fold(o)) for o in raw.samples)
             and any(odd_letters(fold(o)) for o in raw.features))
 
@@ -128,7 +143,12 @@ def sequence_columns(
 )->tuple[np.ndarray,list[str],list[str]]: # The column of each feature; the distinct sequences; notes
     "The sequence of each feature. Raises `AamError` where it has none."
     notes = list(raw.notes)
-    if known: named = _by_name(raw.features, known, reads, path, where)
+    if known:
+        more = _without_annotations(raw.features, known)
+        if more:
+            notes.append(f"{len(more):,} of {len(raw.features):,} features of {path} match ids of {where} "
+                         "without annotations such as ';size=120'")
+        named = _by_name(raw.features, known | more, reads, path, where)
     elif raw.sequences is not None: named = [fold(o) for o in raw.sequences]
     else:
         named = [fold(o) for o in raw.features]
@@ -160,7 +180,7 @@ def _is(kind, head, path)->bool: return sniff(head) == kind
 
 _BUILT_IN = dict(hdf5=("BIOM 2.1 (.biom)", read_hdf5), json=("BIOM 1.0 (.biom)", read_json_biom),
                  zip=("a QIIME 2 artefact FeatureTable[Frequency] (.qza)", _read_artefact),
-                 text=("tab-separated text (.tsv)", read_tsv))
+                 text=("a table as text (.tsv, .csv)", read_tsv))
 
 for name, title, recognises, read in [
         ("count_table", "a count table of mothur (.count_table)", is_count_table, read_count_table),
@@ -170,8 +190,8 @@ for kind, (title, read) in _BUILT_IN.items():
     table_formats.add(TableFormat(name=kind, title=title, recognises=partial(_is, kind), read=read))
 
 # %% ../../nbs/1_data/15_table.ipynb #05d4b61e
-_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), or tab-separated "
-          "text (.tsv)")
+_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), a table as text "
+          "(.tsv, .csv), or a count table or shared file of mothur")
 
 def _is_ours(o:TableFormat)->bool: return o.name in ("count_table", "shared")
 

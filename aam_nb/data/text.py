@@ -8,7 +8,6 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/text.html.md"""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +62,16 @@ def _grid_notes(grid:TextGrid, header:list[str], short:bool, quoted:bool)->tuple
                      f"'{short_id(header[0])}' is the first sample")
     return tuple(f"{grid.path}: {o}" for o in notes)
 
+_LONG = {"sample", "abundance"} # With "OTU" or "ASV" before them, as phyloseq's psmelt writes them
+
+def _check_wide(header:list[str], path):
+    "Raises `AamError` for a table in long form."
+    words = {o.lower() for o in header}
+    if words >= _LONG and words & {"otu", "asv"}:
+        raise AamError(f"{path} is in long form, with a line for each sample and ASV; wanted a line for each "
+                       "ASV and a column for each sample. In phyloseq, write otu_table(...) instead of "
+                       "psmelt(...).")
+
 def text_grid(
     text:str, # The content of the file, line ends as `decode` leaves them
     path,     # For messages
@@ -77,6 +86,7 @@ def text_grid(
     n = header_lines(texts, separator)
     header = [o.strip() for o in cells_of(texts[n-1], separator)]
     while len(header) > 1 and not header[-1]: header.pop()
+    _check_wide(header, path)
     grid = TextGrid(path, header[1:], [o for o in lines[n:] if not o[1].startswith("#")], separator)
     short, quoted = _ids_unnamed(header, grid), any('"' in o for o in texts[n-1:n+1])
     notes = _grid_notes(grid, header, short, quoted)
@@ -94,13 +104,12 @@ def _without_numbers(grid:TextGrid)->set[int]: # Places among the columns
         if not found: break
     return found | named
 
-def _samples_among(grid:TextGrid)->slice: # Of the columns
-    "The columns between those at either end that are not samples."
+def _samples_among(grid:TextGrid)->list[int]: # Places among the columns
+    "The columns that are samples."
     odd, n = _without_numbers(grid), len(grid.names)
     if len(odd) == n and grid.lines:
         raise AamError(f"{grid.path} has no column of numbers: wanted a count for each feature and sample.")
-    return slice(len(list(takewhile(odd.__contains__, range(n)))),
-                 n - len(list(takewhile(odd.__contains__, reversed(range(n))))))
+    return [k for k in range(n) if k not in odd]
 
 # %% ../../nbs/1_data/13_text.ipynb #8822f2ac
 def _are_sequences(cells:list[str])->bool:
@@ -147,14 +156,19 @@ def sparse_rows(
     return sparse.csr_matrix((np.concatenate(reads), np.concatenate(at), ends), shape=shape)
 
 # %% ../../nbs/1_data/13_text.ipynb #64a5bb45
-def _counted(grid:TextGrid, at:slice, features:list[str])->Iterator[np.ndarray]: # float64 [samples] each
+def _chosen(cells:list[str], at:list[int])->list[str]:
+    "The cells at some places, as far as there are any."
+    if at and at[-1] - at[0] == len(at) - 1: return cells[at[0]:at[-1] + 1]
+    return [cells[k] for k in at if k < len(cells)]
+
+def _counted(grid:TextGrid, at:list[int], features:list[str])->Iterator[np.ndarray]: # float64 [samples] each
     "The counts of each line; its id is added to `features`."
-    samples, columns = grid.names[at], len(grid.names)
+    samples, columns = _chosen(grid.names, at), len(grid.names)
     for i, feature, cells in grid.rows():
         if "".join(cells[columns:]).strip():
             raise AamError(f"{grid.path}, line {i}: {len(cells)} cells for {columns} columns.")
         features.append(feature)
-        yield line_reads(cells[at], samples, f"{grid.path}, line {i}")
+        yield line_reads(_chosen(cells, at), samples, f"{grid.path}, line {i}")
 
 # %% ../../nbs/1_data/13_text.ipynb #08df2cf2
 def grid_table(
@@ -162,12 +176,12 @@ def grid_table(
 )->RawTable:
     "The table of a grid. Raises `AamError` that names the line where it is not one."
     at, names, features = _samples_among(grid), grid.names, []
-    counts = sparse_rows(_counted(grid, at, features), len(names[at])).T.tocsr()
-    others = [*range(at.start), *range(at.stop, len(names))]
+    counts = sparse_rows(_counted(grid, at, features), len(at)).T.tocsr()
+    others = sorted({*range(len(names))} - {*at})
     sequences, spelled = _spelled_out(grid, others, [o.strip() for o in features])
     left = [names[k] or f"number {k + 2}" for k in others]
     notes = [f"{grid.path}: columns that are not samples were left out ({few(left)})"] if left else []
-    return RawTable(counts, names[at], features, (*grid.notes, *notes, *spelled), sequences)
+    return RawTable(counts, _chosen(names, at), features, (*grid.notes, *notes, *spelled), sequences)
 
 def read_tsv(
     data:bytes, # The content of the file

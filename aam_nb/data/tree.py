@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/tree.html.md"""
 # %% ../../nbs/1_data/55_tree.ipynb #51933243
 from __future__ import annotations
 
-import hashlib, re, warnings
+import re
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,15 @@ from scipy import sparse
 from ..core import AamError, few
 from .files import check_kind, decode, load, read_qza
 from .sequences import fold, read_sequences
+from .tips import hashes, name_tips
 from ..types import strings, Tree
 
 # %% auto #0
 __all__ = ['parse_newick', 'newick', 'read_tree', 'keep_tips', 'shear', 'branch_abundance', 'path_lengths']
 
 # %% ../../nbs/1_data/55_tree.ipynb #0563106f
-_PIECE = re.compile(r"'[^']*(?:''[^']*)*'|[(),:;]|[^\s()\[\]':;,]+|\S")
+_PIECE = re.compile(r"""'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*"|[(),:;]|[^\s()\[\]':;,]+|\S""")
+_LENGTH = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 def _fail(text:str, at:int, what:str):
     "Raise an error that shows the place."
@@ -33,7 +35,8 @@ def _fail(text:str, at:int, what:str):
     raise AamError(f"The Newick tree is not valid at character {at+1:,}: {what} Around it: \"{around}\".")
 
 # %% ../../nbs/1_data/55_tree.ipynb #c0b30e85
-_QUOTED_OR_COMMENT, _BRACKET = re.compile(r"'[^']*'|\["), re.compile(r"[\[\]]")
+_QUOTED_OR_COMMENT = re.compile(r"""'[^']*'|(?<=[(,\s\])])"[^"]*"|\[""")
+_BRACKET = re.compile(r"[\[\]]")
 
 def _comment_end(text:str, at:int)->int: # One past its last bracket
     "Where the comment that begins at `at` ends."
@@ -79,6 +82,12 @@ def open_bracket(self:_Reading, at:int):
     self.opened.append(len(self.tips))
 
 # %% ../../nbs/1_data/55_tree.ipynb #c5dd7b20
+def _unquoted(word:str)->str:
+    "A name without the quotes that belong to Newick."
+    q = word[0]
+    if q not in "'\"" or len(word) < 2 or word[-1] != q: return word
+    return word[1:-1].replace(q + q, q)
+
 @patch
 def read_colon(self:_Reading, at:int):
     "Read a ':'."
@@ -89,12 +98,11 @@ def read_colon(self:_Reading, at:int):
 def read_word(self:_Reading, word:str, at:int):
     "Read a name or a length."
     if self.colon and self.size is None:
-        try: self.size = float(word)
-        except ValueError: self.size = np.inf
+        self.size = float(word) if _LENGTH.fullmatch(word) else np.inf
         if not np.isfinite(self.size): _fail(self.text, at, f"'{word[:20]}' is not a branch length.")
     elif self.colon or self.name is not None or word in "'[]":
         _fail(self.text, at, f"'{word[:20]}' found where a ',' or ')' was expected.")
-    else: self.name = word[1:-1].replace("''", "'") if word[0] == "'" else word
+    else: self.name = _unquoted(word)
 
 # %% ../../nbs/1_data/55_tree.ipynb #1c822746
 @patch
@@ -147,17 +155,19 @@ def _check_names(tips:list[str]):
                    "Give each tip a name of its own.")
 
 # %% ../../nbs/1_data/55_tree.ipynb #c58cc01f
-def _mended(length:np.ndarray)->np.ndarray: # float64 [branches], 0 or more
+def _mended(
+    length:np.ndarray, # float64 [branches], NaN where none is given
+)->tuple[np.ndarray,list[str]]: # 0 or more; notes
     "Set missing and negative lengths to 0. Raises `AamError` where no length is above 0."
+    notes = []
     absent, negative = np.isnan(length), length < 0
     if not (length > 0).any():
         raise AamError(f"No branch of the tree has a length above 0 (branches: {len(length):,}). "
                        "Distances along a tree need lengths. Give a tree that has them.")
     for wrong, what in (absent, "without a length"), (negative, "with a negative length"):
         if not wrong.any(): continue
-        warnings.warn(f"Branches {what}, counted as 0: {wrong.sum():,} of the tree's {len(length):,}.",
-                      stacklevel=3)
-    return np.where(absent | negative, 0., length)
+        notes.append(f"Branches {what}, counted as 0: {wrong.sum():,} of the tree's {len(length):,}")
+    return np.where(absent | negative, 0., length), notes
 
 # %% ../../nbs/1_data/55_tree.ipynb #21378f62
 def parse_newick(
@@ -169,8 +179,9 @@ def parse_newick(
     start, stop, length = np.array(read.start), np.array(read.stop), np.array(read.length)
     if len(length) > 1 and not length[-1] > 0: # The root has no branch of its own
         start, stop, length = start[:-1], stop[:-1], length[:-1]
+    length, notes = _mended(length)
     return Tree(tips=strings(read.tips), start=start.astype(np.int32), stop=stop.astype(np.int32),
-                length=_mended(length))
+                length=length, notes=tuple(notes))
 
 # %% ../../nbs/1_data/55_tree.ipynb #6e2d177c
 def _quoted(name:str)->str:
@@ -195,14 +206,18 @@ def newick(
     return "(" + "".join(out) + ");"
 
 # %% ../../nbs/1_data/55_tree.ipynb #bd564f55
-def _rename(tree:Tree, known:dict[str,str])->Tree:
-    "Replace ids with sequences. A tip keeps its id if an earlier tip already has its sequence."
-    if not any(o in known for o in tree.tips):
-        raise AamError(f"None of the tree's tips (first: {few(tree.tips)}) is among the ids of the sequences "
-                       f"(first: {few(known)}). Give the sequences of this tree.")
-    taken = set()
-    names = [o if (new := known.get(o, o)) in taken or taken.add(new) else new for o in tree.tips]
-    return replace(tree, tips=strings(names))
+def _tree_text(path)->str:
+    "The Newick text of a file. Raises `AamError` for a file of another kind."
+    data, kind = load(path)
+    if kind not in ("newick", "text") or Path(path).suffix == ".qza":
+        wanted = "a tree: Newick text, or a QIIME 2 artefact Phylogeny[Rooted] (.qza)"
+        check_kind(path, kind, ("zip",), wanted)
+        data = read_qza(path, "tree.nwk")
+    text = decode(data, path)
+    if text[:100].lstrip()[:6].upper() == "#NEXUS":
+        raise AamError(f"{path} is a NEXUS file; wanted a tree in Newick format. Export the tree as Newick, "
+                       "in R for example by ape::write.tree(ape::read.nexus(\"tree.nex\"), \"tree.nwk\").")
+    return text
 
 # %% ../../nbs/1_data/55_tree.ipynb #04d83a9b
 def read_tree(
@@ -210,16 +225,13 @@ def read_tree(
     sequences:str|Path|None=None, # FASTA or .qza that gives the sequence of each tip id
 )->Tree:
     "Read a tree. Raises `AamError` that names the file when it holds no valid tree."
-    data, kind = load(path)
-    if kind not in ("newick", "text") or Path(path).suffix == ".qza":
-        wanted = "a tree: Newick text, or a QIIME 2 artefact Phylogeny[Rooted] (.qza)"
-        check_kind(path, kind, ("zip",), wanted)
-        data = read_qza(path, "tree.nwk")
-    text = decode(data, path)
-    del data # A large tree need not be in memory twice
-    try: tree = parse_newick(text)
+    text = _tree_text(path)
+    try:
+        tree = parse_newick(text)
+        if sequences is None: return tree
+        names, notes = name_tips(tree.tips, read_sequences(sequences), sequences)
     except AamError as e: raise AamError(str(e) if str(path) in str(e) else f"{path}: {e}") from e
-    return tree if sequences is None else _rename(tree, read_sequences(sequences))
+    return replace(tree, tips=strings(names), notes=(*tree.notes, *notes))
 
 # %% ../../nbs/1_data/55_tree.ipynb #9891e47f
 def keep_tips(
@@ -240,11 +252,8 @@ def keep_tips(
 # %% ../../nbs/1_data/55_tree.ipynb #85527bdd
 def _tip_of(sequence:str, places:dict[str,int])->int: # -1 for none
     "The place of a sequence among the tips, by itself or by its hash."
-    tip = places.get(fold(sequence))
-    for kind in (hashlib.md5, hashlib.sha1):
-        if tip is not None: break
-        tip = places.get(kind(sequence.encode(), usedforsecurity=False).hexdigest().upper())
-    return -1 if tip is None else tip
+    if fold(sequence) in places: return places[fold(sequence)]
+    return next((places[o] for o in hashes(sequence) if o in places), -1)
 
 # %% ../../nbs/1_data/55_tree.ipynb #ff672ecf
 def shear(

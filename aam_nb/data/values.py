@@ -7,17 +7,18 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/values.html.md"""
 # %% ../../nbs/1_data/32_values.ipynb #ddaf0483
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import AamError, few, nearest
+from ..core import AamError, few, nearest, option
 from .written import as_texts, is_number
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['check_columns', 'all_of', 'as_numbers', 'infer_task', 'class_names']
+__all__ = ['check_columns', 'all_of', 'other_signs', 'as_numbers', 'infer_task', 'class_names']
 
 # %% ../../nbs/1_data/32_values.ipynb #19acd8bb
 def check_columns(
@@ -41,6 +42,32 @@ def all_of(
     "The words for all of `n` things, for a message."
     return f"the only {what}" if n == 1 else f"all {n:,} {what}s"
 
+# %% ../../nbs/1_data/32_values.ipynb #6a836f53
+_MINUS = str.maketrans("\u2212\u2013", "--")
+_BLANKS = re.compile("(?<=\\d)[ \u00a0\u202f'\u2019](?=\\d{3}(?!\\d))")
+_DECIMAL = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d*,\d+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
+
+def other_signs(
+    texts, # Distinct or not, without missing ones
+)->str:    # "decimal commas", "commas between thousands", "other signs"; "" where they are no such numbers
+    "How the numbers of a column are written, where most of it is numbers and some of them are not plain."
+    plain = [_BLANKS.sub("", o.translate(_MINUS)) for o in texts]
+    words = [o for o, was in zip(plain, texts) if not is_number(was)]
+    odd = [o for o in words if is_number(o) or _DECIMAL.fullmatch(o) or _THOUSANDS.fullmatch(o)]
+    if not odd or len(words) - len(odd) >= len(plain)/2: return ""
+    commas = [o for o in odd if "," in o]
+    if not commas: return "other signs"
+    return "commas between thousands" if all(map(_THOUSANDS.fullmatch, commas)) else "decimal commas"
+
+def _signs_text(texts)->str:
+    "Sentences on numbers with other signs, with a space in front; \"\" where there are none."
+    signs = other_signs(texts)
+    if not signs: return ""
+    like = {"decimal commas": "6.5 and not 6,5", "commas between thousands": "1732 and not 1,732",
+            "other signs": "-1732, with a hyphen and without blanks"}
+    return f" Its numbers are written with {signs}: write {like[signs]}."
+
 # %% ../../nbs/1_data/32_values.ipynb #966247b7
 _ADVICE = "Empty those cells, set data.task=classification, or choose another column."
 
@@ -55,8 +82,9 @@ def as_numbers(
     texts, missing = as_texts(values), values.isna().to_numpy()
     words = [o for o in texts[~missing] if not is_number(o)]
     if words:
+        signs = _signs_text(texts[~missing])
         raise AamError(f"The {what} '{name}' must be a number, but {len(words):,} of {(~missing).sum():,} "
-                       f"values are text (first: {few(dict.fromkeys(words))}). {advice}")
+                       f"values are text (first: {few(dict.fromkeys(words))}).{signs} {advice}")
     return np.array([np.nan if gone else float(o) for o, gone in zip(texts, missing)])
 
 # %% ../../nbs/1_data/32_values.ipynb #fd2d95c6
@@ -67,11 +95,14 @@ def infer_task(
     """The task that suits a column. Raises `AamError` for a column of numbers with a few words among
     them."""
     if known.dtype.kind in "iuf": return "regression"
-    words = [o for o in as_texts(known) if not is_number(o)]
-    if not 0 < len(words) < len(known)/2: return "classification"
+    texts = as_texts(known)
+    words = [o for o in texts if not is_number(o)]
+    signs = _signs_text(texts)
+    if not signs and not 0 < len(words) < len(known)/2: return "classification"
+    todo = " Or" if signs else " Empty those cells, or"
     raise AamError(f"The target '{name}' holds numbers, but {len(words):,} of {len(known):,} values are not "
-                   f"(first: {few(dict.fromkeys(words))}). Empty those cells, or set "
-                   "data.task=classification.")
+                   f"(first: {few(dict.fromkeys(words))}).{signs}{todo} set "
+                   f"{option('data.task', 'classification')} if they are classes.")
 
 # %% ../../nbs/1_data/32_values.ipynb #7786e0a5
 def class_names(

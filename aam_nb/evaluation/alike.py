@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ..core import digest, option
 from .findings import agreeing, counted, Finding
-from .question import Case, coarsest, numbered
+from .question import Case, numbered
 from ..types import Table
 
 # %% auto #0
@@ -132,9 +132,9 @@ def holding_column(
     case:Case,
     pairs:np.ndarray, # int64 [pairs, 2], rows of alike samples
 )->str:               # "" where there is none
-    "The coarsest suspected column, when it is the same in at least nine of ten pairs."
+    "The safest grouping, when it is the same in at least nine of ten pairs."
     if not case.suspects: return ""
-    name = coarsest(case.study.metadata, case.suspects)
+    name = case.ranked[0].name
     v = numbered(case.study.metadata[name])
     return name if (v[pairs[:, 0]] == v[pairs[:, 1]]).mean() >= .9 else ""
 

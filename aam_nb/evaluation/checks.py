@@ -14,6 +14,7 @@ import numpy as np
 from ..core import few, option
 from ..data.tokens import sequence_keys
 from .findings import agreeing, among, counted, Finding
+from .orientation import orientation_findings
 from .question import Case, numbered, target_of
 from ..types import Study
 
@@ -160,4 +161,5 @@ def empty_findings(study:Study)->list[Finding]: # A note, or none
 
 def table_findings(study:Study)->list[Finding]:
     "Findings about the table and the tree alone."
-    return empty_findings(study) + length_findings(study) + tree_findings(study)
+    return [*empty_findings(study), *length_findings(study), *orientation_findings(study),
+            *tree_findings(study)]

@@ -15,6 +15,7 @@ import numpy as np
 from ..data.written import text_column
 from .alike import alike_findings
 from .alone import Shortcut
+from .cells import cell_findings
 from .checks import (
     constant_findings, control_findings, off_tree, pretrained_findings, rare_class_findings, table_findings)
 from .findings import by_severity, counted, Finding, SEVERITIES
@@ -43,7 +44,7 @@ def run_checks(
     lab:bool=True, # Try laboratory columns as shortcuts
 )->Checked:
     "Run every check. Raises `AamError` for ids that the study does not have."
-    found = target_findings(case) + group_findings(case)
+    found = target_findings(case) + group_findings(case) + cell_findings(case)
     alike, pairs, chi = alike_findings(case, most)
     tried = tried_shortcuts(case, lab)
     found += alike + pretrained_findings(case) + shortcut_findings(case, tried)

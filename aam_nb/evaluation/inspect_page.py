@@ -21,7 +21,7 @@ from .html import (
 from .inspect import Inspection, span_text
 from .picture import (
     COLORS, GREY, largest, log_reads, picture, Picture, point_style, reads_histogram, strips)
-from .question import coarsest, Target, target_of
+from .question import Target, target_of
 from .scores import capital, show
 from ..types import Study
 
@@ -151,17 +151,17 @@ def shortcuts_html(
     note = (f"Bold where it gives the target away: {first.measure} over {first.limit} and chance at most "
             ".001. Chance is the share of targets, exchanged between groups, that are predicted as well as "
             "the true "
-            "one. It is computed only for values over the limit.")
+            "one. It is computed only for values over the limit. Depth is tried in ten bins here.")
     return table_html("The target predicted out of fold from one thing alone", head, rows, note=note)
 
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #73928b16
 def _pair_column(found):
     "The column whose values are shown beside alike pairs; \"\" where there is none."
-    metadata, suspects = found.case.study.metadata, found.case.suspects
+    metadata, ranked = found.case.study.metadata, found.case.ranked
     if found.case.question.groups: return found.case.question.groups
     explained = explaining_column(metadata, found.pairs)
     if explained: return explained[0]
-    return coarsest(metadata, suspects) if suspects else ""
+    return ranked[0].name if ranked else ""
 
 # %% ../../nbs/7_evaluation/85_inspect_page.ipynb #86e3a1c6
 def pairs_html(

@@ -12,7 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..config import covariate_chains
 from ..core import AamError, nearest, option
+from ..data.groupings import Grouping, rank_groupings
 from ..data.subjects import subject_like
 from ..data.written import text_column
 from .depth import target_values
@@ -21,7 +23,7 @@ from ..types import Split, Study
 
 # %% auto #0
 __all__ = ['Question', 'numbered', 'side_pairs', 'split_sides', 'on_both_sides', 'Target', 'read_target', 'require_column',
-           'coarsest', 'Case', 'target_of', 'target_findings']
+           'Case', 'target_of', 'target_findings']
 
 # %% ../../nbs/7_evaluation/46_question.ipynb #2f9c6784
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Question:
     "What is asked of a study, and how it will be divided."
     target:str = ""                   # Column of the metadata; "" where there is none
     groups:str = ""                   # Column whose groups a split keeps together; "" where none is named
+    covariates:tuple = ()             # As `data.covariates`: their cells are looked at too
     task:str = "auto"                 # "regression", "classification", or "auto"
     split:Split|None = None           # The split that will be used
     folds:list|None = None            # Or the folds that will be used: (train ids, test ids) for each
@@ -114,14 +117,6 @@ def require_column(
         hint = nearest(name, study.metadata.columns)
         raise AamError(f"The metadata have no column '{name}' for the {what}.{hint}")
 
-# %% ../../nbs/7_evaluation/46_question.ipynb #6ebfce85
-def coarsest(
-    metadata,      # pandas.DataFrame
-    suspects:list, # (column, why) of each, of `subject_like`; at least one
-)->str:            # The column with the fewest values
-    "The suspected column that would keep most samples together."
-    return min(suspects, key=lambda o: numbered(metadata[o[0]]).max(initial=-1))[0]
-
 # %% ../../nbs/7_evaluation/46_question.ipynb #71615d74
 @dataclass(frozen=True)
 class Case:
@@ -132,6 +127,8 @@ class Case:
     def __post_init__(self):
         require_column(self.study, self.question.target, "target")
         require_column(self.study, self.question.groups, "groups")
+        for chain in covariate_chains(self.question.covariates):
+            for name in chain: require_column(self.study, name, "covariates")
 
     @cached_property
     def sides(self)->list: # Of `split_sides`
@@ -143,12 +140,17 @@ class Case:
         "The columns that look like subjects, households or repeats."
         return [] if self.study.metadata is None else subject_like(self.study.metadata)
 
+    @cached_property
+    def ranked(self)->list[Grouping]:
+        "The groupings that come into question, the safest first; none without a suspect or a named column."
+        named = [(o, "it was named") for o in [self.question.groups] if o and o not in dict(self.suspects)]
+        return rank_groupings(self.study.metadata, [*self.suspects, *named])
+
     @property
     def together(self): # pandas.Series, or None
-        "The groups that a fair test keeps together: the named ones, or else those of the coarsest suspect."
-        metadata, groups = self.study.metadata, self.question.groups
-        name = groups or (coarsest(metadata, self.suspects) if self.suspects else "")
-        return text_column(metadata[name]) if name else None
+        "The groups that a fair test keeps together: the named ones, or else those of the safest grouping."
+        name = self.question.groups or (self.ranked[0].name if self.ranked else "")
+        return text_column(self.study.metadata[name]) if name else None
 
     @cached_property
     def target_or_error(self)->Target|AamError|None:

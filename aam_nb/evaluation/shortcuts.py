@@ -70,7 +70,8 @@ def depth_finding(
     "Say that depth predicts the target, and what a common depth would cost."
     target = target_of(case)
     alarm = depth_alarm(case.study, case.study.metadata[target.name], target.task)
-    text = (f"The number of reads alone predicts '{target.name}' ({_strength(found)}). "
+    strong = f"{alarm.measure} {alarm.value:.3f}" if alarm.fires else f"in ten bins, {_strength(found)}"
+    text = (f"The number of reads alone predicts '{target.name}' ({strong}). "
             "A method that sees more ASVs in deeper samples scores well for that reason alone.")
     cost = f"{option('data.depth', alarm.depth)} loses {alarm.lost:,} of {alarm.samples:,} samples"
     todo = f"Compare with scores at a common depth: {cost}."

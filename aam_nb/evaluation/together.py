@@ -12,9 +12,10 @@ import re
 import numpy as np
 
 from ..core import few, option
+from ..data.groupings import counted_anew, divides, grouping_text, spanning
 from ..data.written import text_column
 from .findings import agreeing, also_text, among, counted, Finding
-from .question import Case, coarsest, numbered, on_both_sides
+from .question import Case, numbered, on_both_sides
 
 # %% auto #0
 __all__ = ['id_findings', 'time_text', 'unnamed_findings', 'spanning_findings', 'cut_findings', 'missing_findings',
@@ -60,57 +61,75 @@ def time_text(
 # %% ../../nbs/7_evaluation/47_together.ipynb #fc2d627d
 _APART = "Scores are too good when the model trains on some samples of a value and is scored on the others."
 
-def unnamed_findings(
-    metadata,      # pandas.DataFrame
-    suspects:list, # (column, why) of each, of `subject_like`
-)->list[Finding]:  # A leak, or none
+def unnamed_findings(case:Case)->list[Finding]: # A leak, or none
     "A leak for columns that look like groups while nothing is kept together."
-    if not suspects: return []
-    first = coarsest(metadata, suspects)
-    rest = [o for o, _ in suspects if o != first]
-    text = (f"Samples seem to belong together: '{first}' looks like subjects, households or repeats "
-            f"({dict(suspects)[first]}).{also_text(rest)}{time_text(metadata, first)} {_APART}")
-    todo = (f"Keep the samples of each value together: {option('data.groups', first)}. If samples with the "
-            f"same value are independent, pass {option('data.independent', True)}.")
+    if not case.ranked: return []
+    first, *rest = case.ranked
+    text = (f"Samples seem to belong together: '{first.name}' looks like subjects, households or repeats "
+            f"({first.why}).{also_text([o.name for o in rest])}"
+            f"{time_text(case.study.metadata, first.name)} {_APART}")
+    todo = (f"Keep the samples of each value together: {option('data.groups', first.name)}. "
+            f"{grouping_text(case.ranked)} If samples with the same value are independent, pass "
+            f"{option('data.independent', True)}.")
     return [Finding(severity="leak", kind="groups", text=text, todo=todo)]
 
+# %% ../../nbs/7_evaluation/47_together.ipynb #2cfbe7fd
+def _divided(case)->list: # `Grouping` records
+    "Suspected columns whose values the named groups, if any, divide."
+    groups, metadata = case.question.groups, case.study.metadata
+    others = [o for o in case.ranked if o.name != groups]
+    if not groups: return others
+    own = metadata[groups]
+    torn = [o for o in others if divides(own, metadata[o.name])]
+    return [o for o in torn if not counted_anew(metadata[o.name], own)]
+
+def _severity(o, groups):
+    "A note where the column that is divided has too few values to be used instead."
+    return "leak" if o.enough or not groups else "note"
+
+def _better(case, o):
+    "What to do about a column that is divided."
+    groups, first = case.question.groups, case.ranked[0]
+    if first.name != groups: return f"Group by '{first.name}'. {grouping_text(case.ranked)}"
+    if not o.enough: return grouping_text([first, *[r for r in case.ranked[1:] if r.name == o.name]])
+    return ("Neither column keeps the other whole. Group by a new column, in which samples that share a "
+            f"value of '{groups}' or of '{o.name}' share their value.")
+
 # %% ../../nbs/7_evaluation/47_together.ipynb #cab9667f
-def spanning_findings(
-    metadata,      # pandas.DataFrame
-    suspects:list, # (column, why) of each, of `subject_like`
-    groups:str,    # The column whose groups are kept together
-)->list[Finding]:  # A leak for each column
-    "Leaks for suspected columns whose values span several of the named groups."
-    import pandas as pd
-    own, out = numbered(metadata[groups]), []
-    for name, why in suspects:
-        at = pd.DataFrame({"value": numbered(metadata[name]), "own": own})
-        at = at[(at.value >= 0) & (at.own >= 0)]
-        size, spans = at.groupby("value").size(), at.groupby("value").own.nunique()
-        n = (spans > 1).sum()
-        if name == groups or n <= .5*(size > 1).sum(): continue
-        several = f"several groups of '{groups}'"
-        text = f"{counted(n, 'value')} of '{name}' {agreeing(n, 'spans', 'span')} {several} ({why}). {_APART}"
-        todo = f"Group by '{name}', or by a column that keeps both together."
-        out.append(Finding(severity="leak", kind="groups", text=text, todo=todo))
+def spanning_findings(case:Case)->list[Finding]: # A leak or a note for each column
+    "Findings on suspected columns whose values span several of the named groups."
+    metadata, groups = case.study.metadata, case.question.groups
+    out = []
+    for o in _divided(case):
+        _, n = spanning(metadata[o.name], metadata[groups])
+        text = (f"{counted(n, 'value')} of '{o.name}' {agreeing(n, 'spans', 'span')} several groups of "
+                f"'{groups}' ({o.why}). {_APART}")
+        out.append(Finding(severity=_severity(o, groups), kind="groups", text=text, todo=_better(case, o)))
     return out
+
+# %% ../../nbs/7_evaluation/47_together.ipynb #5f734162
+def _cut(case, name, why, spare):
+    "Which values are on both sides, in words; \"\" for none or for up to this share of the repeated ones."
+    values = numbered(case.study.metadata[name])
+    both, size = on_both_sides(case.sides, values), np.bincount(values[values >= 0])
+    n = both.sum()
+    if n <= spare*(size > 1).sum(): return ""
+    scored = np.any([o for _, o in case.sides], axis=0)
+    hit = (values >= 0) & both[values] & scored
+    return (f"{n:,} of {len(size):,} values of '{name}' ({why}) {agreeing(n, 'has', 'have')} samples on both "
+            f"sides of the split. This concerns {counted(hit.sum(), 'scored sample')}.")
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #31e2de74
 def cut_findings(case:Case)->list[Finding]: # A leak for each column
     "Leaks for the groups and the suspected columns whose values the split divides."
-    groups = case.question.groups
-    why = {groups: "the groups that were named"} if groups else {}
-    why |= {k: v for k, v in case.suspects if k != groups}
-    scored, out = np.any([o for _, o in case.sides], axis=0), []
-    for name, reason in why.items():
-        values = numbered(case.study.metadata[name])
-        both, size = on_both_sides(case.sides, values), np.bincount(values[values >= 0])
-        n, hit = both.sum(), (values >= 0) & both[values] & scored
-        if not n or (name != groups and n <= .02*(size > 1).sum()): continue
-        which = f"{n:,} of {len(size):,} values of '{name}' ({reason})"
-        text = (f"{which} {agreeing(n, 'has', 'have')} samples on both sides of the split. "
-                f"This concerns {counted(hit.sum(), 'scored sample')}.")
-        out.append(Finding(severity="leak", kind="groups", text=text, todo=f"Split by '{name}'."))
+    groups, out = case.question.groups, []
+    named = [] if not groups else [_cut(case, groups, "the groups that were named", 0)]
+    if named and named[0]: out.append(Finding(severity="leak", kind="groups", text=named[0],
+                                              todo=f"Split by '{groups}'."))
+    for o in _divided(case):
+        text = _cut(case, o.name, o.why, .02)
+        if not text: continue
+        out.append(Finding(severity=_severity(o, groups), kind="groups", text=text, todo=_better(case, o)))
     return out
 
 # %% ../../nbs/7_evaluation/47_together.ipynb #e2df35db
@@ -127,9 +146,8 @@ def missing_findings(
 
 def group_findings(case:Case)->list[Finding]:
     "All findings about samples that belong together."
-    metadata, groups = case.study.metadata, case.question.groups
-    if not case.suspects and not groups: return [] if case.sides else id_findings(case.study.ids)
-    found = missing_findings(metadata, groups)
+    groups = case.question.groups
+    if not case.ranked: return [] if case.sides else id_findings(case.study.ids)
+    found = missing_findings(case.study.metadata, groups)
     if case.sides: return found + cut_findings(case)
-    if groups: return found + spanning_findings(metadata, case.suspects, groups)
-    return unnamed_findings(metadata, case.suspects)
+    return found + (spanning_findings(case) if groups else unnamed_findings(case))

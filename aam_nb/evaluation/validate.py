@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from .evaluation import (
     average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
 from .features import Features
 from .scores import MAIN, NAMES, score_functions, show
+from ..progress import following, Progress
 from ..registry import baselines
 from ..types import strings, Study
 
@@ -167,35 +169,49 @@ class _Answers:
     intervals:list             # Of the model; None for a fold without intervals
     inner:list                 # Main score of the model on its own inner folds
 
-def _ask_model(answers, scored, fit_model, model, k):
+def _ask_model(answers, scored, fit_model, model, k)->float|None: # Seconds, where the model says them
     "Add what the model predicts in fold `k`."
     train, test = scored.folds[k]
     ids, task = scored.study.ids, scored.task
     said = _Said(out=fit_model(ids[train], ids[test], k), classes=scored.classes, model=model, fold=k)
     answers.predictions[model].append(_predictions(said, len(test)))
     answers.intervals.append(_interval(said, len(test)))
-    if said.out.get("oof") is None: return
+    took = said.out.get("seconds")
+    if said.out.get("oof") is None: return took
     own = _predictions(said, len(train), "oof")
     main = score_functions(task, scored.y[train], own, np.zeros(len(train)))[MAIN[task]]
     answers.inner.append(main(np.arange(len(train))))
+    return took
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #44ea9030
+def _ask(answers, scored, name, fold, ask_model):
+    "Add what one method predicts in a fold, and the time it took."
+    start, took = time.perf_counter(), None
+    if ask_model: took = ask_model()
+    else: answers.predictions[name].append(fit_predict(name, fold))
+    answers.seconds[name] += time.perf_counter() - start if took is None else float(took)
+
+def _pace(n):
+    "The default estimate: seconds that are left of `n` folds, from the pace so far."
+    begun = time.perf_counter()
+    return lambda done, seconds: (time.perf_counter() - begun)*(n/done - 1)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #de8a7803
-def _predict_folds(scored, plan, fit_model, model, say):
+def _predict_folds(scored, plan, fit_model, model, say, left):
     "What the baselines and the model predict, fold after fold."
     names = possible_baselines(scored.study, plan.covariates)
     methods = names + ([model] if fit_model else [])
     seconds = dict.fromkeys(methods, 0.)
     answers = _Answers(predictions={o: [] for o in methods}, seconds=seconds, intervals=[], inner=[])
-    features, begun, n = Features(scored.study, plan.covariates), time.perf_counter(), len(scored.folds)
+    features, n = Features(scored.study, plan.covariates), len(scored.folds)
+    left = left or _pace(n)
     for done, (k, (train, test)) in enumerate(scored.folds.items(), 1):
         fold = Fold(features=features, y=scored.y, train=train, test=test, classes=len(scored.classes),
                     groups=scored.groups, seed=plan.seed, threads=plan.threads)
-        for o in methods:
-            start = time.perf_counter()
-            if o == model: _ask_model(answers, scored, fit_model, model, k)
-            else: answers.predictions[o].append(fit_predict(o, fold))
-            answers.seconds[o] += time.perf_counter() - start
-        say(f"fold {done} of {n} done, {duration((time.perf_counter() - begun)*(n/done - 1))} left")
+        for o in following(methods, f"Fold {done} of {n}", "method"):
+            ask_model = partial(_ask_model, answers, scored, fit_model, model, k) if o == model else None
+            _ask(answers, scored, o, fold, ask_model)
+        say(f"fold {done} of {n} done, {duration(left(done, answers.seconds))} left")
     return answers
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #0313c2a7
@@ -271,14 +287,16 @@ def evaluate(
     fit_model:Callable|None=None, # (train ids, test ids, fold number from 1) -> dict; see above
     model_name:str="aam",
     say:Callable[[str],None]=lambda text: None, # Gets a line on progress after each fold
+    left:Callable|None=None, # (folds done, seconds by method) -> seconds left; None: of these folds alone
     **how,           # Fields of `Plan` to use instead of those in `plan`
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for folds that leak."
     plan = replace(plan, **how)
     _check_plan(study, plan, model_name)
     scored = _divided(_scored(study, values, plan), plan)
-    answers = _predict_folds(scored, plan, fit_model, model_name, say)
-    found = _evaluation(scored, plan, answers, fit_model, model_name)
+    answers = _predict_folds(scored, plan, fit_model, model_name, say, left)
+    with Progress("Intervals of the scores", 1, unit="part"):
+        found = _evaluation(scored, plan, answers, fit_model, model_name)
     rows = scored.study.positions(found.ids)
     notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)),
              *_inner_notes(answers.inner, model_name, scored.task)]

@@ -24,6 +24,7 @@ from ..beside import recovered
 from ..config import Config, config_from
 from ..core import AamError, few, note
 from ..data.covariates import CovariateCodec
+from ..data.sequences import read_sequences
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import read_json, whole_folder, write_json
@@ -31,12 +32,14 @@ from ..disk_errors import reading
 from ..fields import fits, frozen
 from ..model.aam import AamModel
 from ..seal import check_seal, SEAL, seal_folder
+from ..types import strings
 
 # %% auto #0
 __all__ = ['FORMAT', 'UNSEALED', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
 def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
+def _no_names()->np.ndarray: return np.zeros(0, dtype=object)
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -48,6 +51,7 @@ class Bundle:
     covariates:CovariateCodec|None = None # How metadata become covariates; None for a model without any
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
     samples:np.ndarray = field(default_factory=_no_keys) # int64, sorted keys of the ids of training samples
+    sequences:np.ndarray = field(default_factory=_no_names) # Object array of str, its commonest ASVs
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
@@ -123,6 +127,9 @@ def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
         tensors[name] = torch.from_numpy(np.unique(keys).astype(np.int64))
     return tensors
 
+def _fasta(sequences)->str: # Commonest first
+    return "".join(f">{i}\n{o}\n" for i, o in enumerate(sequences, 1))
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #e43e2f50
 def save_bundle(
     folder:str|Path, # The folder to write; an older bundle there is replaced
@@ -138,6 +145,7 @@ def save_bundle(
                                          config=asdict(bundle.config), about=bundle.about))
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle), encoding="utf-8")
+        if len(bundle.sequences): (f/"asvs.fasta").write_text(_fasta(bundle.sequences))
         seal_folder(f)
     return Path(folder)
 
@@ -218,6 +226,16 @@ def _check_path(model:AamModel, known:np.ndarray, path:Path):
                        f"{'a tree' if sound else 'no sound tree'}, but {len(known):,} ASVs are known. "
                        "Copy the bundle again, or train again.")
 
+# %% ../../nbs/6_inference/10_bundle.ipynb #14ce737d
+def _read_asvs(path:Path, known:np.ndarray)->np.ndarray: # Object array of str
+    "The letters of the commonest ASVs; none where an older bundle has none. Raises `AamError` for others."
+    if not path.is_file(): return _no_names()
+    with _describing(path): found = strings(list(read_sequences(path).values()))
+    keys = sequence_keys(found)
+    if np.isin(keys, known).all() and len(np.unique(keys)) == len(keys): return found
+    raise AamError(f"{path} is damaged: its sequences are not distinct ASVs of the training samples. "
+                   "Copy the bundle again, or train again.")
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
 _MADE = dict(bases=int, metrics=list, known=int, branches=int, counts=bool)
 
@@ -286,7 +304,8 @@ def _load(folder:Path)->Bundle:
     model.load_state_dict(tensors)
     _check_path(model, known, path)
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples)
+                  about=saved["about"], known=known, samples=samples,
+                  sequences=_read_asvs(folder/"asvs.fasta", known))
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765
 def _place(folder:Path)->int|None:

@@ -18,6 +18,7 @@ from ..core import AamError
 from ..disk import whole_file, write_frame
 from .bundle import Bundle
 from .read import check_lengths, read_samples
+from .unseen import Unseen, unseen_notes, unseen_reads
 from ..training.outputs import embed_asvs
 from ..types import positions
 
@@ -30,7 +31,13 @@ class Embedding:
     "Vectors of samples or ASVs."
     names:np.ndarray   # Object array of str [n], sample ids or sequences
     vectors:np.ndarray # f32 [n, d]; NaN where a sample could not be read
-    note:np.ndarray    # Object array of str [n], why, or ""
+    note:np.ndarray    # Object array of str [n], why, or what its unseen reads are, or ""
+    unseen:Unseen|None=None # What the bundle has not seen of these samples, and why
+
+    @property
+    def lost(self)->np.ndarray: # bool [n]
+        "Which have no vector."
+        return np.isnan(self.vectors).all(axis=1)
 
     def write(
         self,
@@ -54,17 +61,24 @@ class Embedding:
 def _embed_asvs(bundle:Bundle, store:SampleSource, ids)->Embedding:
     "Vectors of the ASVs in some samples."
     check_lengths(bundle, store)
-    rows = asvs_in(store, np.arange(len(store)) if ids is None else positions(store.sample_ids, ids))
+    rows = asvs_in(store, _with_reads(store, ids))
     vectors = embed_asvs(bundle.model, store.tokens, rows)[rows].cpu().numpy()
-    return Embedding(names=store.sequences[rows], vectors=vectors, note=np.full(len(rows), "", dtype=object))
+    return Embedding(names=store.sequences[rows], vectors=vectors, note=np.full(len(rows), "", dtype=object),
+                     unseen=unseen_reads(bundle, store, _with_reads(store, ids)))
+
+def _with_reads(store, ids)->np.ndarray: # int64, samples
+    rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
+    return rows[store.depths[rows] > 0]
 
 def _embed_samples(bundle:Bundle, store:SampleSource, ids, batch:int)->Embedding:
     "Vectors of samples, with NaN where a sample cannot be read."
     samples = read_samples(bundle, store, ids, _no_covariates(bundle, store), batch)
     found = samples.collect(lambda b, o: o.summary.float(), 0)
     vectors = np.full((len(samples.names), found.shape[1]), np.nan, np.float32)
-    vectors[samples.note == ""] = found
-    return Embedding(names=samples.names, vectors=vectors, note=samples.note)
+    good, note = samples.note == "", samples.note.copy()
+    vectors[good], unseen = found, unseen_reads(bundle, store, samples.dataset.rows)
+    note[good] = unseen_notes(unseen)
+    return Embedding(names=samples.names, vectors=vectors, note=note, unseen=unseen)
 
 def _no_covariates(bundle:Bundle, store:SampleSource):
     "Metadata in which all covariates are missing, as no vector of a sample depends on them."

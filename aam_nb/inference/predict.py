@@ -22,6 +22,7 @@ from ..data.targets import Targets
 from ..disk import write_frame
 from .bundle import Bundle
 from .read import BundleSamples, read_samples, sample_metadata
+from .unseen import NO_INTERVAL, Unseen, unseen_notes, unseen_reads
 from ..types import Batch, Study, Table
 
 if TYPE_CHECKING: import pandas as pd
@@ -30,11 +31,16 @@ if TYPE_CHECKING: import pandas as pd
 __all__ = ['decoded', 'Prediction', 'predict_store', 'predict_table']
 
 # %% ../../nbs/6_inference/20_predict.ipynb #f090a926
+def _bounds(codec:TargetCodec)->list[str]:
+    "The columns that say how far off a number may be."
+    if codec.task == "classification": return []
+    ends = ["low", "high"] if codec.margin is not None else []
+    return [*ends, *(f"q{o:g}" for o in codec.levels)]
+
 def _headers(codec:TargetCodec)->list[str]:
     "The numeric columns of a target."
     if codec.task == "classification": return [f"probability_{o}" for o in codec.classes]
-    bounds = ["low", "high"] if codec.margin is not None else []
-    return ["prediction", *bounds, *(f"q{o:g}" for o in codec.levels)]
+    return ["prediction", *_bounds(codec)]
 
 def _decoded_values(codec:TargetCodec, outputs:np.ndarray, by)->np.ndarray: # f64 [n, headers]
     "The values of these columns."
@@ -68,9 +74,11 @@ def _frame(targets:Targets, values:np.ndarray, ids,
         here = slice(at, at + len(_headers(codec)))
         at = here.stop
         columns = _target_columns(codec, values[:, here], None if spread is None else spread[:, here])
-        before = f"{codec.name}:" if len(targets) > 1 else ""
-        out |= {before + k: v for k, v in columns.items()}
+        out |= {_before(targets, codec) + k: v for k, v in columns.items()}
     return pd.DataFrame(out, index=ids)
+
+def _before(targets:Targets, codec:TargetCodec)->str: # Of a column's name
+    return f"{codec.name}:" if len(targets) > 1 else ""
 
 # %% ../../nbs/6_inference/20_predict.ipynb #d3189126
 def decoded(
@@ -88,11 +96,12 @@ def decoded(
 class Prediction:
     "Predictions in original units, one row for each sample asked for."
     rows:pd.DataFrame # Indexed by sample id
+    unseen:Unseen|None=None # What the bundle has not seen of the scored samples, and why
 
     @property
     def skipped(self)->pd.Series: # Reason by sample id
         "Samples that could not be scored, and why."
-        return self.rows.note[self.rows.note != ""]
+        return self.rows.note[self.rows.unseen_reads.isna()]
 
     def write(
         self,
@@ -137,6 +146,15 @@ def _mean_and_spread(each)->tuple[np.ndarray,np.ndarray]:
             squares += off*(x - mean)
     return mean, np.sqrt(squares/max(n - 1, 1))
 
+# %% ../../nbs/6_inference/20_predict.ipynb #b9ad181c
+def _withhold(frame:pd.DataFrame, targets:Targets, notes:list[str])->tuple[pd.DataFrame,list[str]]:
+    "Take the intervals of samples that are nearly all unseen, and say so in their notes."
+    bounds = [_before(targets, codec) + o for codec in targets for o in _bounds(codec)]
+    far = frame.unseen_reads.to_numpy() > NO_INTERVAL
+    if not bounds or not far.any(): return frame, notes
+    frame.loc[far, bounds] = np.nan
+    return frame, [f"{o}; no interval" if o and gone else o for o, gone in zip(notes, far, strict=True)]
+
 # %% ../../nbs/6_inference/20_predict.ipynb #757edca1
 def predict_store(
     bundle:Bundle,
@@ -155,12 +173,16 @@ def predict_store(
                        f"{command('train_run')}, with run.start=BUNDLE.")
     _check_passes(bundle, passes)
     samples = read_samples(bundle, store, ids, metadata, batch)
-    scored = samples.names[samples.note == ""]
+    good = samples.note == ""
+    scored = samples.names[good]
     beside = sample_metadata(metadata, scored, targets.needs)
     mean, spread = _mean_and_spread(_one_pass(targets, samples, beside, turn) for turn in range(passes))
     frame = _frame(targets, mean[:, :-1], scored, spread[:, :-1] if passes > 1 else None)
-    frame = frame.assign(unseen_reads=mean[:, -1]).reindex(pd.Index(samples.names, name="sample_id"))
-    return Prediction(rows=frame.assign(note=samples.note))
+    unseen, note = unseen_reads(bundle, store, samples.dataset.rows), samples.note.copy()
+    frame, note[good] = _withhold(frame.assign(unseen_reads=mean[:, -1]), targets,
+                                  unseen_notes(unseen, mean[:, -1]))
+    frame = frame.reindex(pd.Index(samples.names, name="sample_id"))
+    return Prediction(rows=frame.assign(note=note), unseen=unseen)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8c94681f
 def predict_table(

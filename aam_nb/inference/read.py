@@ -18,6 +18,7 @@ from ..batches.reads import rarefy_counts
 from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
 from ..core import AamError, few, keyed_rng, option
+from ..data.ids import near_ids
 from .bundle import Bundle
 from ..model.aam import AamModel
 from ..training.outputs import embed_asvs, sample_outputs, stack_outputs
@@ -96,8 +97,10 @@ def sample_metadata(
     lost = [o for o in ids if o not in metadata.index]
     if lost:
         have = "has" if len(lost) == 1 else "have"
+        near = near_ids(lost, metadata.index.difference(list(ids)))
         raise AamError(f"{len(lost):,} of {len(ids):,} samples {have} no row in the metadata (first: "
-                       f"{few(lost)}), and the model needs {few(needs, 8)}. Add a row for each, with empty "
+                       f"{few(lost)}), and the model needs {few(needs, 8)}."
+                       f"{near} Add a row for each, with empty "
                        "cells where nothing is known.")
     return metadata.loc[list(ids)]
 

@@ -31,7 +31,7 @@ def cache_run(
         raise AamError(f"No folder is given for the store. Pass {option('run.out', 'stores/NAME')}.")
     out = Path(config.run.out)
     metadata = read_metadata(data.metadata) if data.metadata else None
-    tree = read_tree(data.tree) if data.tree else None
+    tree = read_tree(data.tree, data.sequences or None) if data.tree else None
     store = cache_biom(data.table, out, metadata, tree, missing=data.missing, where=data.where,
                        sequences=data.sequences or None)
     for o in store.manifest["notes"]: say(f"  note: {o}")

@@ -14,19 +14,21 @@ import numpy as np
 
 from ..batches.reads import rarefy
 from ..config import Config, covariate_chains
-from ..core import AamError, nearest, option
+from ..core import AamError, few, nearest, option
 from ..data.covariates import CovariateCodec
+from ..data.groupings import grouping_text, rank_groupings
 from ..data.split import labels
 from ..data.subjects import subject_like
 from ..data.targets import Targets
 from ..data.weights import target_weights
+from ..data.written import as_texts
 from ..sections import DataConfig
 from ..types import Study
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['column', 'keep', 'with_target', 'check_columns', 'to_depth', 'group_values']
+__all__ = ['column', 'keep', 'with_target', 'check_columns', 'to_depth', 'group_values', 'check_classes']
 
 # %% ../../nbs/9_runs/06_choice.ipynb #022fdb7c
 def column(
@@ -131,10 +133,11 @@ def group_values(
     if data.independent or study.metadata is None: return None
     suspects = subject_like(study.metadata)
     if not suspects: return None
-    what = "; ".join(f"'{name}' ({why})" for name, why in suspects[:3])
+    ranked = rank_groupings(study.metadata, suspects)
+    what = "; ".join(f"'{o.name}' ({o.why})" for o in ranked[:3])
     raise AamError(f"Samples seem to belong to groups: {what}. A score is too good when samples of one "
-                   f"group are used both to train and to test. Pass "
-                   f"{option('data.groups', suspects[0][0])}, or {option('data.independent', True)} "
+                   f"group are used both to train and to test. {grouping_text(ranked)} Pass "
+                   f"{option('data.groups', ranked[0].name)}, or {option('data.independent', True)} "
                    "if the samples really are independent.")
 
 def _known_groups(values, name)->np.ndarray:
@@ -142,3 +145,21 @@ def _known_groups(values, name)->np.ndarray:
     if not missing.any(): return labels(values)
     raise AamError(f"{_of(missing)} no value in the group column '{name}'. "
                    f"Leave them out with {option('data.where', ...)}, or choose another column.")
+
+# %% ../../nbs/9_runs/06_choice.ipynb #150ef35b
+def check_classes(study:Study, config:Config)->None:
+    "Raise `AamError` where fewer than two classes of a target are in two groups or more."
+    groups = group_values(study, config.data)
+    who = study.ids if groups is None else groups
+    for codec in Targets.fit(study.metadata, config):
+        if codec.classes: _refuse_lonely(codec, as_texts(study.metadata[codec.name]), who, groups is not None)
+
+def _refuse_lonely(codec, texts, who, grouped):
+    having = {c: len(set(who[texts == c])) for c in codec.classes}
+    rare = [c for c, n in having.items() if n < 2]
+    if len(having) - len(rare) > 1: return
+    what = "group" if grouped else "sample"
+    has, are = ("is", "it") if len(rare) == 1 else ("are each", "them")
+    raise AamError(f"Of the {len(having)} classes of the target '{codec.name}', {few(rare)} {has} in one "
+                   f"{what} only, so no model can learn {are} and be tested on {are}, and fewer than two "
+                   "classes are left. Add samples, merge classes, or choose another target.")

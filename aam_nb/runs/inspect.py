@@ -31,12 +31,13 @@ def inspect_run(
     from aam_nb.evaluation.question import Question
     if config.run.out: check_out(config)
     study, data = load_study(config.data), config.data
+    for o in study.notes: say(f"note: {o}")
     start = start_bundle(config, max(map(len, study.table.sequences)))
     found = {}
     for name in config.targets or ("",):
         task = config.of_target(name, "task") if name else "auto"
-        question = Question(target=name, groups=data.groups, task=task, pretrained=start and start.samples,
-                            seed=config.run.seed)
+        question = Question(target=name, groups=data.groups, covariates=data.covariates, task=task,
+                            pretrained=start and start.samples, seed=config.run.seed)
         found[name] = inspect_study(study, question)
     out = open_run(config) if config.run.out else None
     for name, inspection in found.items():

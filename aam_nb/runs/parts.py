@@ -16,6 +16,7 @@ import numpy as np
 from ..config import Config
 from ..core import AamError, few, nearest
 from ..data.codec import TargetCodec
+from ..data.ids import near_ids
 from ..data.split import labels, nested, strata
 from ..data.split_lists import folds_for, read_given, split_for
 from .choice import column, keep
@@ -45,7 +46,7 @@ def with_split(study:Study, data:DataConfig)->Study:
     named = labels(given.reindex(list(study.ids))) != ""
     if not named.any():
         raise AamError(f"data.split ({data.split}) names none of the {len(named)} samples; it names "
-                       f"{few(given.index)}.")
+                       f"{few(given.index)}.{near_ids(study.ids, given.index)}")
     strange = given.index[~given.index.isin(study.ids)]
     if len(strange):
         note = f"{data.split} names samples that are not in the study: {len(strange)} ({few(strange)})."

@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/predict.html.md"""
 # %% ../../nbs/9_runs/60_predict.ipynb #3302b0c8
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from ..batches.build import build_store
 from ..batches.corpus import Corpus
 from ..batches.source import SampleSource
 from ..batches.store import open_store
-from ..core import AamError, option
+from ..core import AamError, note, option
 from ..data.metadata import read_metadata
 from ..data.table import read_table
 from ..inference.bundle import load_bundle
 from ..inference.embed import embed_store, Embedding
 from ..inference.predict import predict_store, Prediction
+from ..inference.unseen import NO_INTERVAL, unseen_text
 from ..types import Study
 
 # %% auto #0
@@ -31,10 +33,12 @@ def as_store(
     sequences:str|Path|None=None, # Representative sequences, where feature ids are not sequences
 )->SampleSource:
     "Samples to predict or embed. Stores are read batch by batch."
-    if Path(table).is_dir(): return open_store(table)
-    if "," in str(table) and not Path(table).exists():
+    if os.path.isdir(table): return open_store(table) # Unlike pathlib's, it takes names of any length
+    if "," in str(table) and not os.path.exists(table):
         return Corpus([open_store(o.strip()) for o in str(table).split(",") if o.strip()])
-    return build_store(Study(table=read_table(table, sequences=sequences)))
+    found = read_table(table, sequences=sequences)
+    for o in found.notes: note(o)
+    return build_store(Study(table=found))
 
 # %% ../../nbs/9_runs/60_predict.ipynb #3a847b4f
 def read_ids(path:str|Path|None)->list[str]|None: # None for None
@@ -81,10 +85,15 @@ def _say_scored(found, out, say):
     say(f"Samples with a prediction: {len(rows) - len(lost)} of {len(rows)}. {out} has one row for each.")
     for name, why in lost.iloc[:5].items(): say(f"  no prediction: {name} ({why})")
     if len(lost) > 5: say(f"  No prediction for {len(lost) - 5} more; see the column 'note'.")
-    unseen = rows.unseen_reads.median()
-    if unseen > .5:
-        say(f"warning: in half of the samples, more than {unseen:.0%} of the reads are in sequences that the "
-            "bundle was not trained on.")
+    _say_unseen(found, say)
+    none = int((rows.unseen_reads > NO_INTERVAL).sum())
+    if none and rows.note.str.endswith("; no interval").any():
+        say(f"  Predictions without an interval: {none:,}. The bundle has seen next to nothing of these "
+            "samples.")
+
+def _say_unseen(found, say):
+    text = found.unseen and unseen_text(found.unseen)
+    if text: say(f"warning: {text}")
 
 # %% ../../nbs/9_runs/60_predict.ipynb #b54fbdf6
 def embed_run(
@@ -102,7 +111,8 @@ def embed_run(
     out, model = _free(out, overwrite), load_bundle(bundle)
     found = embed_store(model, as_store(table, sequences), read_ids(samples), level)
     found.write(out)
-    lost = (found.note != "").sum()
+    lost = found.lost.sum()
     why = f"; {lost:,} could not be read, see the column 'note'" if lost else ""
     say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers are in {out}{why}.")
+    _say_unseen(found, say)
     return found

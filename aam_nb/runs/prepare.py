@@ -25,14 +25,15 @@ from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
+from ..inference.unseen import common_sequences
 from ..model.aam import AamModel
 from ..registry import metrics
-from .choice import check_columns, group_values, to_depth, with_target
+from .choice import check_classes, check_columns, group_values, to_depth, with_target
 from .folder import check_out, open_run
 from .inputs import inputs_for
 from .parts import Folds, with_split
 from .samples import load_study, stored
-from .start import start_bundle, start_report, transductive_note
+from .start import start_bundle, start_note, start_report, transductive_note
 from ..training.bench import Bench, known_asvs
 from ..training.parallel import make_accelerator
 from ..training.track import RunLog
@@ -90,12 +91,14 @@ def leak_notes(
     from aam_nb.evaluation.inspect import quick_checks
     from aam_nb.evaluation.question import Question
     how = dict(split=parts) if isinstance(parts, Split) else dict(folds=parts.outer)
-    how |= dict(pretrained=start and start.samples, seed=config.run.seed)
+    how |= dict(pretrained=start and start.samples, seed=config.run.seed, covariates=config.data.covariates)
     found = []
     for name in config.targets:
         task = config.of_target(name, "task")
         found += quick_checks(study, Question(target=name, groups=config.data.groups, task=task, **how))
-    said = [f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found if o.severity != "note"]
+    todo = lambda o: "" if o.kind == "depth" and config.data.depth else f" {o.todo}" # it is being done
+    said = [f"{o.severity} ({o.kind}): {o.text}{todo(o)}" for o in found
+            if o.severity != "note" or o.kind == "cells"]
     return list(dict.fromkeys(said))
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #8fd6fd78
@@ -151,6 +154,7 @@ def _read(config, divide, rarefied)->_Checked:
         study = with_target(with_split(study, config.data), config.data)
         group_values(study, config.data)
         check_columns(study, config)
+        check_classes(study, config)
     deep = to_depth(study, config.data.depth, config.run.seed)
     if rarefied: study = deep
     start = start_bundle(config, max(map(len, study.table.sequences)))
@@ -177,9 +181,9 @@ def say_study(
     corpus:Store|None, # The stores of a corpus, which have the trees
     say:Callable,
 )->None:
-    "Say what was read, and every note on it."
+    "Say what was read, and every note on it. What a check found begins with its own weight."
     say(f"{study.table}; {study.tree or corpus or 'no tree: the ASV encoder learns from hidden bases alone'}")
-    for o in study.notes: say(f"  note: {o}")
+    for o in study.notes: say(f"  {o}" if o.startswith(("leak (", "warning (")) else f"  note: {o}")
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(
@@ -197,6 +201,7 @@ def prepare(
     accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
     out = open_run(config, inputs)
     store = stored(study, data, out/"store")
+    study = replace(study, notes=(*study.notes, *filter(None, [start_note(start, store)])))
     about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes))
     write_json(out/"data.json", about)
     say_study(study, data.corpus and store, say)
@@ -226,5 +231,6 @@ def keep_bundle(
     model = bench.accelerator.unwrap_model(model).cpu().eval()
     bundle = Bundle(model=model, config=bench.config, targets=targets, covariates=covariates,
                     known=known_asvs(store, rows)[0], samples=np.union1d(ready.taught, samples),
+                    sequences=common_sequences(store, rows),
                     about={**about, "notes": list(ready.study.notes)})
     return save_bundle(ready.out/"bundle", bundle)

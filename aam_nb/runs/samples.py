@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/samples.html.md"""
 # %% ../../nbs/9_runs/05_samples.ipynb #dbfaa344
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +46,16 @@ def load_study(
     if not data.table:
         raise AamError(f"No count table is given. Pass {option('data.table', ...)}: .biom, .qza or .tsv.")
     metadata = read_metadata(data.metadata) if data.metadata else None
-    if Path(data.table).is_dir(): return _from_store(data, metadata, _tree(data, cache))
+    if os.path.isdir(data.table): # Takes names of any length
+        return _from_store(data, metadata, _tree(data, cache))
     table = read_table(data.table, sequences=data.sequences or None, format=data.format)
     return make_study(table, metadata, _tree(data, cache), missing=data.missing, where=data.where)
 
 def _tree(data, cache):
     "The tree that is named, or None."
     if not data.tree: return None
-    return read_tree(data.tree) if cache is None else cached_tree(cache, data.tree)
+    files = data.tree, data.sequences or None
+    return read_tree(*files) if cache is None else cached_tree(cache, *files)
 
 # %% ../../nbs/9_runs/05_samples.ipynb #de40c470
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study

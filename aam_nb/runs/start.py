@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..batches.source import SampleSource
 from ..config import Config
 from ..core import AamError, few
 from ..inference.bundle import Bundle, load_bundle
+from ..inference.unseen import unseen_reads, unseen_text
 from ..training.bench import Bench, new_model
 from ..training.transfer import take_over, trained_parts
 
 # %% auto #0
-__all__ = ['ENCODER', 'start_bundle', 'transductive_note', 'start_report']
+__all__ = ['ENCODER', 'start_bundle', 'transductive_note', 'start_note', 'start_report']
 
 # %% ../../nbs/9_runs/15_start.ipynb #19da6bf2
 ENCODER = ("patch", "width", "layers", "heads", "feedforward", "readout") # Two ASV encoders agree in these
@@ -59,6 +61,17 @@ def transductive_note(
     raise AamError(f"Scores would be too good: {what} (first: {few(np.asarray(ids)[known])}). "
                    "Report other samples, leave out run.start to pretrain within each training part, "
                    "or set run.transductive=true to report them as transductive.")
+
+# %% ../../nbs/9_runs/15_start.ipynb #0aaa4256
+def start_note(
+    start:Bundle|None,
+    store:SampleSource, # What the run learns from
+)->str:                 # For the notes of the run; empty where the bundle was pretrained on reads like these
+    "What the bundle that a run starts from has not seen, where that is more than other organisms."
+    if start is None: return ""
+    unseen = unseen_reads(start, store, np.flatnonzero(store.depths))
+    if all(o.kind == "akin" and not o.technical for o, _ in unseen.main): return ""
+    return unseen_text(unseen, "the bundle to start from was")
 
 # %% ../../nbs/9_runs/15_start.ipynb #dfad151b
 def start_report(

@@ -140,6 +140,7 @@ class Loop:
         self.state, self.best, self.history = _State(), None, []
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
+        self.flushed = self.saved
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
@@ -154,7 +155,7 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     self.state.step += 1
     self.state.key = batch.key
     self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
-    if len(self.pending) >= 10: self.flush()
+    if len(self.pending) >= 10 or time.perf_counter() - self.flushed > 5: self.flush()
 
 # %% ../../nbs/4_training/45_loop.ipynb #767cb5fc
 @patch
@@ -177,7 +178,7 @@ def flush(self:Loop)->None:
         self.refuse(step, lr, numbers)
         for k, v in numbers.items(): self.sums.setdefault(k, []).append(v)
     if self.pending and self.bar: self.bar.update(len(self.pending), sum(o[1] for o in self.pending), numbers)
-    self.pending = []
+    self.pending, self.flushed = [], time.perf_counter()
 
 # %% ../../nbs/4_training/45_loop.ipynb #4f918a76
 @patch

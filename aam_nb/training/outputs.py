@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..batches.sample_batches import PlainBatches
 from ..batches.samples import asvs_in, SampleDataset
@@ -19,6 +18,7 @@ from ..batches.source import SampleSource
 from ..batches.view import View
 from ..model.aam import AamModel
 from ..model.passes import embed_chunks
+from ..progress import following
 from ..types import Batch, Outputs
 
 # %% auto #0
@@ -36,8 +36,8 @@ def embed_asvs(
     model.eval()
     rows = np.arange(len(tokens)) if rows is None else rows
     out = torch.zeros(len(tokens), model.config.width, device=device)
-    quiet = None if len(rows) > 4096 else True
-    for i in tqdm(range(0, len(rows), 4096), desc="ASV embeddings", leave=False, disable=quiet):
+    starts = range(0, len(rows), 4096)
+    for i in following(starts, "ASV embeddings", "block", None if len(starts) > 1 else False):
         part = rows[i:i+4096]
         at = torch.from_numpy(part).to(device)
         out[at] = embed_chunks(model, torch.from_numpy(tokens[part]).to(device), chunk)
@@ -54,10 +54,9 @@ def sample_outputs(
     batch:int=64,           # Samples at once
 )->Iterator[tuple[Batch,Outputs]]:
     "Batches of samples and the outputs for them, in evaluation mode, in the order of the dataset."
-    was, quiet = model.training, None
+    was = model.training
     source = PlainBatches(dataset, View(identity=model.config.identity, known=known), batch=batch)
-    if len(source) <= 50: quiet = True
-    for j in tqdm(range(len(source)), desc="samples", leave=False, disable=quiet):
+    for j in following(range(len(source)), "samples", "batch", None if len(source) > 50 else False):
         model.eval()
         b = source[j].to(embeddings.device)
         yield b, model(b, asv=embeddings[b.rows])

@@ -1,4 +1,4 @@
-"""One line of numbers every few steps, curves for those who want them, and a progress bar
+"""One line of numbers every few steps, and curves for those who want them
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 # %% ../../nbs/4_training/30_track.ipynb #6e9191e4
 from __future__ import annotations
 
-import json, math, os, sys, time
+import json, math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from fastcore.basics import patch
 
 from ..core import AamError, need
 from ..disk import whole_file
+from ..progress import Progress, tell
 from ..registry import trackers as all_trackers
 
 # %% auto #0
-__all__ = ['read_log', 'Sink', 'JsonLines', 'Boards', 'open_boards', 'Tracker', 'someone_looks', 'Bar', 'RunLog']
+__all__ = ['read_log', 'Sink', 'JsonLines', 'Boards', 'open_boards', 'Tracker', 'RunLog']
 
 # %% ../../nbs/4_training/30_track.ipynb #f01f8c86
 def _record(line, number, last, path):
@@ -119,48 +120,9 @@ class Tracker:
 
 all_trackers.add(Tracker(name="tensorboard", open=open_boards))
 
-# %% ../../nbs/4_training/30_track.ipynb #6459fe26
-def someone_looks()->bool: # False for files, pipes and queues
-    "Whether somebody can see a progress bar."
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
-    notebook = "ipykernel" in sys.modules and type(sys.modules["IPython"].get_ipython()).__name__
-    return notebook == "ZMQInteractiveShell" or bool(sys.stderr and sys.stderr.isatty())
-
-# %% ../../nbs/4_training/30_track.ipynb #97f33305
-class Bar:
-    "Progress of one stage; does nothing where nobody can see it."
-    def __init__(self,
-        stage:str,    # Named in front of the bar
-        steps:int,    # Steps in all
-        start:int=0,  # Steps done before
-        show:bool|None=None, # Whether to draw it; None draws it where somebody can see it
-    ):
-        self.bar, self.items, self.begun = None, 0, time.perf_counter()
-        if not (someone_looks() if show is None else show): return
-        from tqdm import tqdm
-        self.bar = tqdm(total=steps, initial=start, desc=stage, unit="step", file=sys.stderr, leave=False,
-                        dynamic_ncols=True, disable=False)
-
-    def update(self,
-        steps:int, # Steps since the last update
-        items:int, # Samples (or ASVs) in them
-        numbers:dict[str,float], # Losses to show
-    )->None:
-        "Move on."
-        self.items += items
-        if self.bar is None: return
-        pace = self.items/max(time.perf_counter() - self.begun, 1e-9)
-        shown = [f"{k} {v:.3g}" for k, v in numbers.items()]
-        self.bar.set_postfix_str(", ".join([*shown, f"{pace:,.0f} samples/s"]), refresh=False)
-        self.bar.update(steps)
-
-    def close(self)->None:
-        "Take the bar away."
-        if self.bar is not None: self.bar.close()
-
 # %% ../../nbs/4_training/30_track.ipynb #d3d63103
 class RunLog:
-    "The numbers of a run: in a file, in the trackers that are asked for, and in a progress bar."
+    "The numbers of a run: in a file, in the trackers that are asked for, and in its progress."
     def __init__(self,
         folder:str|Path|None=None, # Run folder; None keeps no file and opens no tracker
         resume:bool=False,         # Go on with the log that is there, instead of starting a new one
@@ -178,8 +140,7 @@ class RunLog:
     def say(self, text:str)->None:
         "Show a message to the person who is watching, beside the bar."
         if self.show is False: return
-        from tqdm import tqdm
-        tqdm.write(text, file=sys.stderr)
+        tell(text)
 
 # %% ../../nbs/4_training/30_track.ipynb #13e5cf5c
 @patch
@@ -221,6 +182,6 @@ def close(self:RunLog)->None:
 
 # %% ../../nbs/4_training/30_track.ipynb #7d5ca7e6
 @patch
-def bar(self:RunLog, stage:str, steps:int, start:int=0)->Bar:
-    "A bar for a stage."
-    return Bar(stage, steps, start, self.show)
+def bar(self:RunLog, stage:str, steps:int, start:int=0)->Progress:
+    "The progress of a stage."
+    return Progress(stage, steps, start, show=self.show)

@@ -52,7 +52,7 @@ def test_an_altered_bundle_is_refused(tmp_path, n):
 
 @sizes
 @pytest.mark.parametrize("name, words", [("config.json", JSON), ("codecs.json", JSON),
-                                         ("model.safetensors", WEIGHTS)])
+                                         ("model.safetensors", WEIGHTS), ("asvs.fasta", [b">1\n", b"N"])])
 def test_an_altered_bundle_that_was_sealed_again(tmp_path, n, name, words):
     seed_bundle(tmp_path)
     found = fuzz(use, sealed_again(words, lambda o: o == name), tmp_path/"f", n)

@@ -72,13 +72,63 @@ def dense_biom(folder): return json.dumps(as_json(seed_table(), dense=True)).enc
 def tsv(folder): return as_tsv(seed_table()).encode()
 
 
+TOP = "Representative_Sequence\ttotal\t"
+
+
+def _lines(t, cells):
+    "One line for each ASV: its sequence, and what `cells` makes of its reads."
+    rows = zip(t.sequences, t.counts.T.toarray(), strict=True)
+    return [f"{o}\t{row.sum()}\t{cells(row)}" for o, row in rows]
+
+
+def count_table(folder):
+    t = seed_table()
+    head = TOP + "\t".join(t.sample_ids)
+    return "\n".join([head, *_lines(t, lambda row: "\t".join(map(str, row)))]).encode()
+
+
+def packed_table(folder):
+    t = seed_table()
+    numbered = "#" + "\t".join(f"{i + 1},{o}" for i, o in enumerate(t.sample_ids))
+    head = ["#Compressed Format: groupIndex,abundance.", numbered, TOP + "\t".join(t.sample_ids)]
+    def pairs(row): return "\t".join(f"{i + 1},{n}" for i, n in enumerate(row) if n)
+    return "\n".join([*head, *_lines(t, pairs)]).encode()
+
+
+def shared(folder):
+    t = seed_table()
+    rows = zip(t.sample_ids, t.counts.toarray(), strict=True)
+    lines = [f"0.03\t{o}\t{len(row)}\t" + "\t".join(map(str, row)) for o, row in rows]
+    return "\n".join(["label\tGroup\tnumOtus\t" + "\t".join(t.sequences), *lines]).encode()
+
+
+def quoted(folder):
+    "As R writes it, with a column of text and a sum."
+    t = seed_table()
+    names = [f'"{o}"' for o in (*t.sample_ids, "total", "taxonomy")]
+    rows = zip(t.sequences, t.counts.T.toarray(), strict=True)
+    lines = [",".join([f'"{o}"', *map(str, row), str(row.sum()), '"k__B, p__F"']) for o, row in rows]
+    return "\n".join([",".join(['""', *names]), *lines]).encode()
+
+
+def lying(folder):
+    "Samples as rows."
+    t = seed_table()
+    rows = zip(t.sample_ids, t.counts.toarray(), strict=True)
+    lines = [";".join([o, *map(str, row)]) for o, row in rows]
+    return "\n".join([";".join(["id", *(o*3 for o in t.sequences)]), *lines]).encode()
+
+
+WORDS = [b"#OTU ID", b"taxonomy", b"total", b"sequence", b"S1\tS2", b"1,6", b"0.05", b"label", b"#1,S0", b";",
+         TOP.encode(), b"#Compressed Format:", b"ACGTACGTACGTACGTACGTACGT"]
 OTHERS = [("t.qza", artefact, [b"PK\x01\x02", b"PK\x03\x04", b"metadata.yaml", b"../", b"/etc/"]),
-          ("old.biom", old_biom, JSON), ("dense.json", dense_biom, JSON),
-          ("t.tsv", tsv, [b"#OTU ID", b"taxonomy", b"S1\tS2"])]
+          ("old.biom", old_biom, JSON), ("dense.json", dense_biom, JSON)]
+OTHERS += [("t.txt", o, WORDS) for o in (tsv, count_table, packed_table, shared, quoted, lying)]
 
 
 @sizes
 @pytest.mark.parametrize("name, seed, words", OTHERS)
 def test_other_forms(tmp_path, n, name, seed, words):
+    reads(written(tmp_path, name, seed(tmp_path)))
     found = fuzz(reads, maker(seed(tmp_path), name, words), tmp_path, n)
     assert found["refused"] > n/20
