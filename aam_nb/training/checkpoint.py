@@ -42,8 +42,8 @@ _MOMENTS = {"step", "exp_avg", "exp_avg_sq"} # Of AdamW, for each parameter that
 def _check_moments(tensors:dict[str,Tensor], at:dict[str,Tensor]):
     "Raises `AamError` where a parameter lacks a moment, or has one of another shape."
     split = [(*k.partition("/")[::2], v) for k, v in tensors.items()]
-    odd = [n for _, n, _ in split if any(f"{k}/{n}" not in tensors for k in _MOMENTS)]
-    odd += [n for k, n, _ in split if k not in _MOMENTS]
+    odd = [n for k, n, _ in split if k not in _MOMENTS]
+    for k in _MOMENTS: odd += [n for _, n, _ in split if f"{k}/{n}" not in tensors]
     odd += [n for k, n, v in split if v.shape != (() if k == "step" else at[n].shape)]
     if not odd: return
     raise AamError(f"The optimizer state does not fit its parameters: {few(dict.fromkeys(odd))}. "
