@@ -8,6 +8,7 @@ import pytest
 from table_forms import as_tsv, numbered, same, sound, table
 
 from aam_nb.core import AamError
+from aam_nb.data.slices import open_table
 from aam_nb.data.table import read_table
 
 
@@ -158,6 +159,8 @@ def test_samples_as_rows_in_biom(tmp_path, study):
     lying = biom.Table(ours.counts, ours.sample_ids.tolist(), named(frame).index.tolist())
     with h5py.File(tmp_path/"t.biom", "w") as f: lying.to_hdf5(f, "a test")
     same(read_table(tmp_path/"t.biom", fasta(tmp_path, frame)), ours)
+    with pytest.raises(AamError, match="t.biom: its rows are samples.*Turn the table round"), \
+            open_table(tmp_path/"t.biom", fasta(tmp_path, frame)): pass
 
 
 def count_table(frame, packed=False):

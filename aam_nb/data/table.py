@@ -30,7 +30,7 @@ from ..registry import table_formats
 from ..types import strings, Table
 
 # %% auto #0
-__all__ = ['summed_counts', 'sequence_columns', 'TableFormat', 'empty_table', 'blank_samples', 'read_table']
+__all__ = ['summed_counts', 'lies_on_its_side', 'sequence_columns', 'TableFormat', 'empty_table', 'blank_samples', 'read_table']
 
 # %% ../../nbs/1_data/15_table.ipynb #989cbce2
 _HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}") # As long as MD5, SHA-1 or SHA-256
@@ -120,7 +120,10 @@ def summed_counts(
     return counts.astype(np.int32)
 
 # %% ../../nbs/1_data/15_table.ipynb #a15d09c4
-def _lies(raw:RawTable, known:dict[str,str])->bool:
+def lies_on_its_side(
+    raw:RawTable,         # Its counts are not looked at
+    known:dict[str,str],  # Representative sequences by name; may be empty
+)->bool:
     "Whether the columns of a table are features and its rows are samples."
     if any(o in known for o in raw.features): return False
     if any(o in known for o in raw.samples): return True
@@ -129,7 +132,7 @@ def _lies(raw:RawTable, known:dict[str,str])->bool:
 
 def _upright(raw:RawTable, known:dict[str,str], path)->RawTable:
     "The table with samples and features where they belong; a note where it had to be turned round."
-    if not _lies(raw, known): return raw
+    if not lies_on_its_side(raw, known): return raw
     note = f"{path}: its rows are samples and its columns are ASVs, so the table was turned round"
     return RawTable(raw.counts.T.tocsr(), raw.features, raw.samples, (*raw.notes, note))
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..data.groupings import folds_possible
 from ..data.written import text_column
 from .alike import alike_findings
 from .alone import Shortcut
@@ -19,6 +20,7 @@ from .cells import cell_findings
 from .checks import (
     constant_findings, control_findings, off_tree, pretrained_findings, rare_class_findings, table_findings)
 from .findings import by_severity, counted, Finding, SEVERITIES
+from .hazards import hazard_findings
 from .question import Case, Question, Target, target_findings, target_of
 from .scores import capital
 from .shortcuts import shortcut_findings, tried_shortcuts
@@ -47,7 +49,7 @@ def run_checks(
     found = target_findings(case) + group_findings(case) + cell_findings(case)
     alike, pairs, chi = alike_findings(case, most)
     tried = tried_shortcuts(case, lab)
-    found += alike + pretrained_findings(case) + shortcut_findings(case, tried)
+    found += alike + pretrained_findings(case) + shortcut_findings(case, tried) + hazard_findings(case)
     found += constant_findings(case) + rare_class_findings(case)
     found += control_findings(case.study) + table_findings(case.study)
     return Checked(findings=tuple(by_severity(found)), shortcuts=tuple(tried), pairs=pairs, chi=chi)
@@ -116,7 +118,9 @@ def groups_fact(
     size, gone = text_column(groups).value_counts(), groups.isna().sum()
     size = size[size > 0] # A category may have no samples
     lost = f"; missing for {counted(gone, 'sample')}" if gone else ""
-    return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}"
+    folds = folds_possible(len(size))
+    limit = "" if folds >= 5 else f"; enough for {folds} folds at most" if folds else "; too few to divide"
+    return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}{limit}"
 
 def tree_fact(study:Study)->str:
     "How much of the table the tree covers, in a line."
