@@ -25,6 +25,7 @@ from .held_out import held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
+from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 
@@ -75,7 +76,9 @@ def train_run(
     say:Callable=print,
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions and scores."
+    if (done := finished_run(config, say)) is not None: return done
     ready = prepare(config, choose_split, say)
+    sittings = ready.bench.log.sinks[SITTINGS]
     split, study = ready.parts, ready.study
     _write_split(ready)
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
@@ -90,8 +93,8 @@ def train_run(
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
     bench.log.close()
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
-        f"{ready.out/'predictions.tsv'}.")
-    return folder
+        f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
+    return finish(ready.out, [folder, ready.out/"predictions.tsv"])
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
