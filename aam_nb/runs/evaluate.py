@@ -33,7 +33,7 @@ from ..training.bench import Bench
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target
 from ..training.track import read_log
-from ..types import positions
+from ..types import positions, Study
 
 # %% auto #0
 __all__ = ['fit_fold', 'fold_predictions', 'depth_name', 'evaluate_prepared', 'at_common_depth', 'evaluate_run']
@@ -164,9 +164,10 @@ def at_common_depth(
 def evaluate_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
-    ready = prepare(config, choose_folds, say, rarefied=False)
+    ready = prepare(config, choose_folds, say, rarefied=False, study=study)
     depths = _depths(ready, config, say)
     _say_plan(ready, len(depths), say)
     found = {o: [] for o in config.targets}

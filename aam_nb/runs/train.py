@@ -27,6 +27,7 @@ from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
+from ..types import Study
 
 # %% auto #0
 __all__ = ['with_calibration', 'write_held_out', 'train_run']
@@ -73,9 +74,10 @@ def write_held_out(
 def train_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions and scores."
-    ready = prepare(config, choose_split, say)
+    ready = prepare(config, choose_split, say, study=study)
     split, study = ready.parts, ready.study
     _write_split(ready)
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
