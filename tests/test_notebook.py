@@ -116,7 +116,7 @@ def test_mistakes_are_named(study):
         aam_nb.train(study, "age", "subject", data=dict(where="age > 3"))
     with pytest.raises(AamError, match="cannot be resumed"):
         aam_nb.evaluate(study, "age", "subject", run=dict(resume=True))
-    with pytest.raises(AamError, match="no section"): aam_nb.train(study, "age", "subject", optin=dict(steps=1))
+    with pytest.raises(AamError, match="no section"): aam_nb.train(study, "age", "subject", optin={})
     with pytest.raises(AamError, match="agee"): aam_nb.train(study, "agee", "subject")
 
 
@@ -148,14 +148,15 @@ def test_what_a_notebook_shows_is_whole_and_escaped(study, found, model):
 def test_every_name_is_there_and_listed():
     assert set(aam_nb.__all__) <= set(dir(aam_nb)) and "__version__" in dir(aam_nb)
     assert all(callable(getattr(aam_nb, o)) for o in aam_nb.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'evaluat'"): aam_nb.evaluat
+    with pytest.raises(AttributeError, match="has no attribute 'evaluat'"): _ = aam_nb.evaluat
     with pytest.raises(ImportError): from aam_nb import evaluat  # noqa: F401
 
 
 @pytest.mark.parametrize("first", ["", "import aam_nb.cli"])
 def test_train_is_the_function_whatever_came_first(first):
-    code = f"import aam_nb\n{first}\nfrom aam_nb import train\nprint(train.__module__, aam_nb.train is train)"
-    code += "\nimport aam_nb.train\nfrom aam_nb.train import main\nprint(aam_nb.train is train, main.__module__)"
+    code = "\n".join(["import aam_nb", first, "from aam_nb import train",
+                      "print(train.__module__, aam_nb.train is train)", "import aam_nb.train",
+                      "from aam_nb.train import main", "print(aam_nb.train is train, main.__module__)"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           cwd=Path(aam_nb.__file__).parent.parent)
     assert done.returncode == 0, done.stderr

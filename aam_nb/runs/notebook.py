@@ -36,7 +36,7 @@ if TYPE_CHECKING: import pandas as pd
 # %% auto #0
 __all__ = ['inspect', 'Evaluated', 'evaluate', 'Trained', 'train', 'predict']
 
-# %% ../../nbs/9_runs/70_notebook.ipynb #76b22afc
+# %% ../../nbs/9_runs/70_notebook.ipynb #abb5d5c3
 _MAKES_A_STUDY = ("table", "sequences", "metadata", "tree", "corpus", "format", "where")
 
 def _config(out:Path, recipe, sections:dict, **data)->Config: # `data` are keys of [data] that are arguments
@@ -44,8 +44,8 @@ def _config(out:Path, recipe, sections:dict, **data)->Config: # `data` are keys 
     given = {k: dict(v) for k, v in sections.items()}
     wrong = [o for o in _MAKES_A_STUDY if o in given.get("data", {})]
     if wrong:
-        raise AamError(f"The study is in memory, so data cannot have {few(wrong)}. Read files with read_table, "
-                       "read_metadata and read_tree, and choose samples in make_study.")
+        raise AamError(f"The study is in memory, so data cannot have {few(wrong)}. Read files with "
+                       "read_table, read_metadata and read_tree, and choose samples in make_study.")
     if given.get("run", {}).get("resume"):
         raise AamError("The study is in memory, so a run cannot be resumed: it could not be told whether the "
                        "study is still the same. Leave out resume, or run the command on files.")
