@@ -317,11 +317,12 @@ def config_from(
     base:Config|None=None,         # Configuration to change; the defaults if None
     source:str|Path="", # File the sections come from; a note names it where it has short forms
     then:Iterable[tuple[tuple[str,...],Any]]=(), # Paths and values that replace some of the given ones
+    columns=(), # The columns of the metadata, where they are known: names that are not cut
 )->Config:
     "A checked configuration. Raises one `AamError` with every problem found."
     base = base or Config()
     names, made = [f.name for f in fields(base)], {}
-    given, short, wrong = as_tables(given)
+    given, short, wrong = as_tables(given, columns)
     if short and source: note(f"{source} writes {few(short)} as text, as earlier versions did. {_ADVICE}")
     wrong += _changed_by(given, then)
     wrong += [f"there is no section [{k}].{nearest(k, names)}" for k in given if k not in names]

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .core import duration
 
 # %% auto #0
-__all__ = ['someone_looks', 'tell', 'Progress', 'following']
+__all__ = ['someone_looks', 'tell', 'Progress', 'fitting', 'following']
 
 # %% ../nbs/0_start/25_progress.ipynb #4a074ba0
 def someone_looks()->bool: # False for files, pipes and queues
@@ -111,6 +111,18 @@ def __str__(self:Progress)->str: # "target: step 120 of 600, loss 0.51, about 40
     shown = [f"{k} {v:.3g}" for k, v in self.numbers.items()]
     return f"{self.what}: " + ", ".join([f"{self.unit} {self.done:,} of {self.total:,}", *shown, _left(self)])
 
+# %% ../nbs/0_start/25_progress.ipynb #c1ed46d1
+def fitting(
+    bar,              # tqdm's bar
+    shown:list[str],  # Numbers in words, the most important first
+)->str:
+    "As many of the numbers as fit into a line of the terminal; all where it has no width."
+    now = bar.format_dict
+    line = lambda text: bar.format_meter(**{**now, "ncols": None, "postfix": text})
+    texts = [", ".join(shown[:n]) for n in range(len(shown), -1, -1)]
+    if not now["ncols"]: return texts[0]
+    return next((o for o in texts if len(line(o)) <= now["ncols"]), "")
+
 # %% ../nbs/0_start/25_progress.ipynb #5b9dabf4
 @patch
 def update(self:Progress,
@@ -122,8 +134,9 @@ def update(self:Progress,
     self.done, self.items, self.numbers = self.done + steps, self.items + items, numbers or {}
     if self.bar is None: return
     pace = self.items/max(time.perf_counter() - self.begun, 1e-9)
-    shown = [f"{k} {v:.3g}" for k, v in self.numbers.items()] + ([f"{pace:,.0f} samples/s"] if items else [])
-    self.bar.set_postfix_str(", ".join(shown), refresh=False)
+    shown = [f"{k} {v:.3g}" for k, v in self.numbers.items()]
+    if items: shown.insert(1, f"{pace:,.0f} samples/s")
+    self.bar.set_postfix_str(fitting(self.bar, shown), refresh=False)
     self.bar.update(steps)
 
 # %% ../nbs/0_start/25_progress.ipynb #35fce7a3

@@ -8,6 +8,7 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/recipe.html.md"""
 from __future__ import annotations
 
 import re, tomllib
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,16 +20,37 @@ from .fields import toml_key, toml_value
 from .shorthand import halves, has_short_form, pieces, spelled_out, unquoted
 
 # %% auto #0
-__all__ = ['recipes', 'toml_or_text', 'override_value', 'parse_override', 'find_recipe', 'recipe_head', 'load_config', 'changed',
-           'to_toml', 'full_recipe', 'listed_recipes']
+__all__ = ['recipes', 'read_toml', 'toml_or_text', 'override_value', 'parse_override', 'find_recipe', 'recipe_head',
+           'load_config', 'changed', 'to_toml', 'full_recipe', 'listed_recipes']
+
+# %% ../nbs/0_start/70_recipe.ipynb #a8e25e53
+_PART = """(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"""(?<![\w"'.-])(?:{_PART}[ \t]*+\.[ \t]*+){{20}}""")
+_DEEPEST = 20 # Tables and lists within each other
+
+def read_toml(
+    text:str, # TOML
+)->dict[str,Any]:
+    "What a text says. Raises `ValueError` for other text, and for keys, depths and numbers beyond reason."
+    if _LONG_KEY.search(text): raise ValueError("a key has more than 20 parts")
+    try: found = tomllib.loads(text)
+    except RecursionError as e: raise ValueError(f"it is nested more than {_DEEPEST} deep") from e
+    left = [(found, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > _DEEPEST: raise ValueError(f"it is nested more than {_DEEPEST} deep")
+        if isinstance(value, int) and abs(value) >= 2**63: raise ValueError("a whole number is too large")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left += [(o, depth + 1) for o in inside]
+    return found
 
 # %% ../nbs/0_start/70_recipe.ipynb #5d9c3676
 def toml_or_text(
     text:str, # "200", ".5", '"age"' or "age"
 )->Any:
     "A value read as TOML, as a number such as `.5`, or else as the text itself."
-    try: return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError: pass
+    try: return read_toml(f"v = {text}")["v"]
+    except ValueError: pass
     return float(text) if re.fullmatch(r"\s*[-+]?(\d+\.|\.\d+)\s*", text) else text.strip()
 
 # %% ../nbs/0_start/70_recipe.ipynb #ba538779
@@ -40,25 +62,28 @@ def _kind(path):
 def override_value(
     path:tuple[str,...], # ("data", "target")
     text:str,            # 'age, "weight, kg"'
+    columns=(),          # The columns of the metadata, where they are known
 )->dict[tuple[str,...],Any]: # {("data", "target"): ["age", "weight, kg"]}
     "What an override sets. Raises `AamError` where a short form cannot be read."
     value, kind = toml_or_text(text), _kind(path)
     quoted = unquoted(text) != text.strip()
     if kind and has_short_form(".".join(path)) and not isinstance(value, (list, dict)):
         names = quoted and str(kind).startswith("tuple[str")
-        return {path: [value]} if names else spelled_out(*path, value if quoted else text)
+        return {path: [value]} if names else spelled_out(*path, value if quoted else text, columns)
     return {path: text.strip() if kind is str and not isinstance(value, str) else value}
 
 # %% ../nbs/0_start/70_recipe.ipynb #3ba17899
 def parse_override(
     text:str, # "section.key=value"
+    columns=(), # The columns of the metadata, where they are known
 )->dict[tuple[str,...],Any]: # Paths into the configuration, and their values
     "What one override sets. Raises `AamError` where it has another form."
     path, value = halves(text, "=")
     keys = tuple(unquoted(o) for o in pieces(path, "."))
-    if value is None or len(keys) < 2 or not all(keys):
-        raise AamError(f"'{text}' is not an override. Write section.key=value, e.g. optim.steps=200.")
-    return override_value(keys, value)
+    if value is None or not 2 <= len(keys) <= 5 or not all(keys):
+        raise AamError(f"'{text[:200]}' is not an override. Write section.key=value, "
+                       "e.g. optim.steps=200.")
+    return override_value(keys, value, columns)
 
 # %% ../nbs/0_start/70_recipe.ipynb #c66588f0
 recipes = Path(aam_nb.__file__).resolve().parent/"recipes"
@@ -68,10 +93,15 @@ def find_recipe(
 )->Path:           # An existing file
     "The file of a recipe. Raises `AamError` that names the shipped ones."
     shipped = {p.stem: p for p in sorted(recipes.glob("*.toml"))}
-    if Path(name).is_file(): return Path(name)
+    if _is_file(name): return Path(name)
     if str(name) in shipped: return shipped[str(name)]
-    raise AamError(f"There is no recipe '{name}'; wanted a TOML file or one of {', '.join(shipped)}."
-                   f"{nearest(str(name), shipped)}")
+    known = ", ".join(shipped)
+    raise AamError(f"There is no recipe '{str(name)[:200]}'; wanted a TOML file or one of {known}."
+                   f"{nearest(str(name)[:80], shipped)}")
+
+def _is_file(name)->bool:
+    try: return Path(name).is_file()
+    except OSError: return False # Such as a name that is too long
 
 # %% ../nbs/0_start/70_recipe.ipynb #59f3b4d5
 def recipe_head(
@@ -87,18 +117,32 @@ def load_config(
     recipe:str|Path|None=None,  # Path or name of a recipe; the defaults if None
     overrides:tuple[str,...]=(), # "section.key=value", applied in order
     flags:dict[str,Any]|None=None, # "section.key" and its value, applied after the overrides
+    columns_of:Callable|None=None, # Gives the columns of the metadata that the keys of [data] name
 )->Config:
     "A configuration from a recipe and overrides. Raises one `AamError` with every problem."
-    given, path = {}, "" if recipe is None else find_recipe(recipe)
-    try: given = tomllib.loads(path.read_text()) if path else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise AamError(f"{path} is not valid TOML: {e}") from e
-    then = [o for text in overrides for o in parse_override(text).items()]
-    for key, value in (flags or {}).items():
-        section, key = key.split(".")
-        found = spelled_out(section, key, value) if isinstance(value, str) else {(section, key): value}
-        then += found.items()
-    return config_from(given, source=path, then=then)
+    path = "" if recipe is None else find_recipe(recipe)
+    given = _from_file(path) if path else {}
+    then = _changes(overrides, flags or {})
+    columns = set(columns_of(_files(given, then))) if columns_of else ()
+    return config_from(given, source=path, then=_changes(overrides, flags or {}, columns), columns=columns)
+
+def _from_file(path)->dict[str,Any]:
+    try: return read_toml(path.read_text())
+    except OSError as e: raise AamError(f"{path} cannot be read ({e.strerror}).") from e
+    except ValueError as e: raise AamError(f"{path} is not valid TOML: {e}") from e
+
+def _changes(overrides, flags, columns=())->list[tuple[tuple[str,...],Any]]:
+    "Paths and values of all overrides, then of all flags."
+    then = [o for text in overrides for o in parse_override(text, columns).items()]
+    for key, value in flags.items():
+        path = tuple(key.split("."))
+        then += (spelled_out(*path, value, columns) if isinstance(value, str) else {path: value}).items()
+    return then
+
+def _files(given, then)->dict[str,Any]:
+    "The keys of [data] and their values, not yet checked."
+    data = given.get("data")
+    return (data if isinstance(data, dict) else {}) | {path[1]: o for path, o in then if path[0] == "data"}
 
 # %% ../nbs/0_start/70_recipe.ipynb #e122dda4
 def changed(

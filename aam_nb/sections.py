@@ -179,6 +179,7 @@ class RunConfig(Section):
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
     cache:str = "" # Folder for costly results that runs share; the run folder if empty
     resume:bool = False                     # Continue the run in `out` from its last checkpoint
+    keep:int = between(3, 1, 100)           # Checkpoints that stay of each stage, in case one is damaged
     overwrite:bool = False                  # Replace the run in `out`
     watch:float = between(.1, 0., .5) # Share of samples that `aam pretrain` holds back to measure pretraining
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation

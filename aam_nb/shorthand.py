@@ -28,10 +28,18 @@ def _marks(text, mark):
 def pieces(
     text:str, # 'age, "weight, kg"'
     mark:str=",", # One of , = / : .
+    columns=(),   # Names that are not cut
 )->list[str]: # Stripped, with their quotes
-    "The parts of a text between marks that are outside of quotes."
-    at = [-1, *_marks(text, mark), len(text)]
-    return [text[a+1:b].strip() for a, b in zip(at, at[1:])]
+    "The parts of a text between marks that are outside of quotes and of names that exist."
+    at, out, start, i = [*_marks(text, mark), len(text)], [], 0, 0
+    most = 1 + max((o.count(mark) for o in columns), default=0)
+    while i < len(at):
+        ends = at[i:i + most]
+        whole = [k for k, end in enumerate(ends) if k and text[start:end].strip() in columns]
+        i += whole[-1] if whole else 0
+        out.append(text[start:at[i]].strip())
+        start, i = at[i] + 1, i + 1
+    return out
 
 # %% ../nbs/0_start/55_shorthand.ipynb #a5bb2ba5
 def halves(
@@ -51,23 +59,29 @@ def unquoted(
 )->str:
     "A name as it is meant, without the quotes around it."
     text = text.strip()
-    return tomllib.loads(f"name = {text}")["name"] if re.fullmatch(_QUOTED, text) else text
+    if not re.fullmatch(_QUOTED, text): return text
+    try: return tomllib.loads(f"name = {text}")["name"]
+    except tomllib.TOMLDecodeError: return text[1:-1] # Such as a backslash that escapes nothing
 
 # %% ../nbs/0_start/55_shorthand.ipynb #ad202500
 def names_in(
     text:str, # 'age, "weight, kg"'
+    columns=(), # Names that are not cut
 )->list[str]: # ["age", "weight, kg"]
     "Names separated by commas."
-    return [unquoted(o) for o in pieces(text) if o]
+    return [_name(o, columns) for o in pieces(text, ",", columns) if o]
+
+def _name(piece, columns): return piece if piece in columns else unquoted(piece)
 
 # %% ../nbs/0_start/55_shorthand.ipynb #75cd9934
 def nested_names_in(
     text:str, # "diet, country/city"
+    columns=(), # Names that are not cut
 )->list[str|list[str]]: # ["diet", ["country", "city"]]
     "Names separated by commas, with slashes from the whole to the part."
     found = []
-    for piece in filter(None, pieces(text)):
-        chain = [unquoted(o) for o in pieces(piece, "/")]
+    for piece in filter(None, pieces(text, ",", columns)):
+        chain = [piece] if piece in columns else [_name(o, columns) for o in pieces(piece, "/", columns)]
         found.append(chain if len(chain) > 1 else chain[0])
     return found
 
@@ -146,11 +160,11 @@ def per_column(
     return next(iter(common), None), {unquoted(o): value for o, value in cut if value is not None}
 
 # %% ../nbs/0_start/55_shorthand.ipynb #0faddeae
-_NAMES = ("data.corpus", "data.target", "augment.also", "model.pools", "model.scale_by",
-          "loss.metric", "run.trackers")
+_NAMES = ("data.corpus", "augment.also", "model.pools", "loss.metric", "run.trackers")
+_OF_COLUMNS = {"data.target": names_in, "model.scale_by": names_in, "data.covariates": nested_names_in}
+_ONE_COLUMN = {"data.groups", "data.leave_out", "data.split", "target.by", "target.weights"}
 _READERS = {
     **dict.fromkeys(_NAMES, lambda text, setting: names_in(text)),
-    "data.covariates": lambda text, setting: nested_names_in(text),
     "target.quantiles": numbers_in, "target.class_weights": class_weights_in, "target.balance": balance_in}
 _SHARED = {("data" if o == "task" else "target") + "." + o for o in COLUMN_SETTINGS}
 
@@ -158,16 +172,19 @@ def has_short_form(
     setting:str, # "section.key"
 )->bool:
     "Whether a setting is a list or a table that can be written as a text."
-    return setting in _READERS or setting in _SHARED
+    return setting in _READERS or setting in _OF_COLUMNS or setting in _SHARED
 
 # %% ../nbs/0_start/55_shorthand.ipynb #168699d6
 def spelled_out(
     section:str, # "target"
     key:str,     # "loss"
     text:str,    # "mse, ph=huber"
+    columns=(),  # The columns of the metadata, where they are known
 )->dict[tuple[str,...],Any]: # {("target", "loss"): "mse", ("target", "columns", "ph", "loss"): "huber"}
     "What a text stands for. Raises `AamError` where it cannot be read."
     setting = f"{section}.{key}"
+    if setting in _OF_COLUMNS: return {(section, key): _OF_COLUMNS[setting](text, columns)}
+    if setting in _ONE_COLUMN: return {(section, key): _name(text, columns)}
     if setting in _READERS: return {(section, key): _READERS[setting](text, setting)}
     if setting not in _SHARED: return {(section, key): text}
     if not text.strip(): return {(section, key): [] if key == "bounds" else text}
@@ -195,7 +212,7 @@ def put(
     tables[key] = range_in(value, ".".join(path)) if short else value
 
 # %% ../nbs/0_start/55_shorthand.ipynb #86f97919
-def _enter(tables, section, key, value)->list[str]: # The key, where it was written in a short form
+def _enter(tables, section, key, value, columns=())->list[str]: # The key, where it has a short form
     "Enter one key of a file, spelled out."
     setting = f"{section}.{key}"
     if section == "target" and isinstance(value, dict) and key not in _TARGET_KEYS:
@@ -206,7 +223,7 @@ def _enter(tables, section, key, value)->list[str]: # The key, where it was writ
                 raise AamError(f"target.columns.{name} is {own!r}; wanted a table of keys")
             for k, v in own.items(): put(tables, ("target", "columns", name, k), v)
     elif isinstance(value, str) and has_short_form(setting):
-        found = spelled_out(section, key, value)
+        found = spelled_out(section, key, value, columns)
         for path, o in found.items(): put(tables, path, o)
         plain = (value, [value], {value: {}}, [], {})
         return [] if list(found) == [(section, key)] and found[section, key] in plain else [setting]
@@ -216,6 +233,7 @@ def _enter(tables, section, key, value)->list[str]: # The key, where it was writ
 # %% ../nbs/0_start/55_shorthand.ipynb #ede2e4c7
 def as_tables(
     given:dict[str,Any], # Sections of keys, as a file gives them
+    columns=(),          # The columns of the metadata, where they are known
 )->tuple[dict[str,Any],list[str],list[str]]: # The same spelled out; keys with short forms; problems
     "Lists and tables for the short forms among the values of a file."
     tables, short, wrong = {}, [], []
@@ -225,6 +243,6 @@ def as_tables(
             continue
         tables.setdefault(section, {})
         for key, value in keys.items():
-            try: short += _enter(tables, section, key, value)
+            try: short += _enter(tables, section, key, value, columns)
             except AamError as e: wrong.append(str(e))
     return tables, short, wrong

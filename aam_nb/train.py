@@ -19,6 +19,7 @@ from .config import all_keys, Config, explained, FIRST
 from .core import AamError, Caller, speaking
 from .disk_errors import using_disk
 from .recipe import load_config
+from .runs.columns import columns_named
 
 # %% auto #0
 __all__ = ['FLAGS', 'WANTED', 'WORDS', 'HELP_ALL', 'COMMANDS', 'TRAINING', 'wanted', 'flag', 'with_flags', 'config_from_flags',
@@ -104,7 +105,7 @@ def config_from_flags(
         raise AamError(f"'{loose[0]}' is neither a recipe nor section.key=value. "
                        "There is one recipe, and it comes first.")
     given = {FLAGS[k][0]: v for k, v in flags.items() if v not in ("", None) and v is not False}
-    return load_config(recipe, words, given)
+    return load_config(recipe, words, given, columns_named)
 
 # %% ../nbs/9_runs/80_train_command.ipynb #7f0c895a
 COMMANDS = {"build_store": "aam cache store", "inspect_study": "aam inspect", "evaluate_run": "aam evaluate",

@@ -6,15 +6,12 @@ import pandas as pd
 from scipy import sparse
 
 import aam_nb.evaluation.baselines as baselines
-import aam_nb.evaluation.validate as validate
-from aam_nb.evaluation.evaluation import score_all
 
 
 def make_small(monkeypatch):
-    "A forest of 30 trees and short bootstraps: these tests are about what is done with the numbers."
+    "A forest of 30 trees: these tests are about what is done with the numbers."
     forest = baselines.forest
     monkeypatch.setattr(baselines, "forest", lambda *a, **k: forest(*a, **k, trees=30))
-    monkeypatch.setattr(validate, "score_all", lambda *a, **k: score_all(*a, **k, draws=60))
 
 
 def column(study, name): return study.metadata[name]

@@ -38,7 +38,7 @@ def made(study, task="regression", classes=3, fires=False, groups=24, tree=True,
     p["average"] = np.mean([p[o] for o in members], axis=0)
     group = strings([f"P{i % groups:03d}" for i in range(n)]) if groups else None
     fold = 1 + np.arange(n) % 5
-    scores, gaps = score_all(task, y, p, fold, group, draws=40)
+    scores, gaps = score_all(task, y, p, fold, group)
     value = .93 if fires else .52
     alarm = DepthAlarm(fires=fires, measure="AUC", value=value, chance=.5, depth=900, lost=7, samples=n)
     labels = () if task == "regression" else tuple(f"class {k}" for k in range(classes))

@@ -166,7 +166,7 @@ def test_json_that_contradicts_itself(tmp_path, change, says):
     (("[0, 0, 3]", "[0, 0, -Infinity]"), "-Infinity is no count"),
     (("[0, 0, 3]", "[0, 0, 1e400]"), "feature 'AAAAAAAA' has inf"),
     (("[0, 0, 3]", "[0, 0, 1_0]"), "BIOM 1.0"),
-    (("[0, 0, 3]", f"[0, 0, {'9'*5000}]"), "cannot be read as BIOM 1.0"),
+    (("[0, 0, 3]", f"[0, 0, {'9'*5000}]"), "holds a number of thousands of digits"),
     (("[0, 0, 3]", "["*100_000), "nests brackets too deeply"),
     (("[0, 0, 3]", '{"a":'*100_000), "nests brackets"),
 ])

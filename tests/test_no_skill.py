@@ -8,7 +8,6 @@ import pytest
 
 import aam_nb.evaluation.baselines as baselines
 import aam_nb.evaluation.report as report
-import aam_nb.evaluation.validate as validate
 from aam_nb.config import config_from
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.data.split import labels, nested, strata
@@ -35,9 +34,8 @@ def study():
 
 @pytest.fixture(autouse=True)
 def small_forest(monkeypatch):
-    forest, score_all = baselines.forest, validate.score_all
+    forest = baselines.forest
     monkeypatch.setattr(baselines, "forest", lambda *a, **k: forest(*a, **k, trees=20))
-    monkeypatch.setattr(validate, "score_all", lambda *a, **k: score_all(*a, **k, draws=20))
 
 
 def asked(study, kind, values, seed):

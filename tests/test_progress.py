@@ -79,3 +79,24 @@ def test_a_stage_without_a_terminal_says_its_step(root):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     lines = [o for o in done.stderr.splitlines() if o.startswith("target: step ")]
     assert lines and " of " in lines[-1] and lines[-1].endswith("left") and "loss " in lines[-1]
+
+
+@pytest.mark.parametrize("width", [50, 80, 120, 200])
+def test_a_bar_shows_whole_numbers_and_as_many_as_fit(width, monkeypatch, capsys):
+    numbers = dict(loss=.51234, mask=1.3213, distance=.2042, count=.7731, valid=.6)
+    with Progress("depth_1000 fold 3.2 target", 2000, show=True) as work:
+        work.bar.dynamic_ncols = lambda file: (width, 20)
+        work.update(150, items=4800, numbers=numbers)
+        line, shown = str(work.bar), work.bar.postfix
+    assert len(line) <= width
+    whole = [f"{k} {v:.3g}" for k, v in numbers.items()]
+    parts = [o for o in shown.split(", ") if o]
+    assert all(o in whole or o.endswith("samples/s") for o in parts) and (shown in line)
+    assert (len(parts) == 6) == (width == 200) and len(parts) >= (width > 80)
+
+
+def test_without_a_width_nothing_is_left_out():
+    with Progress("target", 2000, show=True) as work:
+        work.bar.dynamic_ncols = lambda file: (None, None)
+        work.update(150, items=4800, numbers={f"part{i}": i for i in range(40)})
+        assert "part39 39" in str(work.bar)

@@ -1,4 +1,4 @@
-"The report is one well-formed file that fetches nothing, says the doubts first and can be read by everyone."
+"The report is one well-formed file that fetches nothing, says the answer first and can be read by everyone."
 import re
 from dataclasses import replace
 from functools import cache
@@ -85,11 +85,11 @@ def test_small(page): assert len(page) < 400_000
 def test_the_same_twice(): assert PAGES["alone"](small()) == page_of("alone")
 
 
-def test_doubts_stand_first(study):
+def test_the_answer_stands_first_and_doubts_before_tables(study):
     two, e = page_of("two"), made(study, "classification", 2, depth=900, seed=1)
     sentence = verdict(e)[0].replace("'", "&#x27;")
-    assert two.index("Sequencing depth alone predicts") < two.index(sentence) < two.index("<table")
-    assert two.index("7 lost.") < two.index(sentence)
+    assert two.index(sentence) < two.index("for caution") < two.index("Sequencing depth alone predicts")
+    assert two.index("Sequencing depth alone predicts") < two.index("7 lost.") < two.index("<table")
     assert two.index("At 900 reads") < two.index("At original depth")
     assert "Scores at 900 reads" in two and "Scores at original depth" in two
     one = report_html(made(study, "classification", 2, fires=True), "One", study)

@@ -1,5 +1,6 @@
 """From files to a bundle and back: what was trained is what predicts, and nothing depends on order, folder
 or company."""
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -143,9 +144,11 @@ def test_evaluation_scores_every_sample_once_and_goes_on(files, tmp_path):
     np.testing.assert_allclose(again.aam, found.aam)
 
 
-def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
-    "A target planted in depth alone: evaluate warns and repeats at a common depth."
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory):
+    "A study on disk whose target is planted in depth alone: the younger half keeps a quarter of its reads."
     study = simulate(samples=48, asvs=50, groups=12, length=40, seed=8)
+    folder = tmp_path_factory.mktemp("leaky")
     counts = study.table.counts.copy().tocsr()
     rng = np.random.default_rng(0)
     old = study.metadata.age.to_numpy(float)
@@ -154,12 +157,35 @@ def test_depth_leak_is_shown_beside_a_common_depth(tmp_path):
         a, b = counts.indptr[i:i+2]
         counts.data[a:b] = rng.multivariate_hypergeometric(counts.data[a:b], counts.data[a:b].sum()//4)
     counts.eliminate_zeros()
-    write_study(replace(study, table=replace(study.table, counts=counts)), tmp_path/"data")
+    write_study(replace(study, table=replace(study.table, counts=counts)), folder)
+    return folder
+
+
+def test_depth_leak_is_shown_beside_a_common_depth(leaky, tmp_path):
+    "Evaluate warns and repeats at a common depth."
     heard = []
-    evaluate_run(config(tmp_path/"data", tmp_path/"run"), say=heard.append)
+    evaluate_run(config(leaky, tmp_path/"run"), say=heard.append)
     assert any("warning" in o and "depth" in o for o in heard)
     level, = (tmp_path/"run").glob("depth_*/scores.tsv")
     assert level.parent.name.removeprefix("depth_") + " reads" in (tmp_path/"run/report.html").read_text()
+    kept = json.loads((tmp_path/"run/evaluation.json").read_text())
+    alone = [o for o in kept["warnings"] if "alone predicts" in o]
+    assert kept["depth"] == 0 and len(alone) == 1, "one sentence says how far depth gets"
+
+
+def test_a_depth_that_was_asked_for_is_at_the_top(leaky, tmp_path):
+    "What was asked for is at the top, the study as it comes beside it, and nobody is told to do it."
+    heard, out = [], tmp_path/"run"
+    report = evaluate_run(config(leaky, out, data=dict(depth=700)), say=heard.append).read_text()
+    top, beside = (json.loads((o/"evaluation.json").read_text()) for o in (out, out/"original_depth"))
+    assert (top["depth"], beside["depth"]) == (700, 0) and beside["alarm"]["fires"]
+    rows = [len(pd.read_csv(o/"predictions.tsv", sep="\t")) for o in (out, out/"original_depth")]
+    assert rows == [top["samples"], 48]
+    assert report.index("At 700 reads") < report.index("At original depth")
+    said = " ".join([*heard, *top["warnings"], *beside["warnings"], report])
+    assert "700 reads that you asked for" in said and "Look at a common depth" not in said
+    assert "--depth" not in said
+    for o in ("Scores at 700 reads", "Scores at original depth", ">Training</h2>"): assert o in report
 
 
 def test_a_study_without_a_tree_works(files, tmp_path):

@@ -7,7 +7,6 @@ import pytest
 
 import aam_nb.evaluation.baselines as baselines
 import aam_nb.evaluation.report as report
-import aam_nb.evaluation.validate as validate
 from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.biom import write_table
@@ -44,10 +43,9 @@ def files(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    "Small forests, short bootstraps and no drawing: these tests are about who is held out."
-    forest, score_all = baselines.forest, validate.score_all
+    "Small forests and no drawing: these tests are about who is held out."
+    forest = baselines.forest
     monkeypatch.setattr(baselines, "forest", lambda *a, **k: forest(*a, **k, trees=5))
-    monkeypatch.setattr(validate, "score_all", lambda *a, **k: score_all(*a, **k, draws=10))
     monkeypatch.setattr(report, "write_report", lambda found, path, **k: path)
 
 

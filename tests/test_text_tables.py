@@ -8,6 +8,7 @@ import pytest
 from table_forms import as_tsv, numbered, same, sound, table
 
 from aam_nb.core import AamError
+from aam_nb.data.slices import open_table
 from aam_nb.data.table import read_table
 
 
@@ -145,6 +146,12 @@ def test_samples_as_rows(tmp_path, study, names, how):
     assert any(note in o for o in t.notes)
 
 
+def test_sequences_as_columns_beside_a_file_that_names_them(tmp_path, study):
+    ours, frame = study
+    frame.T.to_csv(tmp_path/"seqtab.tsv", sep="\t")
+    same(read_table(tmp_path/"seqtab.tsv", fasta(tmp_path, frame)), ours)
+
+
 def test_samples_as_rows_in_biom(tmp_path, study):
     import biom
     import h5py
@@ -152,6 +159,8 @@ def test_samples_as_rows_in_biom(tmp_path, study):
     lying = biom.Table(ours.counts, ours.sample_ids.tolist(), named(frame).index.tolist())
     with h5py.File(tmp_path/"t.biom", "w") as f: lying.to_hdf5(f, "a test")
     same(read_table(tmp_path/"t.biom", fasta(tmp_path, frame)), ours)
+    with pytest.raises(AamError, match="t.biom: its rows are samples.*Turn the table round"), \
+            open_table(tmp_path/"t.biom", fasta(tmp_path, frame)): pass
 
 
 def count_table(frame, packed=False):

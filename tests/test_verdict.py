@@ -32,7 +32,7 @@ def test_verdict_says_what_the_interval_allows(study):
                    differences=e.differences | {"aam": {"mae": (0., 0., 0.)}})
     found, text = compare(same, "aam", "forest")
     assert found == "level" and "cannot be told apart" in text
-    gap = difference(e, "aam", "forest", draws=200)
+    gap = difference(e, "aam", "forest")
     assert gap[1] < gap[0] < gap[2] and gap[0] == pytest.approx(e.differences["aam"]["mae"][0])
 
 

@@ -39,6 +39,10 @@ def _object(data:bytes, path)->dict:
     except AamError as e: raise AamError(f"{path}: {e}. Export the table again.") from e
     except RecursionError as e:
         raise AamError(f"{path} nests brackets too deeply for a BIOM 1.0 table. Export it again.") from e
+    except ValueError as e: # Python reads no whole number of more than 4,300 digits
+        if "digits" not in str(e): raise
+        raise AamError(f"{path} holds a number of thousands of digits, which is no count. Export it "
+                       "again.") from e
     if isinstance(out, dict): return out
     raise AamError(f"{path} is JSON, but not a BIOM 1.0 table, which is one object. Export it again.")
 

@@ -161,7 +161,10 @@ def _from_npz(path)->tuple[list[str],Callable]:
     with np.load(path, allow_pickle=False) as f:
         if not {"matrix", "ids"} <= set(f.files):
             _unsound(path, f"its arrays are {few(f.files)}; wanted 'matrix' and 'ids'")
-        ids, matrix = f["ids"], f["matrix"]
+        try: ids, matrix = f["ids"], f["matrix"]
+        except ValueError as e:
+            if "allow_pickle" not in str(e): raise
+            _unsound(path, "its arrays hold objects of Python; wanted text and numbers")
     if ids.ndim != 1 or ids.dtype.kind not in "USiu":
         _unsound(path, f"its ids have the shape {ids.shape} and type {ids.dtype}")
     _square(matrix, ids, path)

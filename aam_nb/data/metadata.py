@@ -23,7 +23,7 @@ from ..types import strings
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['ANY_CASE', 'AS_WRITTEN', 'is_id_header', 'is_missing', 'read_metadata']
+__all__ = ['ANY_CASE', 'AS_WRITTEN', 'is_id_header', 'is_missing', 'read_metadata', 'metadata_columns']
 
 # %% ../../nbs/1_data/25_metadata.ipynb #fc554c18
 ANY_CASE = {"id", "sampleid", "sample id", "sample-id", "sample_id", "featureid", "feature id", "feature-id",
@@ -165,3 +165,10 @@ def read_metadata(
     return remember(pd.DataFrame(columns, index=index), {n: cells[n] for n in _numeric(columns)})
 
 def _numeric(columns)->list[str]: return [n for n, o in columns.items() if o.dtype == np.float64]
+
+# %% ../../nbs/1_data/25_metadata.ipynb #bca89fe0
+def metadata_columns(
+    path:str|Path, # As for `read_metadata`
+)->list[str]:      # Without the ids
+    "The columns of a metadata file. Raises `AamError` for a file whose header is not one of metadata."
+    return _header(_rows(path), path)[1:]

@@ -96,7 +96,8 @@ def _groups(grid:TextGrid)->tuple[str,...]: # The notes of the grid and one more
         raise AamError(f"{grid.path} is a mothur count table without groups: it has totals only, not the "
                        "reads of each sample. Make it with a group file: count.seqs(name=..., group=...).")
     total = grid.names[0]
-    return *grid.notes, f"{grid.path}: read as a count table of mothur; its column '{total}' is no sample"
+    note = f"{grid.path}: read as a count table of mothur; its column '{total}' is no sample and was left out"
+    return *grid.notes, note
 
 def read_count_table(
     data:bytes, # The content of the file

@@ -20,7 +20,7 @@ from .biom import BiomFile, reading_biom
 from .files import check_kind, sniff
 from .raw import clean_ids, RawTable, whole_counts
 from .sequences import read_sequences
-from .table import empty_table, sequence_columns, summed_counts
+from .table import empty_table, lies_on_its_side, sequence_columns, summed_counts
 from .totals import without_sums
 from ..types import strings
 
@@ -61,8 +61,12 @@ class TableSlices:
     def _find_sequences(self, path, notes:list[str]):
         "Look up the sequences of the features that are read."
         names = self._raw.features
-        raw = self._raw._replace(features=[names[i] for i in self._features], notes=tuple(notes))
+        chosen = [names[i] for i in self._features]
+        raw = self._raw._replace(features=chosen, notes=tuple(notes))
         known = read_sequences(path) if path else {}
+        if lies_on_its_side(raw, known):
+            raise AamError(f"{self.path}: its rows are samples and its columns are ASVs. Turn the table "
+                           "round: one that is read by slices cannot be turned on the way.")
         self._column, distinct, notes = sequence_columns(raw, self._reads, self.path, known, path)
         samples = [self._raw.samples[i] for i in self._at]
         self.sample_ids, self.sequences, self.notes = strings(samples), strings(distinct), tuple(notes)

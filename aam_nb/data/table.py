@@ -30,7 +30,7 @@ from ..registry import table_formats
 from ..types import strings, Table
 
 # %% auto #0
-__all__ = ['summed_counts', 'sequence_columns', 'TableFormat', 'empty_table', 'blank_samples', 'read_table']
+__all__ = ['summed_counts', 'lies_on_its_side', 'sequence_columns', 'TableFormat', 'empty_table', 'blank_samples', 'read_table']
 
 # %% ../../nbs/1_data/15_table.ipynb #989cbce2
 _HASH = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|[0-9a-fA-F]{64}") # As long as MD5, SHA-1 or SHA-256
@@ -120,15 +120,19 @@ def summed_counts(
     return counts.astype(np.int32)
 
 # %% ../../nbs/1_data/15_table.ipynb #a15d09c4
-def _lies(raw:RawTable, known:dict[str,str])->bool:
+def lies_on_its_side(
+    raw:RawTable,         # Its counts are not looked at
+    known:dict[str,str],  # Representative sequences by name; may be empty
+)->bool:
     "Whether the columns of a table are features and its rows are samples."
-    if known: return not any(o in known for o in raw.features) and any(o in known for o in raw.samples)
+    if any(o in known for o in raw.features): return False
+    if any(o in known for o in raw.samples): return True
     return (all(len(o) > 20 and not odd_letters(fold(o)) for o in raw.samples)
             and any(odd_letters(fold(o)) for o in raw.features))
 
 def _upright(raw:RawTable, known:dict[str,str], path)->RawTable:
     "The table with samples and features where they belong; a note where it had to be turned round."
-    if not _lies(raw, known): return raw
+    if not lies_on_its_side(raw, known): return raw
     note = f"{path}: its rows are samples and its columns are ASVs, so the table was turned round"
     return RawTable(raw.counts.T.tocsr(), raw.features, raw.samples, (*raw.notes, note))
 
@@ -179,7 +183,7 @@ def _is(kind, head, path)->bool: return sniff(head) == kind
 
 _BUILT_IN = dict(hdf5=("BIOM 2.1 (.biom)", read_hdf5), json=("BIOM 1.0 (.biom)", read_json_biom),
                  zip=("a QIIME 2 artefact FeatureTable[Frequency] (.qza)", _read_artefact),
-                 text=("tab-separated text (.tsv)", read_tsv))
+                 text=("a table as text (.tsv, .csv)", read_tsv))
 
 for name, title, recognises, read in [
         ("count_table", "a count table of mothur (.count_table)", is_count_table, read_count_table),
@@ -189,8 +193,8 @@ for kind, (title, read) in _BUILT_IN.items():
     table_formats.add(TableFormat(name=kind, title=title, recognises=partial(_is, kind), read=read))
 
 # %% ../../nbs/1_data/15_table.ipynb #05d4b61e
-_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), or tab-separated "
-          "text (.tsv)")
+_TABLE = ("a count table: BIOM (.biom), a QIIME 2 artefact FeatureTable[Frequency] (.qza), a table as text "
+          "(.tsv, .csv), or a count table or shared file of mothur")
 
 def _is_ours(o:TableFormat)->bool: return o.name in ("count_table", "shared")
 

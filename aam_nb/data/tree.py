@@ -98,7 +98,7 @@ def read_colon(self:_Reading, at:int):
 def read_word(self:_Reading, word:str, at:int):
     "Read a name or a length."
     if self.colon and self.size is None:
-        self.size = float(word) if _LENGTH.fullmatch(word) else np.inf
+        self.size = float(word) if len(word) < 1_000 and _LENGTH.fullmatch(word) else np.inf
         if not np.isfinite(self.size): _fail(self.text, at, f"'{word[:20]}' is not a branch length.")
     elif self.colon or self.name is not None or word in "'[]":
         _fail(self.text, at, f"'{word[:20]}' found where a ',' or ')' was expected.")

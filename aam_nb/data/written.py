@@ -7,26 +7,17 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/written.html.md"""
 # %% ../../nbs/1_data/22_written.ipynb #da0c75ed
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .lines import is_number
 from ..types import strings
 
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['is_number', 'Written', 'remember', 'written_in', 'as_texts', 'text_column', 'merged_texts']
-
-# %% ../../nbs/1_data/22_written.ipynb #4cd993c1
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
-def is_number(
-    cell:str, # Text
-)->bool:
-    "Whether a cell is a plain, finite decimal number."
-    return bool(_NUMBER.fullmatch(cell)) and np.isfinite(float(cell))
+__all__ = ['Written', 'remember', 'written_in', 'as_texts', 'text_column', 'merged_texts']
 
 # %% ../../nbs/1_data/22_written.ipynb #a66546af
 def _as_text(value, missing:bool)->str:

@@ -15,13 +15,14 @@ from fastcore.basics import patch
 from ..data.groupings import rank_groupings
 from ..data.subjects import subject_like
 from .depth import DepthAlarm
-from .scores import score_functions, show
+from .jackknife import FEWEST
+from .scores import score_functions, SHARP, show, with_ends
 from ..registry import baselines
-from ..training.metrics import bootstrap, class_metrics, interval_metrics, regression_metrics
+from ..training.metrics import class_metrics, interval_metrics, regression_metrics
 from ..types import strings
 
 # %% auto #0
-__all__ = ['Score', 'NO_AUC', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all', 'interval_scores',
+__all__ = ['Score', 'NO_AUC', 'NEVER', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all', 'interval_scores',
            'group_text', 'coverage_text', 'one_class_each', 'warnings_of']
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #7af8abb6
@@ -48,7 +49,7 @@ class Evaluation:
     fold:np.ndarray         # int [n], from 1 and on through the repeats; where the row was predicted
     predictions:dict[str,np.ndarray] # By method: [n], or probabilities [n, k]
     scores:dict[str,dict[str,Score]] # By method and score; low and high are nan where no interval is made
-    differences:dict[str,dict[str,Score]] # The same, minus the forest's, on the same draws
+    differences:dict[str,dict[str,Score]] # The same, minus the forest's, on the same rows
     alarm:DepthAlarm
     members:tuple[str,...]  # Whose plain mean is "average"
     depth:int = 0           # Reads of every sample; 0 where samples have their original reads
@@ -112,6 +113,7 @@ def title(self:Evaluation,
     "What a table or a running sentence calls a method."
     if name != "average" and name not in baselines: return name
     text = f"Average of {len(self.members)}" if name == "average" else baselines[name].called(self.task)
+    if running and text.endswith(" only"): return f"{text[:-5].lower()} alone"
     return f"the {text[0].lower()}{text[1:]}" if running else text
 
 @patch
@@ -134,9 +136,11 @@ def covariates_text(self:Evaluation)->str: # A sentence; "" without covariates
 
 @patch
 def __repr__(self:Evaluation):
-    text = lambda m, v: f"{m} {v[0]:.3f} [{v[1]:.3f}, {v[2]:.3f}]"
-    line = lambda scores: "  ".join(text(m, v) for m, v in scores.items() if v[1] == v[1])
-    lines = [f"{self.title(k):20}{line(s)}" for k, s in self.scores.items()]
+    ends = lambda v: f" [{v[1]:.3f}, {v[2]:.3f}]" if v[1] == v[1] else ""
+    text = lambda m, v: f"{m} {v[0]:.3f}{ends(v)}"
+    line = lambda o, names: "  ".join(text(m, self.scores[o][m]) for m in names)
+    lines = [f"{self.title(k):20}{line(k, SHARP[self.task])}" for k in self.scores]
+    if self.interval is not None: lines.append(f"{'intervals':20}{line(self.model, ('coverage', 'width'))}")
     at = f", {self.depth:,} reads each" if self.depth else ""
     first = f"{self.target}: {self.samples} samples, {self.fold_text}{at}"
     return "\n".join([first, *lines, *filter(None, [self.covariates_text])])
@@ -156,8 +160,8 @@ def average(
 def drawn_whole(
     ids,         # Sample id of each row
     groups=None, # Group of each row; None where samples are independent
-)->np.ndarray:   # [n], equal for rows that are drawn together
-    "What a bootstrap draws whole: the groups, or the samples with all their rows."
+)->np.ndarray:   # [n], equal for rows that are left out together
+    "What an interval takes as drawn whole: the groups, or the samples with all their rows."
     return np.unique(np.asarray(ids).astype(str), return_inverse=True)[1] if groups is None else groups
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #e79fb48c
@@ -179,16 +183,13 @@ def score_all(
     predictions:dict[str,np.ndarray], # By method: [n], or probabilities [n, k]
     fold:np.ndarray,  # Fold of each row [n]
     groups=None,      # Group of each row [n]; None where each sample is drawn by itself
-    draws:int=1000,   # Of the bootstrap
-    seed:int=42,
+    seed:int=42,      # Of the blocks, where there are many samples and no groups
     ids=None,         # Sample of each row; None where every row is another sample
 )->tuple[dict,dict]:  # Scores, and differences from the forest, by method and score
     "Scores with 95 % intervals over groups, and paired differences from the forest."
-    rows = np.arange(len(truth))
-    ids = rows if ids is None else ids
+    ids = range(len(truth)) if ids is None else ids
     drawn, repeat = drawn_whole(ids, groups), times_tested(ids)
-    span = lambda f: (f(rows), *bootstrap(f, drawn, n=draws, seed=seed))
-    spans = lambda functions: {m: span(f) for m, f in functions.items()}
+    spans = lambda functions, gap=False: {m: with_ends(m, f, drawn, seed, gap) for m, f in functions.items()}
     made = {k: score_functions(task, truth, p, fold) for k, p in predictions.items()}
     scores = {k: spans(functions) for k, functions in made.items()}
     for k, p in predictions.items():
@@ -196,26 +197,27 @@ def score_all(
         scores[k] |= {m: (v, np.nan, np.nan) for m, v in plain.items() if m not in scores[k]}
     if "forest" not in made: return scores, {}
     forest = made.pop("forest")
-    return scores, {k: spans(_minus(functions, forest)) for k, functions in made.items()}
+    return scores, {k: spans(_minus(functions, forest), True) for k, functions in made.items()}
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #4b7b36fc
 def interval_scores(
     truth:np.ndarray,    # Numbers [n]
     interval:np.ndarray, # Low and high ends [n, 2], in the same unit
-    drawn,               # Group of each row [n], drawn whole
-    seed:int=42,
+    drawn,               # Group of each row [n], left out whole
+    seed:int=42,         # Of the blocks, where there are many samples and no groups
 )->dict[str,Score]:      # coverage: 0 to 1; width: mean, in that unit
     "Coverage and width of intervals, with 95 % intervals over groups."
     make = {m: lambda r, m=m: interval_metrics(truth[r], *interval[r].T)[m] for m in ("coverage", "width")}
-    return {m: (f(np.arange(len(truth))), *bootstrap(f, drawn, seed=seed)) for m, f in make.items()}
+    return {m: with_ends(m, f, drawn, seed) for m, f in make.items()}
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #d0d56306
 def group_text(
     evaluation:Evaluation,
 )->str: # "120 samples", "30 groups"
-    "How many independent units an interval is drawn over, in words."
+    "How many independent units an interval is made over, in words."
     if evaluation.groups is None: return f"{evaluation.samples} samples"
-    return f"{len(set(evaluation.groups))} groups"
+    n = len(set(evaluation.groups))
+    return f"{n} group{'' if n == 1 else 's'}"
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #e79367ff
 def coverage_text(
@@ -226,6 +228,9 @@ def coverage_text(
     (value, low, high), width = e.scores[e.model]["coverage"], e.scores[e.model]["width"][0]
     found = "fewer than" if high < e.level else "more than" if low > e.level else "as"
     per = lambda o: f"{100*o:.3g} %"
+    if low != low: return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values "
+                           f"and hold {per(value)}; {group_text(e)} are too few to say more. Their mean "
+                           f"width is {show(width)}.")
     return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values "
             f"and hold {per(value)} (95 % interval {per(low)} to {per(high)}, {group_text(e)}): "
             f"{found} promised. Their mean width is {show(width)}.")
@@ -243,7 +248,14 @@ def one_class_each(
     return bool(e.classes) and all(len(set(e.truth[e.fold == k])) == 1 for k in set(e.fold))
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #33171679
-_ROUGH = "The intervals are rough, and small differences mean nothing."
+def _few(n, what):
+    "A warning of too few groups or samples for an interval, or for a narrow one."
+    none = f"An interval needs at least {FEWEST}, so none is given, and luck may explain any difference."
+    wide = "The intervals allow for that and are wide, so a small difference cannot be shown."
+    found = f"is only 1 {what}" if n == 1 else f"are only {n} {what}s"
+    return f"There {found}. {none if n < FEWEST else wide}"
+
+NEVER = "The target never varies within a group" # How a warning begins that a check may have said before
 
 def _ungrouped_warnings(metadata, y):
     "Warnings where samples were taken as independent."
@@ -253,15 +265,14 @@ def _ungrouped_warnings(metadata, y):
         out.append(f"Samples were taken as independent, but the column '{first.name}' looks like subjects "
                    f"({first.why}). "
                    "Samples of one subject on both sides of a split make every score too good.")
-    return out + ([f"There are only {len(y)} samples. {_ROUGH}"] if len(y) < 100 else [])
+    return out + ([_few(len(y), "sample")] if len(y) < 100 else [])
 
 def _group_warnings(y, groups, classes):
     "Warnings about the groups."
     of, out = {g: set(y[groups == g]) for g in dict.fromkeys(groups)}, []
-    if len(of) < 30: out.append(f"There are only {len(of)} groups. {_ROUGH}")
+    if len(of) < 30: out.append(_few(len(of), "group"))
     if all(len(o) == 1 for o in of.values()) and len(of) < len(y):
-        out.append("The target never varies within a group: "
-                   f"the study holds {len(of)} independent observations, not {len(y)}.")
+        out.append(f"{NEVER}: the study holds {len(of)} independent observations, not {len(y)}.")
     for k, name in enumerate(classes):
         n = sum(k in o for o in of.values())
         many = f"{n} group{'' if n == 1 else 's'}"

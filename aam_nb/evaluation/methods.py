@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .evaluation import Evaluation, Score
 from .picture import COLORS, MARKS
-from .scores import capital, show
+from .scores import capital, SHARP, show
 from ..registry import baselines
 
 # %% auto #0
@@ -76,12 +76,13 @@ def score_text(
     metric:str,  # Such as "mae"
     score:Score, # Value, low and high end
 )->str:          # "3.57 (2.82 to 4.57)"
-    "A score with its interval."
+    "A score with its interval, where it has one."
     value, low, high = (show(o, score_size(evaluation, metric)) for o in score)
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high})" if score[1] == score[1] else value
 
 def with_interval(
     evaluation:Evaluation,
 )->list[str]: # Such as "mae"
-    "The scores that have an interval."
-    return [k for k, score in evaluation.scores["forest"].items() if score[1] == score[1]]
+    "The scores that get an interval, without those that this study does not have."
+    e = evaluation
+    return [k for k in SHARP[e.task] if e.scores["forest"][k][0] == e.scores["forest"][k][0]]

@@ -19,6 +19,7 @@ from .evaluation import Evaluation, group_text
 from .findings import among, counted
 from .html import (
     esc, facts_html, figure_html, listing_html, notes_html, page_html, section_html, write_page)
+from .jackknife import FEWEST
 from .methods import depth_text, heading, method_kind, shown_large, with_interval
 from .plots import plot_groups, plot_intervals, plot_numbers, plot_scores
 from .score_tables import confusion_html, folds_html, score_html, score_table_html
@@ -27,16 +28,17 @@ from .verdict import verdict
 from ..types import Study
 
 # %% auto #0
-__all__ = ['MEANS', 'warning_html', 'distinct_warnings', 'depth_warning', 'doubts_html', 'by_trust', 'cards_html', 'winner_html',
-           'data_facts', 'how_html', 'evaluation_pair', 'predictions_html', 'report_html', 'write_report']
+__all__ = ['MEANS', 'warning_html', 'distinct_warnings', 'depth_warning', 'doubts', 'evaluation_notes', 'doubts_html', 'by_trust',
+           'cards_html', 'winner_html', 'data_facts', 'how_html', 'evaluation_pair', 'predictions_html', 'report_html',
+           'write_report']
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #b1f5a7b1
 def warning_html(
     text:str, # A sentence, or "leak (groups): ..." as the checks of a run write it
 )->str:
     "A warning with its weight in front."
-    tagged = re.match(r"(leak|warning) \(\w+\): (.*)", text, flags=re.S)
-    weight, said = (tagged[1], tagged[2]) if tagged else ("warning", text)
+    tagged = re.match(r"(leak|warning)(?: \([^)]*\))?: (.*)", text, flags=re.S | re.I)
+    weight, said = (tagged[1].lower(), tagged[2]) if tagged else ("warning", text)
     return f'<strong class="tag">{capital(weight)}</strong> {esc(said)}'
 
 def distinct_warnings(
@@ -54,29 +56,47 @@ def depth_warning(
     "Say which scores to read when depth predicts the target."
     e, last = evaluations[0], evaluations[-1]
     if not e.alarm.fires: return ""
+    main = MAIN[e.task]
+    size, reached = (.1 if main == "auc" else 0.), e.scores["depth"][main][0]
+    folds = (f"Fitted fold by fold, as the other methods are, {e.title('depth', True)} reaches "
+             f"{NAMES[main]} {show(reached, size)}.")
     lost = among(e.alarm.lost, e.alarm.samples, "sample", "is", "are")
     kept = among(last.samples, e.samples, "sample", "has", "have")
     again = ("This report has no scores at a common depth. Evaluate again with every sample at "
              f"{e.alarm.depth:,} reads ({lost} lost there) before believing any of them.")
     read = (f"Read the scores at {last.depth:,} reads, which {kept}. "
             "The scores at original depth are beside them.")
-    return f"{e.alarm.finding} {again if last is e else read}"
+    return f"{e.alarm.finding} {folds} {again if last is e else read}"
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #682849c0
+def doubts(
+    evaluations:list[Evaluation], # One, or the same study at its original and at a common depth
+)->list[str]: # Sentences; empty where nothing was found
+    "The reasons to doubt the scores, that of depth first."
+    e, depth = evaluations[0], depth_warning(evaluations)
+    texts = [o for o in distinct_warnings(evaluations) if not (depth and o.startswith(e.alarm.finding))]
+    return [depth]*bool(depth) + texts
+
+def evaluation_notes(
+    evaluations:list[Evaluation], # One, or the same study at its original and at a common depth
+)->list[str]: # Sentences
+    "The notes of all evaluations; one that not all have begins with its depth."
+    shared = set.intersection(*(set(e.notes) for e in evaluations))
+    said = lambda e, o: o if o in shared else f"{capital(depth_text(e))}: {o}"
+    return list(dict.fromkeys(said(e, o) for e in evaluations for o in e.notes))
+
 def doubts_html(
     evaluations:list[Evaluation], # One, or the same study at its original and at a common depth
     notes:list[str],              # Sentences
 )->str:
-    "The first section: warnings and notes, or that there are none."
-    e, depth = evaluations[0], depth_warning(evaluations)
-    texts = [o for o in distinct_warnings(evaluations) if not depth or o != e.alarm.text]
-    texts = [depth]*bool(depth) + texts
+    "The second section: warnings and notes, or that there are none."
+    e, texts = evaluations[0], doubts(evaluations)
     division = ("Samples are taken as independent." if e.groups is None else
                 f"No fold has samples of one group on both sides ({group_text(e)}).")
     calm = f"<p>No reason was found to doubt the scores. {division} {esc(e.alarm.finding)}</p>"
     shown = listing_html(list(map(warning_html, texts)), "warnings") or calm
     noted = f"<h3>Notes</h3>{notes_html(notes)}" if notes else ""
-    return section_html("first", "Read this first", shown, noted)
+    return section_html("doubts", "Before you believe it", shown, noted)
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #b47d942c
 def by_trust(
@@ -93,8 +113,14 @@ def cards_html(
     cards = [f'<div class="card {method_kind(e, o)}"><dt>{mark}{esc(heading(e, o))}</dt>'
              f"<dd>{score_html(e, metric, e.scores[o][metric])}</dd></div>" for o in shown_large(e)]
     better = "lower" if metric == "mae" else "higher"
-    note = f"{capital(NAMES[metric])} with its 95 % interval; {better} is better."
+    ends = "" if np.isnan(e.scores["forest"][metric][1]) else " with its 95 % interval"
+    note = f"{capital(NAMES[metric])}{ends}; {better} is better."
     return f'<dl class="cards">{"".join(cards)}</dl><p class="small">{note}</p>'
+
+def _doubt_line(evaluations):
+    "How many reasons for doubt are below."
+    n = len(doubts(evaluations))
+    return f'<p><a href="#doubts">{counted(n, "reason")} for caution</a> below.</p>' if n else ""
 
 def winner_html(
     evaluations:list[Evaluation], # The same study at its original depth first
@@ -105,6 +131,7 @@ def winner_html(
         first, *rest = verdict(e)
         parts += [f"<h3>{esc(capital(depth_text(e)))}</h3>"] if len(evaluations) > 1 else []
         parts += [f'<p class="{style}">{esc(first)}</p>', *(f"<p>{esc(o)}</p>" for o in rest), cards_html(e)]
+        if style == "verdict": parts.append(_doubt_line(evaluations))
         style = "plain"
     return section_html("who", "Which method wins", *parts)
 
@@ -148,9 +175,11 @@ def how_html(
     return (f'<dl class="how">{"".join(scores + methods)}</dl>'
             f"<p>Every prediction is out of fold: the method that made it had {unseen}, and everything that "
             "is fitted (chosen features, penalties, models) was fitted on the training part of the fold. "
-            f"Intervals hold the middle 95 % of 1,000 bootstrap draws of {who}. They say how far a score "
-            f"would move with other {who.split()[-1]} of the same kind, and not how good it would be in "
-            "another study.</p>")
+            f"Intervals are made by leaving out {who}, one after the other (a jackknife with Student's t). "
+            f"They say how far a score would move with other {who.split()[-1]} of the same kind, and not how "
+            "good it would be in another study. "
+            "In simulations they hold the truth 93 to 97 times in a hundred, from "
+            f"{FEWEST} {who.split()[-1]} on; over fewer there are none.</p>")
 
 # %% ../../nbs/7_evaluation/80_report.ipynb #1b431fe0
 def evaluation_pair(
@@ -197,10 +226,10 @@ def report_html(
     "The report as text. Raises `AamError` for evaluations that do not belong together."
     es = evaluation_pair(evaluations)
     e, order = es[0], by_trust(es)
-    notes = list(dict.fromkeys([*study.notes, *notes, *(n for o in es for n in o.notes)]))
+    notes = list(dict.fromkeys([*study.notes, *notes, *evaluation_notes(es)]))
     tables = [score_table_html(o, note=o is order[-1]) for o in order]
     scores = section_html("scores", "Scores", figure_html(plot_scores(es)), *tables)
-    sections = [doubts_html(es, notes), winner_html(es), scores]
+    sections = [winner_html(es), doubts_html(es, notes), scores]
     for i, o in enumerate(order):
         which = f" {depth_text(o)}" if len(es) > 1 else ""
         sections.append(predictions_html(o, study, i, f"Predictions and errors{which}"))

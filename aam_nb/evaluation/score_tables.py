@@ -61,8 +61,8 @@ def _score_note(e):
     unit = f", in the unit of {esc(e.target)}" if e.task == "regression" else ""
     return (f"The 95 % interval of a score is below it. {capital(NAMES[main])}{unit}: "
             f"{'lower' if main == 'mae' else 'higher'} is better. "
-            "The difference from the forest is computed on the same draws for both methods. It is bold where "
-            "its interval excludes zero. Time is the sum over all folds.")
+            "The difference from the forest is computed on the same groups for both methods. "
+            "It is bold where its interval excludes zero. Time is the sum over all folds.")
 
 # %% ../../nbs/7_evaluation/78_score_tables.ipynb #7ae78754
 def score_table_html(

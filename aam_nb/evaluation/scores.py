@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .jackknife import explained, jackknife, plain, share, size
+
 # %% auto #0
-__all__ = ['MAIN', 'NAMES', 'fold_auc', 'score_functions', 'show', 'capital']
+__all__ = ['MAIN', 'SHARP', 'ENDS', 'NAMES', 'fold_auc', 'score_functions', 'with_ends', 'show', 'capital']
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #4278eadd
 def fold_auc(
@@ -36,6 +38,8 @@ def fold_auc(
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #4fc22989
 MAIN = dict(regression="mae", classification="auc") # what decides which method is better
+SHARP = dict(regression=("mae", "r2"), classification=("auc", "accuracy")) # the scores that get an interval
+ENDS = dict(mae=size, r2=explained, auc=share, accuracy=share, coverage=share, width=size)
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #c14b1590
 def _number_scores(truth, pred):
@@ -68,6 +72,20 @@ def score_functions(
 )->dict[str,Callable[[np.ndarray],float]]: # Each takes row numbers
     "The scores that get an interval."
     return _number_scores(truth, pred) if task == "regression" else _class_scores(truth, pred, fold)
+
+# %% ../../nbs/7_evaluation/12_scores.ipynb #d219db58
+def with_ends(
+    name:str,     # Of the score, such as "mae"
+    score:Callable[[np.ndarray],float], # Takes row numbers
+    groups,       # Group of each row [n], left out whole
+    seed:int=42,  # Of the blocks, where there are many samples and no groups
+    difference:bool=False, # Whether it is a difference between two such scores
+)->tuple[float,float,float]: # Value, low and high end of its 95 % interval; nan ends where there is none
+    "A score, or a difference between two, with its interval over groups."
+    value = score(np.arange(len(groups)))
+    low, high = jackknife(score, groups, plain if difference else ENDS[name], seed)
+    if difference and ENDS[name] is share and low == high: low = high = float("nan")
+    return value, low, high
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #da712034
 NAMES = dict(

@@ -14,9 +14,8 @@ import numpy as np
 
 from ..disk import write_json, write_tsv
 from .evaluation import drawn_whole, Evaluation, group_text, NO_AUC, one_class_each, Score
-from .scores import capital, MAIN, NAMES, score_functions, show
+from .scores import capital, MAIN, NAMES, score_functions, show, with_ends
 from ..registry import baselines
-from ..training.metrics import bootstrap
 from ..types import strings
 
 # %% auto #0
@@ -27,13 +26,11 @@ def difference(
     evaluation:Evaluation,
     first:str,         # A method
     second:str,        # Another
-    draws:int=1000,    # Bootstrap draws
 )->Score:              # Main score of first minus that of second, with its 95 % interval over groups
     "How far apart two methods are."
-    e = evaluation
-    f, g = (score_functions(e.task, e.truth, e.predictions[o], e.fold)[MAIN[e.task]] for o in (first, second))
-    gap = lambda rows: f(rows) - g(rows)
-    return gap(np.arange(len(e.ids))), *bootstrap(gap, drawn_whole(e.ids, e.groups), n=draws, seed=e.seed)
+    e, main = evaluation, MAIN[evaluation.task]
+    f, g = (score_functions(e.task, e.truth, e.predictions[o], e.fold)[main] for o in (first, second))
+    return with_ends(main, lambda rows: f(rows) - g(rows), drawn_whole(e.ids, e.groups), e.seed, True)
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #452f67f4
 def _better(gap, score):
@@ -41,6 +38,12 @@ def _better(gap, score):
     value, low, high = gap
     if not (np.isfinite(low) and (low > 0 or high < 0)): return "level"
     return "better" if (value < 0) == (score == "mae") else "worse"
+
+def _gap_text(e, gap, size):
+    "A difference with its interval, or why it has none."
+    value, low, high = (show(o, size, True) for o in gap)
+    if np.isnan(gap[1]): return f"difference {value} (no interval over {group_text(e)})"
+    return f"difference {value} (95 % interval {low} to {high}, {group_text(e)})"
 
 def compare(
     evaluation:Evaluation,
@@ -55,37 +58,42 @@ def compare(
     found = _better(gap, m)
     how = "cannot be told apart from" if found == "level" else f"is {found} than"
     size, fine = (.1, .1) if m == "auc" else (b, b/10) # a difference has one decimal more than an error
-    value, low, high = (show(o, fine, True) for o in gap)
     text = (f"{e.title(first, True)} {how} {e.title(second, True)}: "
-            f"{NAMES[m]} {show(a, size)} against {show(b, size)}, "
-            f"difference {value} (95 % interval {low} to {high}, {group_text(e)})")
+            f"{NAMES[m]} {show(a, size)} against {show(b, size)}, {_gap_text(e, gap, fine)}")
     return found, (text if first == e.model else capital(text)) + "."
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #a0eda79d
-def _told_apart(e, first):
-    "The model, or the average, beside the forest and beside the covariates that it gets."
-    out = [compare(e, first, "forest")[1]]
-    if not e.model: return out
-    out.append(compare(e, "average", "forest")[1])
-    if not e.covariates: return out
-    alone = [o for o in e.methods if o in baselines and baselines[o].needs_covariates]
-    return out + [compare(e, first, o)[1] for o in alone]
+def _without_community(e, first):
+    "The methods that a method must beat before it has learned from the community."
+    fed = [o for o in e.methods if o in baselines and baselines[o].needs_covariates]
+    names = [*(fed if first == e.model else []), *["depth"]*e.alarm.fires, "trivial"]
+    return [o for o in names if o in e.predictions]
+
+_LENT = "Depth may lend these scores a part; those at a common depth have none of it."
+_NOTHING = "These scores do not show that anything was learned from the community."
+
+def _learned(e, first):
+    "Whether anything was learned from the community, in sentences."
+    found = {o: compare(e, first, o) for o in _without_community(e, first)}
+    running = lambda text: text if first == e.model else f"{text[0].lower()}{text[1:]}"
+    texts = {o: running(text) for o, (_, text) in found.items()}
+    lost = [o for o, (how, _) in found.items() if how != "better"]
+    if not lost:
+        out = [o for k, o in texts.items() if k != "trivial"] or [texts["trivial"]]
+        out = [f"Something was learned from the community: {out[0]}", *out[1:]]
+        return out + [_LENT]*e.alarm.fires
+    out = [f"{found[o][1]} {_NOTHING}" for o in lost if o != "trivial"]
+    return out + [f"No skill is shown: {texts[o]}" for o in lost if o == "trivial"]
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #325f3a3f
 def verdict(
     evaluation:Evaluation,
 )->tuple[str,...]: # Sentences, the most important one first
-    "Which method wins, in words."
+    "Which method wins, by how much, and whether anything was learned from the community."
     e, first = evaluation, evaluation.model or "average"
     if one_class_each(e): return (f"No verdict: {NO_AUC[0].lower()}{NO_AUC[1:]}",)
-    out, main = _told_apart(e, first), MAIN[e.task]
-    if e.alarm.fires:
-        alone = show(e.scores["depth"][main][0], .1 if e.task == "classification" else 0.)
-        out.append(f"Depth alone reaches {NAMES[main]} {alone} here: "
-                   "these scores do not show that anything was learned from the community.")
-    skill, text = compare(e, first, "trivial")
-    text = text if first == e.model else text[0].lower() + text[1:]
-    return tuple(out) if skill == "better" else (*out, f"No skill is shown: {text}")
+    beside = [compare(e, "average", "forest")[1]] if e.model else []
+    return (compare(e, first, "forest")[1], *_learned(e, first), *beside)
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #00ca0e2e
 def _without_nan(o):

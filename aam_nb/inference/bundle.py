@@ -7,8 +7,12 @@ Docs: https://aam-nb.github.io/aam_nb/6_inference/bundle.html.md"""
 # %% ../../nbs/6_inference/10_bundle.ipynb #c80e492c
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -18,17 +22,20 @@ from safetensors.torch import load_file, save_file
 import aam_nb
 from ..beside import recovered
 from ..config import Config, config_from
-from ..core import AamError
+from ..core import AamError, few, note
 from ..data.covariates import CovariateCodec
 from ..data.sequences import read_sequences
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import read_json, whole_folder, write_json
+from ..disk_errors import reading
+from ..fields import fits, frozen
 from ..model.aam import AamModel
+from ..seal import check_seal, SEAL, seal_folder
 from ..types import strings
 
 # %% auto #0
-__all__ = ['FORMAT', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
+__all__ = ['FORMAT', 'UNSEALED', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
 def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
@@ -111,13 +118,13 @@ def model_card(
     return "\n".join([*head, *_card_inputs(bundle), *_card_about(about), "", use, ""])
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #95cbd79e
-FORMAT = 2
+FORMAT, UNSEALED = 3, 2 # The format that is written, and the one before it, which had no seal
 
 def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     "Weights, buffers and keys, by name."
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in bundle.model.state_dict().items()}
-    tensors["known_asvs"] = torch.from_numpy(np.sort(bundle.known).astype(np.int64))
-    tensors["samples"] = torch.from_numpy(np.sort(bundle.samples).astype(np.int64))
+    for name, keys in (("known_asvs", bundle.known), ("samples", bundle.samples)):
+        tensors[name] = torch.from_numpy(np.unique(keys).astype(np.int64))
     return tensors
 
 def _fasta(sequences)->str: # Commonest first
@@ -128,7 +135,7 @@ def save_bundle(
     folder:str|Path, # The folder to write; an older bundle there is replaced
     bundle:Bundle,
 )->Path:             # The folder
-    "Write a bundle, whole or not at all."
+    "Write a bundle, whole or not at all, and seal it."
     m = bundle.model
     made = dict(bases=m.bases, metrics=list(m.metrics), known=m.known, branches=m.branches, counts=m.counts)
     codecs = dict(targets=bundle.targets, covariates=bundle.covariates)
@@ -137,76 +144,184 @@ def save_bundle(
         write_json(f/"config.json", dict(format=FORMAT, version=aam_nb.__version__, model=made,
                                          config=asdict(bundle.config), about=bundle.about))
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
-        (f/"README.md").write_text(model_card(bundle))
+        (f/"README.md").write_text(model_card(bundle), encoding="utf-8")
         if len(bundle.sequences): (f/"asvs.fasta").write_text(_fasta(bundle.sequences))
+        seal_folder(f)
     return Path(folder)
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #36c495fa
 def _check_folder(folder:Path):
     "Raises `AamError` that names what is missing."
-    if not folder.is_dir(): raise AamError(f"There is no bundle folder {folder}. Check the path.")
+    with reading(folder): there = folder.is_dir()
+    if not there: raise AamError(f"There is no bundle folder {folder}. Check the path.")
     lost = [o for o in ("model.safetensors", "config.json", "codecs.json") if not (folder/o).is_file()]
     if lost:
         raise AamError(f"{folder} is not a bundle: it lacks {', '.join(lost)}. Name the folder `bundle` of a "
                        "run.")
 
+# %% ../../nbs/6_inference/10_bundle.ipynb #b392ea94
+def _unsealed(folder:Path)->bool:
+    "Whether a bundle is of a version that sealed none."
+    saved = read_json(folder/"config.json")
+    return isinstance(saved, dict) and saved.get("format") == UNSEALED
+
+def _check_seal(folder:Path):
+    "Raises `AamError` where the files are not those that were written."
+    if (folder/SEAL).is_file(): return check_seal(folder, "bundle")
+    if not _unsealed(folder):
+        raise AamError(f"The bundle {folder} lacks {SEAL}, which lists its files. Copy the bundle again, or "
+                       "train again.")
+    note(f"The bundle {folder} is of an earlier version and carries no seal, so damage to its files could go "
+         "unseen. A bundle that is trained now carries one.")
+
+@contextmanager
+def _describing(path:Path)->Iterator[None]:
+    "What goes wrong with the content of a file becomes an `AamError` that names it."
+    try: yield
+    except AamError: raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+            ValueError) as e:
+        raise AamError(f"{path} does not describe a model ({type(e).__name__}: {str(e)[:200]}). "
+                       "Copy the bundle again, or train again.") from e
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #9662d461
 def _load_tensors(path:Path)->dict[str,torch.Tensor]:
     "The tensors of a file. Raises `AamError` for a file that is damaged."
     try: return load_file(path)
-    except (SafetensorError, OSError) as e:
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise AamError(f"{path} is damaged ({e}). Copy the bundle again, or train again.") from e
 
-def _fill(model:AamModel, tensors:dict[str,torch.Tensor], path:Path):
-    "Fill the model from tensors. Raises `AamError` where they do not fit."
-    own = model.state_dict()
-    shared = set(own) & set(tensors)
-    wrong = sorted(set(own) ^ set(tensors)) + [k for k in shared if own[k].shape != tensors[k].shape]
+def _is_same_kind(a:torch.Tensor, b:torch.Tensor)->bool: return a.shape == b.shape and a.dtype == b.dtype
+
+def _check_fit(own:dict, tensors:dict, path:Path):
+    "Raises `AamError` where tensors are not those of a model, or are not numbers."
+    wrong = sorted(set(own) ^ set(tensors))
+    wrong += [k for k in own if k in tensors and not _is_same_kind(own[k], tensors[k])]
     if wrong:
         count = "1 tensor is" if len(wrong) == 1 else f"{len(wrong)} tensors are"
         raise AamError(f"{path} does not fit its config.json: {count} missing, unknown or of another "
-                       f"shape (first: '{wrong[0]}'). Copy the bundle again, or train again.")
-    model.load_state_dict(tensors)
+                       f"shape or type (first: '{wrong[0]}'). Copy the bundle again, or train again.")
+    empty = [k for k, v in tensors.items() if not torch.isfinite(v).all()]
+    if empty:
+        raise AamError(f"{path} holds weights that are not numbers (NaN or infinite), in {few(empty)}. "
+                       "Copy the bundle again, or train again.")
 
-def _take_keys(tensors:dict[str,torch.Tensor], name:str)->np.ndarray: # int64
-    "Keys out of the tensors; none where an older bundle has none."
-    return tensors.pop(name, torch.zeros(0, dtype=torch.int64)).numpy()
+# %% ../../nbs/6_inference/10_bundle.ipynb #86465fec
+def _take_keys(tensors:dict[str,torch.Tensor], name:str, path:Path)->np.ndarray: # int64
+    "Keys out of the tensors; none where an older bundle has none. Raises `AamError` for keys out of order."
+    keys = tensors.pop(name, torch.zeros(0, dtype=torch.int64))
+    whole = keys.dtype == torch.int64 and keys.ndim == 1
+    if not whole or not (keys[1:] > keys[:-1]).all():
+        raise AamError(f"{path} is damaged: '{name}' is not a rising list of whole numbers without repeats. "
+                       "Copy the bundle again, or train again.")
+    return keys.numpy()
 
-def _read_asvs(path:Path)->np.ndarray: # Object array of str
-    "The letters of the commonest ASVs; none where an older bundle has no such file."
-    return strings(list(read_sequences(path).values())) if path.is_file() else _no_names()
+def _check_path(model:AamModel, known:np.ndarray, path:Path):
+    "Raises `AamError` where the linear path was not made for the known ASVs, or not for a tree."
+    if model.linear is None: return
+    tree = [getattr(model.linear, o, None) for o in ("tip", "start", "stop")]
+    sound = tree[0] is None or (tree[0] >= -1).all() and (tree[1] >= 0).all() and (tree[2] >= tree[1]).all()
+    if model.known != len(known) or not sound:
+        raise AamError(f"{path} is damaged: its linear path is for {model.known:,} ASVs and has "
+                       f"{'a tree' if sound else 'no sound tree'}, but {len(known):,} ASVs are known. "
+                       "Copy the bundle again, or train again.")
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #14ce737d
+def _read_asvs(path:Path, known:np.ndarray)->np.ndarray: # Object array of str
+    "The letters of the commonest ASVs; none where an older bundle has none. Raises `AamError` for others."
+    if not path.is_file(): return _no_names()
+    with _describing(path): found = strings(list(read_sequences(path).values()))
+    keys = sequence_keys(found)
+    if np.isin(keys, known).all() and len(np.unique(keys)) == len(keys): return found
+    raise AamError(f"{path} is damaged: its sequences are not distinct ASVs of the training samples. "
+                   "Copy the bundle again, or train again.")
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #3c255a15
-def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
-    "Read config.json. Raises `AamError` for the format of another version."
-    saved = read_json(folder/"config.json")
-    if saved.get("format") != FORMAT:
-        raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads format "
-                       f"{FORMAT}. Install the aam_nb that wrote it ({saved.get('version')}).")
-    return config_from(saved["config"], source=folder/"config.json"), saved
+_MADE = dict(bases=int, metrics=list, known=int, branches=int, counts=bool)
 
-def _read_codecs(folder:Path)->tuple[Targets|None,CovariateCodec|None]:
-    "Read codecs.json; None for what the model does not have."
-    saved = read_json(folder/"codecs.json")
-    targets = Targets.from_dict(saved["targets"]) if "targets" in saved else None
-    covariates = CovariateCodec.from_dict(saved["covariates"]) if "covariates" in saved else None
+def _check_made(made:dict, room:int):
+    "Raises `ValueError` for arguments of a model that cannot be, or need more than `room` bytes of weights."
+    wrong = sorted(set(made) ^ set(_MADE)) or [k for k, kind in _MADE.items() if type(made[k]) is not kind]
+    wrong = wrong or [k for k, v in made.items() if type(v) is int and not (k == "bases") <= v <= room]
+    if wrong: raise ValueError(f"'{wrong[0]}' of the model is missing, unknown or out of range")
+
+def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all of config.json
+    "Read config.json. Raises `AamError` for what is not sound, and for the format of another version."
+    path = folder/"config.json"
+    with _describing(path):
+        saved = read_json(path)
+        if saved.get("format") not in (UNSEALED, FORMAT):
+            raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads formats "
+                           f"{UNSEALED} and {FORMAT}. Install the aam_nb that wrote it "
+                           f"({saved.get('version')}).")
+        _check_made(saved["model"], (folder/"model.safetensors").stat().st_size)
+        if not isinstance(saved["about"], dict): raise ValueError("'about' is not a table")
+        return config_from(saved["config"], source=path), saved
+
+# %% ../../nbs/6_inference/10_bundle.ipynb #98e86543
+def _check_kinds(codec):
+    "Raises `TypeError` where a field of a codec has another type than it should."
+    kinds = get_type_hints(type(codec))
+    wrong = [f.name for f in fields(codec) if not fits(frozen(getattr(codec, f.name)), kinds[f.name])]
+    if wrong: raise TypeError(f"'{wrong[0]}' has another type")
+
+def _read_codecs(folder:Path, config:Config)->tuple[Targets|None,CovariateCodec|None]:
+    "Read codecs.json; None for what the model does not have. Raises `AamError` for what is not sound."
+    with _describing(folder/"codecs.json"):
+        saved = read_json(folder/"codecs.json")
+        strange = sorted(set(saved) - {"targets", "covariates"})
+        if strange: raise ValueError(f"'{strange[0]}' is not known")
+        targets = Targets.from_dict(saved["targets"]) if "targets" in saved else None
+        covariates = CovariateCodec.from_dict(saved["covariates"]) if "covariates" in saved else None
+        for o in (*(targets or ()), *([] if covariates is None else [covariates])): _check_kinds(o)
+        if targets is not None and targets.names != config.targets:
+            raise ValueError(f"targets {few(targets.names)}, but config.json names {few(config.targets)}")
     return targets, covariates
 
+# %% ../../nbs/6_inference/10_bundle.ipynb #0260fdd8
+def _build(folder:Path, config:Config, saved:dict, targets, covariates)->AamModel:
+    "A model as config.json describes it. Raises `AamError` where it cannot be made or would be too large."
+    path, m = folder/"config.json", config.model
+    least = 4*(m.layers*m.width**2 + m.sample_width) # Bytes: a part of its weights
+    if least > (folder/"model.safetensors").stat().st_size:
+        raise AamError(f"{path} describes a model of more than {least/1e6:,.1f} MB, more than "
+                       "model.safetensors holds. Copy the bundle again, or train again.")
+    with _describing(path):
+        return AamModel(m, columns=() if targets is None else targets.columns,
+                        covariates=covariates and covariates.shape, **saved["model"])
+
+def _load(folder:Path)->Bundle:
+    "Read a bundle that nobody replaces meanwhile."
+    _check_folder(folder)
+    _check_seal(folder)
+    config, saved = _read_config(folder)
+    targets, covariates = _read_codecs(folder, config)
+    path = folder/"model.safetensors"
+    tensors = _load_tensors(path)
+    known, samples = (_take_keys(tensors, o, path) for o in ("known_asvs", "samples"))
+    model = _build(folder, config, saved, targets, covariates)
+    _check_fit(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)
+    _check_path(model, known, path)
+    return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
+                  about=saved["about"], known=known, samples=samples,
+                  sequences=_read_asvs(folder/"asvs.fasta", known))
+
 # %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765
+def _place(folder:Path)->int|None:
+    "Which folder stands at a place just now."
+    try: return os.stat(folder).st_ino
+    except OSError: return None
+
 def load_bundle(
     folder:str|Path, # Written by `save_bundle`
 )->Bundle:           # On the CPU, in eval mode
-    """Read a bundle. Raises `AamError` for a folder that is not a bundle, is damaged or was written by a
-    later version."""
-    folder = recovered(folder)
-    _check_folder(folder)
-    config, saved = _read_config(folder)
-    targets, covariates = _read_codecs(folder)
-    model = AamModel(config.model, columns=() if targets is None else targets.columns,
-                     covariates=covariates and covariates.shape, **saved["model"])
-    tensors = _load_tensors(folder/"model.safetensors")
-    known, samples = _take_keys(tensors, "known_asvs"), _take_keys(tensors, "samples")
-    _fill(model, tensors, folder/"model.safetensors")
-    return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples,
-                  sequences=_read_asvs(folder/"asvs.fasta"))
+    """Read a bundle. Raises `AamError` for a folder that is not a bundle, is not as it was written, or was
+    written by a later version."""
+    while True:
+        place = _place(recovered(folder))
+        try: found = _load(Path(folder))
+        except AamError:
+            if _place(folder) == place: raise
+        else:
+            if _place(folder) == place: return found

@@ -20,7 +20,7 @@ from ..data.targets import Targets
 from ..disk import whole_file
 from ..evaluation.calibrate import calibrated
 from ..evaluation.depth import depth_alarm
-from ..evaluation.evaluation import Evaluation
+from ..evaluation.evaluation import Evaluation, NEVER
 from ..evaluation.report import write_report
 from ..evaluation.validate import evaluate, Plan
 from ..evaluation.verdict import write_evaluation
@@ -36,7 +36,8 @@ from ..training.track import read_log
 from ..types import positions, Study
 
 # %% auto #0
-__all__ = ['fit_fold', 'fold_predictions', 'depth_name', 'evaluate_prepared', 'at_common_depth', 'evaluate_run']
+__all__ = ['fit_fold', 'fold_predictions', 'depth_name', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings',
+           'evaluate_run']
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #2dc24488
 def fit_fold(
@@ -160,6 +161,31 @@ def at_common_depth(
     return replace(ready, study=study, bench=bench, values=values, groups=groups,
                    parts=choose_folds(study, config, values, groups))
 
+# %% ../../nbs/9_runs/55_evaluate.ipynb #127f8f74
+def depth_folder(
+    out:Path,  # Of the run
+    depth:int, # Reads of each sample; 0 for the original depth
+    asked:int, # What `--depth` gave; 0 without it
+)->Path:
+    "Where an evaluation is written: the one that was asked for at the top, the other in a folder of its own."
+    if depth == asked: return out
+    return out/(f"depth_{depth}" if depth else "original_depth")
+
+# %% ../../nbs/9_runs/55_evaluate.ipynb #58235871
+def all_warnings(
+    leaks:tuple[str,...],  # What the checks of the study said
+    evaluation:Evaluation,
+    both:bool=False,       # Whether it is made at the other depth as well
+)->tuple[str,...]:
+    "The warnings of the checks and of the evaluation, each once."
+    e, own = evaluation, list(evaluation.warnings)
+    depth = lambda o: o.startswith("leak (depth)") and f"'{e.target}'" in o
+    leaks = [o for o in leaks if not ((e.alarm.fires or both) and depth(o))]
+    constant = any(o.startswith("warning (constant)") for o in leaks)
+    own = [o for o in own if not (constant and o.startswith(NEVER))]
+    beside = f"{e.alarm.finding} The scores at a common depth stand beside these."
+    return (*leaks, *(beside if both and o == e.alarm.text else o for o in own))
+
 # %% ../../nbs/9_runs/55_evaluate.ipynb #75366c83
 def evaluate_run(
     config:Config,
@@ -172,28 +198,31 @@ def evaluate_run(
     _say_plan(ready, len(depths), say)
     found = {o: [] for o in config.targets}
     for depth in depths:
-        beside = len(depths) > 1 and depth
-        folder = ready.out/f"depth_{depth}" if beside else ready.out
+        folder = depth_folder(ready.out, depth, config.data.depth)
         results = evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say)
         for name, one in zip(found, results, strict=True):
             say(str(one))
-            found[name].append(replace(one, warnings=(*ready.leaks, *one.warnings)))
+            found[name].append(replace(one, warnings=all_warnings(ready.leaks, one, len(depths) > 1)))
             write_evaluation(found[name][-1], folder/name if len(found) > 1 else folder)
     ready.bench.log.close()
-    paths = [_report(ready, o, ready.out/name if len(found) > 1 else ready.out) for name, o in found.items()]
+    where = lambda name: ready.out/name if len(found) > 1 else ready.out
+    paths = [_report(ready, o, where(name), config.data.depth) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     return paths[0]
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth
-    "The depths to evaluate at: the one given, or two where the number of reads predicts a target."
+    "The depths to evaluate at, the one asked for first; two where the number of reads predicts a target."
+    asked = config.data.depth
     def alarm(name):
         task = config.of_target(name, "task")
-        return depth_alarm(ready.study, ready.study.metadata[name], task, config.data.depth)
+        return depth_alarm(ready.study, ready.study.metadata[name], task, asked)
     loud = [o for o in map(alarm, config.targets) if o.fires]
-    if not loud: return [config.data.depth]
-    say(f"warning: {loud[0].text} The evaluation is made at original depth and at that depth.")
-    return [0, loud[0].depth]
+    if not loud: return [asked]
+    here = f"at the {asked:,} reads that you asked for and, beside it, at original depth"
+    text = loud[0].finding if asked else loud[0].text
+    say(f"warning: {text} The evaluation is made {here if asked else 'at original depth and at that depth'}.")
+    return [asked, 0] if asked else [0, loud[0].depth]
 
 def _say_plan(ready, depths, say):
     "Say what will be trained, and how long that takes."
@@ -202,9 +231,10 @@ def _say_plan(ready, depths, say):
     plan = planned(ready.bench, True, pretrains=pretrains, fits=n*run.inner*depths)
     say(f"{n} outer folds, {run.inner} models each. {plan} The baselines come on top.")
 
-def _report(ready, found, folder)->Path:
+def _report(ready, found, folder, asked)->Path:
     "The report of one target. Leaks are among its warnings and not again among the notes of the study."
-    first = ("fold 1 ", "fold 1.1 ")
+    part = f"depth_{asked} " if asked else ""
+    first = (f"{part}fold 1 ", f"{part}fold 1.1 ")
     history = [o for o in read_log(ready.out/"metrics.jsonl") if o["stage"].startswith(first)]
     study = replace(ready.study, notes=tuple(o for o in ready.study.notes if o not in ready.leaks))
     return write_report(found, folder/"report.html", title=f"Predicting {found[0].target}", study=study,

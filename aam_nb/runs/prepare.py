@@ -96,7 +96,8 @@ def leak_notes(
     for name in config.targets:
         task = config.of_target(name, "task")
         found += quick_checks(study, Question(target=name, groups=config.data.groups, task=task, **how))
-    said = [f"{o.severity} ({o.kind}): {o.text} {o.todo}" for o in found
+    todo = lambda o: "" if o.kind == "depth" and config.data.depth else f" {o.todo}" # it is being done
+    said = [f"{o.severity} ({o.kind}): {o.text}{todo(o)}" for o in found
             if o.severity != "note" or o.kind == "cells"]
     return list(dict.fromkeys(said))
 
@@ -180,9 +181,9 @@ def say_study(
     corpus:Store|None, # The stores of a corpus, which have the trees
     say:Callable,
 )->None:
-    "Say what was read, and every note on it."
+    "Say what was read, and every note on it. What a check found begins with its own weight."
     say(f"{study.table}; {study.tree or corpus or 'no tree: the ASV encoder learns from hidden bases alone'}")
-    for o in study.notes: say(f"  note: {o}")
+    for o in study.notes: say(f"  {o}" if o.startswith(("leak (", "warning (")) else f"  note: {o}")
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(

@@ -108,7 +108,7 @@ def fit(self:Bench,
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
     resume = run.resume and folder is not None
-    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume)
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 

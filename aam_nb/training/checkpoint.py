@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/checkpoint.html.md"""
 # %% ../../nbs/4_training/20_checkpoint.ipynb #b6a1e9cc
 from __future__ import annotations
 
+import os, re, shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.optim import Optimizer
 
-from ..beside import recovered
-from ..core import AamError, few, option
+from ..beside import recovered, remove
+from ..core import AamError, few, note, option
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
+from ..disk_errors import DiskError, writing
 from .optim import Ema
 
 # %% auto #0
-__all__ = ['optimizer_tensors', 'set_optimizer_tensors', 'mend', 'save_checkpoint', 'read_checkpoint', 'set_weights',
-           'load_checkpoint']
+__all__ = ['optimizer_tensors', 'set_optimizer_tensors', 'mend', 'kept_checkpoints', 'save_checkpoint', 'read_checkpoint',
+           'read_newest', 'set_weights', 'load_checkpoint']
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #74880024
 def _parameters(optimizer):
@@ -57,6 +59,39 @@ def mend(
     "Put back what a killed writer set aside, and remove what it left."
     return (recovered(folder)/"state.json").is_file()
 
+def kept_checkpoints(
+    folder:str|Path, # Of the newest checkpoint
+)->list[Path]:       # It, and earlier ones beside it, from the newest on
+    "The checkpoints of a stage that are there, whole or not."
+    folder, name = Path(folder), re.compile(re.escape(Path(folder).name) + r"-(\d{1,18})")
+    mend(folder)
+    found = [(name.fullmatch(o.name), o) for o in folder.parent.glob("*") if o.is_dir()]
+    earlier = sorted(((int(m[1]), o) for m, o in found if m), reverse=True)
+    return [folder]*folder.is_dir() + [o for _, o in earlier]
+
+# %% ../../nbs/4_training/20_checkpoint.ipynb #2be65144
+def _linked(a:Path, b:Path):
+    "One file under a second name; a copy where the disk has no links."
+    try: os.link(a, b)
+    except OSError: shutil.copyfile(a, b)
+
+def _keep_earlier(folder:Path, step:int, keep:int):
+    "Give the checkpoint that is to be replaced a name of its own, and remove what is too old, or later."
+    written = _state_or_none(folder)
+    last = step if written is None else written["state"].get("step", step)
+    if last < step and keep > 1:
+        with whole_folder(folder.with_name(f"{folder.name}-{last}"), flush=False) as part:
+            for o in folder.iterdir(): _linked(o, part/o.name)
+    earlier = [(int(o.name.rpartition("-")[2]), o) for o in kept_checkpoints(folder) if o != folder]
+    late = [o for k, o in earlier if k >= step] # Of a run that went on from an earlier checkpoint
+    for o in late + [o for k, o in earlier if k < step][keep - 1:]: remove(o)
+
+def _state_or_none(folder:Path)->dict|None:
+    "What `state.json` holds; None where it is absent or damaged."
+    try: written = read_json(folder/"state.json")
+    except AamError: return None
+    return written if is_sealed(written) and isinstance(written.get("state"), dict) else None
+
 # %% ../../nbs/4_training/20_checkpoint.ipynb #1b010152
 def _write_tensors(path, tensors):
     "Write named tensors."
@@ -70,26 +105,28 @@ def save_checkpoint(
     ema:Ema|None=None,
     state:dict|None=None, # Plain values: step, scores, history...
     best:dict[str,Tensor]|None=None, # The weights that validated best, by name
+    keep:int=1, # How many checkpoints stay, this one among them; more than 1 needs the state's `step`
 )->None:
     "Write a checkpoint, whole or not at all. Raises `AamError` when the place cannot be written."
     files = dict(model=model.state_dict(), optimizer=optimizer_tensors(optimizer) if optimizer else None,
                  average=ema.average if ema else None, best=best)
     try:
+        with writing(folder): _keep_earlier(Path(folder), (state or {}).get("step", 0), keep)
         with whole_folder(folder) as part:
             for name, tensors in files.items():
                 if tensors is not None: _write_tensors(part/f"{name}.safetensors", tensors)
             digests = {p.name: file_digest(p) for p in sorted(part.glob("*.safetensors"))}
             written = dict(format=1, updates=ema.updates if ema else 0, state=state or {}, files=digests)
             write_sealed(part/"state.json", written)
-    except (OSError, SafetensorError) as e:
-        raise AamError(f"The checkpoint {folder} cannot be written ({e}). An older one there is kept. "
-                       "Make room and resume.") from e
+    except DiskError as e:
+        raise DiskError(f"{e} With {option('run.resume')} the run goes on from its last checkpoint.") from e
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #a1b1d7cb
 def _tensors(folder, written):
-    "Tensors by file, or None where a file is not the one that was written."
+    "Tensors by file. Raises `AamError` where a file is not the one that was written."
     files = {Path(name).name: found for name, found in written["files"].items()}
-    if not is_sealed(written) or any(file_digest(folder/k) != v for k, v in files.items()): return None
+    wrong = [k for k, v in files.items() if file_digest(folder/k) != v]
+    if wrong or "model.safetensors" not in files: raise AamError(f"{few(wrong)} of {folder} was altered.")
     return {Path(k).stem: load_file(folder/k) for k in files}
 
 def read_checkpoint(
@@ -97,16 +134,37 @@ def read_checkpoint(
 )->tuple[dict,dict[str,dict[str,Tensor]]]: # What `state.json` holds; tensors by file, such as "model"
     "Read a checkpoint. Raises `AamError` when it is absent, damaged or of another kind."
     folder = Path(folder)
-    if not mend(folder): raise AamError(f"There is no checkpoint in {folder}. Start "
-                                         f"without {option('run.resume')}.")
-    written = read_json(folder/"state.json")
-    form = written.get("format", 1) if isinstance(written, dict) else 1
-    if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
-    try: tensors = _tensors(folder, written)
-    except (KeyError, TypeError, AttributeError, AamError, OSError, SafetensorError): tensors = None
-    if tensors is not None: return written, tensors
+    if not mend(folder): raise _none_in(folder)
+    if found := _whole(folder): return found
     raise AamError(f"The checkpoint {folder} is damaged: its files are not those that were written. "
                    "Remove the folder and start anew, or restore it from a copy.")
+
+def _none_in(folder)->AamError:
+    return AamError(f"There is no checkpoint in {folder}. Start without {option('run.resume')}.")
+
+def _whole(folder:Path)->tuple[dict,dict]|None:
+    "A checkpoint as `read_checkpoint` gives it; None where it is damaged."
+    written = _state_or_none(folder)
+    if written is None: return None
+    form = written.get("format", 1)
+    if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
+    try: return written, _tensors(folder, written)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError): return None
+
+# %% ../../nbs/4_training/20_checkpoint.ipynb #61bf069a
+def read_newest(
+    folder:str|Path, # Of the newest checkpoint
+)->tuple[dict,dict[str,dict[str,Tensor]]]: # As from `read_checkpoint`
+    "Read the newest checkpoint that is whole. Raises `AamError` where there is none."
+    there = kept_checkpoints(folder)
+    if not there: raise _none_in(folder)
+    for o in there:
+        if not (found := _whole(o)): continue
+        if o != there[0]:
+            note(f"The checkpoint {there[0]} is damaged: its files are not those that were written. Going on "
+                 f"from the newest whole one, {o}.")
+        return found
+    return read_checkpoint(there[0])
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #1e15572e
 def _misfits(have, tensors, whole):
@@ -149,8 +207,9 @@ def load_checkpoint(
     optimizer:Optimizer|None=None,
     ema:Ema|None=None,
 )->tuple[dict,dict[str,Tensor]|None]: # The state, and the best weights where there are some
-    "Bring model, optimizer and average to where they were. Raises `AamError` where they do not fit."
-    written, tensors = read_checkpoint(folder)
+    """Bring model, optimizer and average to where they were, by the newest checkpoint that is whole. Raises
+    `AamError` where they do not fit."""
+    written, tensors = read_newest(folder)
     _check_parts(folder, tensors, optimizer, ema)
     set_weights(model, tensors["model"])
     if optimizer is not None: set_optimizer_tensors(optimizer, tensors["optimizer"])

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
-from .checkpoint import load_checkpoint, mend, save_checkpoint, set_weights
+from .checkpoint import kept_checkpoints, load_checkpoint, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
 from .optim import Ema, make_optimizer, rate, set_rate
 from .track import RunLog
@@ -59,7 +59,8 @@ class Stage:
     mode:str = "min"      # Whether small ("min") or large ("max") scores are good
     folder:str|Path|None = None # Checkpoints go here; None keeps the best weights in memory only
     log:RunLog|None = None # None says nothing
-    resume:bool = False   # Go on from the checkpoint in `folder`
+    resume:bool = False   # Go on from the newest checkpoint in `folder` that is whole
+    keep:int = 3          # Checkpoints that stay
     save_seconds:float = 30. # At least so many seconds between checkpoints
 
     def better(self, score:float, best:float|None)->bool: # Equal is not better
@@ -227,7 +228,7 @@ def save(self:Loop, always:bool=True)->None:
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
                  settings=self.settings)
-    save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best)
+    save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best, self.stage.keep)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
 
@@ -249,7 +250,7 @@ def check_same(self:Loop, settings:dict, source)->None:
 @patch
 def restore(self:Loop, source)->None:
     "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
-    if mend(self.folder):
+    if kept_checkpoints(self.folder):
         state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
         self.history, self.sums, settings = state.pop("history"), state.pop("sums"), state.pop("settings")
         self.state = _State(**state)
