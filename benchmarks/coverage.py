@@ -17,7 +17,8 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
-from aam_nb.evaluation.jackknife import jackknife, share
+import aam_nb.evaluation.jackknife as page
+from aam_nb.evaluation.jackknife import apart, jackknife, share
 from aam_nb.evaluation.scores import score_functions, with_ends
 from aam_nb.training.metrics import bootstrap
 
@@ -105,7 +106,7 @@ def in_use(found, group):
     "The interval of the package."
     name, score, gap = found
     if name != "balanced accuracy": return with_ends(name, score, group, difference=gap)[1:]
-    return jackknife(score, group, **({} if gap else dict(ends=share)))
+    return jackknife(score, group, apart if gap else share)
 
 
 def plain_jackknife(found, group): return jackknife(found[1], group)
@@ -189,6 +190,13 @@ def table(method, numbers, simulations):
     return "\n".join([f"| errors | groups | {' | '.join(head)} |", "|---"*(len(head) + 2) + "|", *lines])
 
 
+def below_the_limit(simulations):
+    "The table for numbers of groups for which the package gives no interval, or only just."
+    limit, page.FEWEST = page.FEWEST, 2
+    try: return table(in_use, FEW, simulations)
+    finally: page.FEWEST = limit
+
+
 def main():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--simulations", type=int, default=2000, help="of the method in use")
@@ -196,7 +204,7 @@ def main():
     ask.add_argument("--out", type=Path, default=None, help="write the tables here as Markdown")
     asked = ask.parse_args()
     parts = [("The method in use", table(in_use, NUMBERS, asked.simulations)),
-             ("The method in use, over fewer groups", table(in_use, FEW, asked.simulations))]
+             ("The method in use, over fewer groups", below_the_limit(asked.others or 200))]
     for name, method in METHODS.items():
         if asked.others: parts.append((capital_of(name), table(method, NUMBERS, asked.others)))
     if asked.out: asked.out.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in parts) + "\n")

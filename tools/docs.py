@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,6 +28,9 @@ NUMBER = re.compile(r"(?<!\w)\d+[a-zA-Z0-9]*_(?=\w+\.ipynb)")
 KATEX = re.compile(r"<(script|link)\b[^>]*katex[^>]*>(\s*</script>)?")
 TEX = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 LINK = re.compile(r"\]\([^)\s]*\)")
+HREF = re.compile(r'(<a\b[^>]*?\bhref=")([^"]*)(")')
+IMAGE = re.compile(r"<img\b(?![^>]*\balt=\"[^\"])[^>]*>")
+SENTENCE = re.compile(r"<(p|figcaption|h\d)\b[^>]*>(.*?)</\1>", re.S)
 
 
 def without_numbers(folder):
@@ -70,11 +73,39 @@ def by_quarto(proc):
     return []
 
 
+def near(page, path, site, base):
+    "The page with links to the published site made relative, so that a local copy leads to itself."
+    def relative(m):
+        if not (m[2] == base or m[2].startswith(base + "/")): return m[0]
+        inside, _, anchor = m[2][len(base):].lstrip("/").partition("#")
+        to = os.path.relpath(site/(inside.removesuffix(".md") or "index.html"), path.parent)
+        return m[1] + to.replace(os.sep, "/") + ("#" + anchor if anchor else "") + m[3]
+    return HREF.sub(relative, page) if base else page
+
+
+def described(page):
+    "The page with words for pictures that have none: the last sentence before each, which leads to it."
+    def with_alt(m):
+        before = [re.sub(r"<[^>]+>|\s+", " ", o[1]) for o in SENTENCE.findall(page[:m.start()])]
+        words = re.split(r"(?<=[.:?])\s+(?=[A-Z])", " ".join((before or ["Picture"])[-1].split()))
+        alt = escape(unescape(words[-1]), quote=True)
+        return re.sub(r'\s+alt="[^"]*"', "", m[0]).replace("<img", f'<img alt="{alt}"', 1)
+    return IMAGE.sub(with_alt, page)
+
+
+def finish(site, base):
+    "What neither renderer does by itself, on every page of a site."
+    for path in sorted(site.rglob("*.html")):
+        page = path.read_text(encoding="utf-8")
+        path.write_text(described(near(page, path, site, base)), encoding="utf-8")
+
+
 def build(workers=2):
     "The site in _docs/; returns the renderer's warnings."
     os.chdir(ROOT)
     proc = processed(workers)
     warnings = by_quarto(proc) if shutil.which("quarto") else by_smalldocs(proc)
+    finish(proc/"_docs", home())
     shutil.rmtree(ROOT/"_docs", ignore_errors=True)
     shutil.move(proc/"_docs", ROOT/"_docs")
     return warnings

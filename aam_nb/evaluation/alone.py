@@ -91,13 +91,12 @@ def exchanges(
 
 # %% ../../nbs/7_evaluation/13_alone.ipynb #eb694d23
 def _chances(values, fold, y, k, orders):
-    "For each candidate, the share of exchanged targets (and the true one) that it guesses as well."
-    own = np.array([gain(v, fold, y, k) for v in values])
-    better = [own >= own]
-    for o in orders:
-        found = np.array([gain(v, fold, y[o], k) for v in values])
-        better.append(found >= own - 1e-12)
-    return np.mean(better, axis=0)
+    """For each candidate, the share of exchanged targets (and the true one) that it guesses as well, and how
+    far above them it is."""
+    def gains(target): return [gain(v, fold, target, k) for v in values]
+    own, found = np.array(gains(y)), np.array([gains(y[o]) for o in orders])
+    better = np.concatenate([[own >= own], found >= own - 1e-12])
+    return better.mean(axis=0), (own - found.mean(axis=0))/np.maximum(found.std(axis=0), 1e-12)
 
 # %% ../../nbs/7_evaluation/13_alone.ipynb #0eb40e65
 LIMITS = {"AUC": .6, "rank correlation": .3}
@@ -117,6 +116,7 @@ class Shortcut:
     measure:str   # "AUC" or "rank correlation"
     value:float   # .5 (AUC) or 0 is guessing; nan where it cannot be computed
     chance:float = float("nan") # Probability of such a value by luck; nan where the value is below the limit
+    excess:float = float("nan") # How far it is above luck, in standard deviations of exchanges; nan likewise
 
     @property
     def limit(self)->float:
@@ -185,5 +185,6 @@ def shortcuts(
     over = [o.name for o in found if o.value > o.limit]
     if not over: return found
     orders = exchanges(group, draws, keyed_rng(seed, "shortcuts"))
-    chance = dict(zip(over, _chances([values[o] for o in over], fold, y, k, orders), strict=True))
-    return [replace(o, chance=float(chance[o.name])) if o.name in chance else o for o in found]
+    chances = zip(over, *_chances([values[o] for o in over], fold, y, k, orders), strict=True)
+    by = {name: dict(chance=float(p), excess=float(z)) for name, p, z in chances}
+    return [replace(o, **by.get(o.name, {})) for o in found]

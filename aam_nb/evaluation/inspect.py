@@ -19,6 +19,7 @@ from .cells import cell_findings
 from .checks import (
     constant_findings, control_findings, off_tree, pretrained_findings, rare_class_findings, table_findings)
 from .findings import by_severity, counted, Finding, SEVERITIES
+from .hazards import hazard_findings
 from .question import Case, Question, Target, target_findings, target_of
 from .scores import capital
 from .shortcuts import shortcut_findings, tried_shortcuts
@@ -47,7 +48,7 @@ def run_checks(
     found = target_findings(case) + group_findings(case) + cell_findings(case)
     alike, pairs, chi = alike_findings(case, most)
     tried = tried_shortcuts(case, lab)
-    found += alike + pretrained_findings(case) + shortcut_findings(case, tried)
+    found += alike + pretrained_findings(case) + shortcut_findings(case, tried) + hazard_findings(case)
     found += constant_findings(case) + rare_class_findings(case)
     found += control_findings(case.study) + table_findings(case.study)
     return Checked(findings=tuple(by_severity(found)), shortcuts=tuple(tried), pairs=pairs, chi=chi)

@@ -16,7 +16,7 @@ from scipy.stats import beta, t as student
 from ..core import keyed_rng
 
 # %% auto #0
-__all__ = ['BLOCKS', 'FEWEST', 'plain', 'size', 'share', 'explained', 'effective', 'jackknife']
+__all__ = ['BLOCKS', 'FEWEST', 'plain', 'size', 'share', 'apart', 'explained', 'effective', 'jackknife']
 
 # %% ../../nbs/7_evaluation/11_jackknife.ipynb #86f984f9
 def plain(
@@ -43,6 +43,14 @@ def share(
     if not 0 < value < 1: return plain(value, margin)
     far = margin/(value*(1 - value))
     return float(expit(logit(value) - far)), float(expit(logit(value) + far))
+
+# %% ../../nbs/7_evaluation/11_jackknife.ipynb #261e3dc6
+def apart(
+    value:float,  # The difference between two shares
+    margin:float, # How far it may be off, above 0
+)->tuple[float,float]: # Low and high end
+    "The same distance to both sides, from -1 to 1."
+    return max(value - margin, -1.), min(value + margin, 1.)
 
 # %% ../../nbs/7_evaluation/11_jackknife.ipynb #cb777b20
 def explained(
@@ -73,7 +81,7 @@ def _blocks(groups, seed):
     if n <= BLOCKS: return which
     return keyed_rng(seed, "blocks").permutation(np.arange(n) % BLOCKS)[which]
 
-# %% ../../nbs/7_evaluation/11_jackknife.ipynb #5d4408c2
+# %% ../../nbs/7_evaluation/11_jackknife.ipynb #fdf1fb8f
 FEWEST = 5 # Groups below which no interval is given
 
 def _all_alike(value, groups, level):
@@ -81,10 +89,17 @@ def _all_alike(value, groups, level):
     low = float(beta.ppf((1 - level)/2, groups + .5, .5))
     return (low, 1.) if value else (0., 1 - low)
 
+def _free(ends, counts):
+    "The degrees of freedom of Student's t."
+    groups, worth = len(counts), effective(counts)
+    if ends is share: return groups - 1
+    if ends is apart: return (groups + worth)/2 - 1
+    return max(worth - 1, 1)
+
 def jackknife(
     metric:Callable[[np.ndarray],float], # Takes row numbers, gives a score
     groups,           # Group of each row [n]; `range(n)` where samples are independent
-    ends:Callable=plain, # `plain`, `size`, `share` or `explained`: where the score can be
+    ends:Callable=plain, # `plain`, `size`, `share`, `apart` or `explained`: where the score can be
     seed:int=0,       # Of the blocks, for more than 200 groups
     level:float=.95,  # How often the interval is to hold the score of other groups
 )->tuple[float,float]: # Low and high end; nan with too few groups, or where a group cannot be spared
@@ -98,6 +113,5 @@ def jackknife(
     if not np.isfinite(error): return none
     if ends is share and value in (0, 1): return _all_alike(value, len(counts), level)
     if not error: return value, value
-    free = len(counts) - 1 if ends is share else max(effective(counts) - 1, 1)
-    margin = error*student.ppf((1 + level)/2, free)
+    margin = error*student.ppf((1 + level)/2, _free(ends, counts))
     return tuple(float(o) for o in ends(value, margin))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .jackknife import explained, jackknife, plain, share, size
+from .jackknife import apart, explained, jackknife, plain, share, size
 
 # %% auto #0
 __all__ = ['MAIN', 'SHARP', 'ENDS', 'NAMES', 'fold_auc', 'score_functions', 'with_ends', 'show', 'capital']
@@ -73,7 +73,7 @@ def score_functions(
     "The scores that get an interval."
     return _number_scores(truth, pred) if task == "regression" else _class_scores(truth, pred, fold)
 
-# %% ../../nbs/7_evaluation/12_scores.ipynb #d219db58
+# %% ../../nbs/7_evaluation/12_scores.ipynb #90c7ed5d
 def with_ends(
     name:str,     # Of the score, such as "mae"
     score:Callable[[np.ndarray],float], # Takes row numbers
@@ -83,8 +83,10 @@ def with_ends(
 )->tuple[float,float,float]: # Value, low and high end of its 95 % interval; nan ends where there is none
     "A score, or a difference between two, with its interval over groups."
     value = score(np.arange(len(groups)))
-    low, high = jackknife(score, groups, plain if difference else ENDS[name], seed)
-    if difference and ENDS[name] is share and low == high: low = high = float("nan")
+    ends = ENDS[name]
+    if difference: ends = apart if ends is share else plain
+    low, high = jackknife(score, groups, ends, seed)
+    if ends is apart and low == high: low = high = float("nan")
     return value, low, high
 
 # %% ../../nbs/7_evaluation/12_scores.ipynb #da712034

@@ -238,7 +238,7 @@ def _fold_notes(folds, rows, n):
     tested, repeats, out = len(set(rows)), times_tested(rows).max(), []
     if repeats > 1:
         out.append(f"The folds were drawn {repeats} times. Scores are means over the repeats, "
-                   "and an interval draws whole groups with all their tests.")
+                   "and an interval leaves out whole groups with all their tests.")
     if tested == n: return out
     return [*out, "Samples in no test part are used for training and are not scored: "
             f"{n - tested:,} of {n:,}."]
