@@ -97,9 +97,9 @@ def test_another_input_is_refused_by_its_name(runs, command, name, change, tmp_p
     path, what = runs/command/name, "has changed" if change == "altered" else "is gone"
     try:
         altered(path) if change == "altered" else path.unlink()
-        with pytest.raises(AamError, match=f"{name} {what} since") as found:
+        with pytest.raises(AamError, match=f"{name}' {what} since") as found:
             COMMANDS[command](again, say=quiet)
-        assert f"{name.partition('.')[0]} {path}" in str(found.value)
+        assert f"{name.partition('.')[0]}={str(path)!r}" in str(found.value)
     finally:
         shutil.rmtree(runs/command)
         shutil.copytree(tmp_path/"saved", runs/command)
@@ -126,7 +126,7 @@ def test_another_start_bundle_is_refused(tmp_path, started):
     pretrain_run(again, say=quiet)
     shutil.rmtree(tmp_path/"first/bundle")
     shutil.copytree(tmp_path/"other/bundle", tmp_path/"first/bundle")
-    with pytest.raises(AamError, match="start .*first/bundle has changed"):
+    with pytest.raises(AamError, match="start=.*first/bundle' has changed"):
         train_run(config_of(tmp_path, tmp_path/"second", "train", resume=True, **how), say=quiet)
 
 
@@ -144,14 +144,14 @@ def test_another_store_is_refused_as_table_and_in_a_corpus(tmp_path, started):
     for out, data in cases.items(): pretrain_run(config(out, **data), say=quiet)
     build_store(make_study(started.table, started.metadata), tmp_path/"store") # The same without its tree
     for out, data in cases.items():
-        with pytest.raises(AamError, match="store has changed"):
+        with pytest.raises(AamError, match="store' has changed"):
             pretrain_run(config(out, True, **data), say=quiet)
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_a_note(tmp_path):
     write_inputs(tmp_path)
     train_run(config_of(tmp_path, tmp_path/"run", "train"), say=quiet)
-    (tmp_path/"run/inputs.json").unlink()
+    for name in ("inputs.json", "finished.json"): (tmp_path/"run"/name).unlink()
     said = []
     train_run(config_of(tmp_path, tmp_path/"run", "train", resume=True), say=said.append)
     assert any("earlier version" in o for o in said)

@@ -8,7 +8,8 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/evaluate.html.md"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from ..config import Config
 from ..data.split import labels
 from ..data.split_lists import write_folds
 from ..data.targets import Targets
-from ..disk import whole_file
 from ..evaluation.calibrate import calibrated
 from ..evaluation.depth import depth_alarm
 from ..evaluation.evaluation import Evaluation, NEVER
@@ -25,38 +25,18 @@ from ..evaluation.report import write_report
 from ..evaluation.validate import evaluate, Plan
 from ..evaluation.verdict import write_evaluation
 from .choice import column, group_values, to_depth
+from .folds import Course, course_of, depth_name, KeptFolds
 from .parts import choose_folds
 from .plan import planned
 from .prepare import prepare, Prepared
 from .samples import stored
+from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.bench import Bench
-from ..training.sample_stage import pretrained, pretrained_on_all
-from ..training.target_stage import codecs, fit_target
 from ..training.track import read_log
 from ..types import positions, Study
 
 # %% auto #0
-__all__ = ['fit_fold', 'fold_predictions', 'depth_name', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings',
-           'evaluate_run']
-
-# %% ../../nbs/9_runs/55_evaluate.ipynb #2dc24488
-def fit_fold(
-    bench:Bench,
-    train:np.ndarray, # int64 rows of the outer training part
-    test:np.ndarray,  # int64 rows that are reported
-    inner:list[tuple[np.ndarray,np.ndarray]], # Rows (train, validation) of each inner fold
-    fold:int,         # Counted from 1
-)->dict[str,np.ndarray]: # f32 outputs: `test` [models, n_test, k]; out-of-fold `oof` [n_train, k]
-    "Pretrain on the outer training part, then fit as many models as there are inner folds."
-    start = pretrained(replace(bench, part=f"{bench.part}fold {fold} "), train, (fold,))
-    learned = codecs(bench, train)
-    tests, oof = [], np.full((len(bench.store), learned[0].outputs), np.nan, dtype=np.float32)
-    for k, (fit, valid) in enumerate(inner):
-        part = replace(bench, part=f"{bench.part}fold {fold}.{k+1} ")
-        made = fit_target(part, start, *learned, fit, valid, (fold, k))
-        tests.append(made.outputs(test))
-        oof[valid] = made.outputs(valid)
-    return dict(test=np.stack(tests), oof=oof[train])
+__all__ = ['fold_predictions', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings', 'evaluate_run']
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #a1868f96
 def fold_predictions(
@@ -81,34 +61,6 @@ def fold_predictions(
     low, high = mean(codec.interval).T
     return {**out, "low": low, "high": high, "level": np.array(codec.level)}
 
-# %% ../../nbs/9_runs/55_evaluate.ipynb #cc07aae3
-@dataclass(frozen=True, kw_only=True)
-class _KeptFolds:
-    "The outer folds of an evaluation, fitted when they are first needed."
-    ready:Prepared
-    bench:Bench
-    done:set = field(default_factory=set) # Folds that this process has fitted
-
-    def rows(self, k)->tuple[np.ndarray,np.ndarray]:
-        return tuple(self.ready.study.positions(o) for o in self.ready.parts.outer[k])
-
-    def outputs(self, k)->dict[str,np.ndarray]:
-        "The outputs of a fold, as kept or fitted now."
-        path = self.ready.out/"folds"/f"{depth_name(self.bench.config) or 'as_it_comes'}_{k + 1}.npz"
-        if path.is_file() and (self.bench.config.run.resume or k in self.done):
-            with np.load(path, allow_pickle=False) as saved: return dict(saved)
-        rows_of = self.ready.study.positions
-        inner = [(rows_of(a), rows_of(b)) for a, b in self.ready.parts.inner[k]]
-        found = fit_fold(self.bench, *self.rows(k), inner, k + 1)
-        with whole_file(path) as p, open(p, "wb") as f: np.savez(f, **found)
-        self.done.add(k)
-        return found
-
-# %% ../../nbs/9_runs/55_evaluate.ipynb #4bba23e7
-def depth_name(config:Config)->str: # "" for the original depth
-    "What files and log call an evaluation at a common depth."
-    return f"depth_{config.data.depth}" if config.data.depth else ""
-
 # %% ../../nbs/9_runs/55_evaluate.ipynb #9e4638f8
 def _fit_model(kept, groups, name)->Callable:
     "The function that validation calls for each fold: it predicts one target."
@@ -119,7 +71,8 @@ def _fit_model(kept, groups, name)->Callable:
         out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)
         whole = ("classes", "level")
-        return {k: v if k in whole else v[train if k == "oof" else test] for k, v in out.items()}
+        out = {k: v if k in whole else v[train if k == "oof" else test] for k, v in out.items()}
+        return {**out, "seconds": kept.outputs(fold - 1).get("seconds")}
     return fit
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #bbc1912f
@@ -127,36 +80,43 @@ def evaluate_prepared(
     ready:Prepared,  # At original or at a common depth
     folder:Path,     # folds.tsv is written here, before the first model is fitted
     say:Callable=print,
+    course:Course|None=None, # Of the whole run; None: of this evaluation alone
 )->list[Evaluation]: # One for each target
     "Evaluate a prepared study over its folds."
     config, study = ready.bench.config, ready.study
     part = depth_name(config)
-    bench = pretrained_on_all(replace(ready.bench, folder=None, part=part and f"{part} "))
+    bench = replace(ready.bench, folder=None, part=part and f"{part} ")
     left_out = column(study, config.data.leave_out, "data.leave_out") if config.data.leave_out else ()
     names = sorted(set(labels(left_out))) if len(left_out) else ()
     write_folds(ready.parts.outer, folder/"folds.tsv", names)
     plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=tuple(names),
                 covariates=config.data.covariates,
                 depth=config.data.depth, seed=config.run.seed, threads=config.run.threads)
-    kept, found = _KeptFolds(ready=ready, bench=bench), []
+    kept, found = KeptFolds(ready, bench, course), []
     for name in config.targets:
         fit_model = _fit_model(kept, ready.groups, name)
-        found.append(evaluate(study, study.metadata[name], plan, fit_model, say=say,
-                              task=config.of_target(name, "task")))
+        which = ", ".join([name]*(len(config.targets) > 1) + [f"{config.data.depth:,} reads"]*bool(part))
+        tell = partial(_tell, say, which)
+        found.append(evaluate(study, study.metadata[name], plan, fit_model, say=tell,
+                              left=kept.course.left, task=config.of_target(name, "task")))
     return found
 
+def _tell(say, which, text): say(f"{which}: {text}" if which else text)
+
 # %% ../../nbs/9_runs/55_evaluate.ipynb #92a2873e
+def _at(config, depth)->Config: return replace(config, data=replace(config.data, depth=depth))
+
 def at_common_depth(
     ready:Prepared,
     depth:int, # Reads of each sample
 )->Prepared:
     "The same study with every sample rarefied to one depth, divided anew and in a store of its own."
-    config = ready.bench.config
-    config = replace(config, data=replace(config.data, depth=depth))
+    config = _at(ready.bench.config, depth)
     study = to_depth(ready.study, depth, config.run.seed)
     store = stored(study, config.data, ready.out/depth_name(config)/"store")
     distances = ready.bench.distances and ready.bench.distances.align(study.ids)
-    bench = replace(ready.bench, config=config, store=store, distances=distances, metadata=study.metadata)
+    bench = replace(ready.bench, config=config, store=store, distances=distances, metadata=study.metadata,
+                    whole=ready.bench.store)
     values, groups = study.metadata[config.targets[0]], group_values(study, config.data)
     return replace(ready, study=study, bench=bench, values=values, groups=groups,
                    parts=choose_folds(study, config, values, groups))
@@ -193,13 +153,15 @@ def evaluate_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
+    if (done := finished_run(config, say)) is not None: return done
     ready = prepare(config, choose_folds, say, rarefied=False, study=study)
     depths = _depths(ready, config, say)
-    _say_plan(ready, len(depths), say)
+    sittings, course = ready.bench.log.sinks[SITTINGS], course_of(ready, [_at(config, o) for o in depths])
+    _say_plan(ready, course, len(depths), say)
     found = {o: [] for o in config.targets}
     for depth in depths:
         folder = depth_folder(ready.out, depth, config.data.depth)
-        results = evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say)
+        results = evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say, course)
         for name, one in zip(found, results, strict=True):
             say(str(one))
             found[name].append(replace(one, warnings=all_warnings(ready.leaks, one, len(depths) > 1)))
@@ -208,7 +170,8 @@ def evaluate_run(
     where = lambda name: ready.out/name if len(found) > 1 else ready.out
     paths = [_report(ready, o, where(name), config.data.depth) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
-    return paths[0]
+    say(f"The evaluation took {taken(sittings)}.")
+    return finish(ready.out, paths)
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth
@@ -224,12 +187,14 @@ def _depths(ready, config, say)->list[int]: # 0 for the original depth
     say(f"warning: {text} The evaluation is made {here if asked else 'at original depth and at that depth'}.")
     return [asked, 0] if asked else [0, loud[0].depth]
 
-def _say_plan(ready, depths, say):
-    "Say what will be trained, and how long that takes."
+def _say_plan(ready, course, depths, say):
+    "Say what is left to train, and how long that takes."
     run, n = ready.bench.config.run, len(ready.parts.outer)
-    pretrains = (1 if run.transductive else n)*depths
-    plan = planned(ready.bench, True, pretrains=pretrains, fits=n*run.inner*depths)
-    say(f"{n} outer folds, {run.inner} models each. {plan} The baselines come on top.")
+    kept = n*depths - course.fits
+    pretrains = min(depths, course.fits) if run.transductive else course.fits
+    plan = planned(replace(ready.bench, folder=None), True, pretrains=pretrains, fits=course.fits*run.inner)
+    before = f", {kept} of {n*depths} kept from before" if kept else ""
+    say(f"{n} outer folds, {run.inner} models each{before}. {plan} The baselines come on top.")
 
 def _report(ready, found, folder, asked)->Path:
     "The report of one target. Leaks are among its warnings and not again among the notes of the study."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..batches.manifest import read_manifest
 from ..config import Config
-from ..core import AamError, digest
+from ..core import AamError, digest, option
 from ..disk import file_digest, read_json
 
 # %% auto #0
@@ -51,8 +51,6 @@ def input_digests(
     return {f"{key} {path}": input_digest(path) for key, path in named_inputs(config)}
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #9027ff3f
-def _called(key:str)->str: return f"--{key.partition('.')[2]}"
-
 def changed_inputs(
     config:Config,
     started:dict[str,str|None], # From `input_digests`, when the run was started
@@ -63,7 +61,7 @@ def changed_inputs(
         now, then = input_digest(path), started.get(f"{key} {path}")
         if then is None or now == then: continue
         what = "is gone" if now is None else "has changed"
-        found.append(f"{_called(key)} {path} {what} since the run was started.")
+        found.append(f"{option(key, path)} {what} since the run was started.")
     return found
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #8bb75f2c
@@ -80,7 +78,8 @@ def check_inputs(
     wrong = changed_inputs(config, read_json(path))
     if not wrong: return ()
     raise AamError(" ".join(wrong) + " Results of other inputs would be mixed with those that the run has "
-                   "already. Put the old input back, or start anew with another --out or with --overwrite.")
+                   f"already. Put the old input back, or start anew with another {option('run.out')} or with "
+                   f"{option('run.overwrite', True)}.")
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #a77300f0
 def inputs_for(

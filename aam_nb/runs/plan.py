@@ -12,16 +12,17 @@ import time
 import numpy as np
 import torch
 
-from ..core import duration
+from ..core import AamError, duration
 from ..sections import OptimConfig
 from ..training.bench import Bench
+from ..training.checkpoint import read_checkpoint
 from ..training.encoder_stage import asv_stage
 from ..training.objectives import AsvObjective, SampleObjective
 from ..training.sample_stage import sample_stage
 from ..training.target_stage import codecs, target_stage
 
 # %% auto #0
-__all__ = ['seconds_a_step', 'planned']
+__all__ = ['seconds_a_step', 'made_steps', 'planned']
 
 # %% ../../nbs/9_runs/35_plan.ipynb #cbda84e4
 def seconds_a_step(
@@ -41,6 +42,18 @@ def seconds_a_step(
     if bench.accelerator.device.type == "cuda": torch.cuda.synchronize() # Steps are only queued there
     return (time.perf_counter() - begun)/n
 
+# %% ../../nbs/9_runs/35_plan.ipynb #0b28900b
+def made_steps(
+    bench:Bench,
+    stage:str, # "pretrain_asv", "pretrain_sample" or "optim"
+)->int:        # 0 for a run that begins, or that keeps no checkpoints
+    "How many steps of a stage a run that goes on has made."
+    if not bench.config.run.resume or bench.folder is None: return 0
+    name = "target" if stage == "optim" else stage
+    try: state = read_checkpoint(bench.folder/"checkpoints"/name/"last")[0]["state"]
+    except AamError: return 0
+    return getattr(bench.config, stage).steps if state["done"] else state["step"]
+
 # %% ../../nbs/9_runs/35_plan.ipynb #6b666c91
 def planned(
     bench:Bench,
@@ -52,11 +65,14 @@ def planned(
     parts, seconds = [], 0.
     for name, times, objective, source in _stages(bench, target, pretrains, fits):
         optim = getattr(bench.config, name)
-        if not optim.steps: continue
-        seconds += optim.steps*times*seconds_a_step(bench, objective, source, optim)
-        parts.append(f"{times} x {optim.steps} steps of {name}")
-    if not parts: return "Nothing to train."
-    return f"Training: {', '.join(parts)}; about {duration(seconds)} on this machine."
+        steps = optim.steps*times - made_steps(bench, name)
+        if steps <= 0: continue
+        seconds += steps*seconds_a_step(bench, objective, source, optim)
+        parts.append(f"{times} x {optim.steps} steps of {name}" if steps == optim.steps*times else
+                     f"{steps} of {optim.steps} steps of {name}")
+    if not parts: return "Nothing is left to train." if bench.config.run.resume else "Nothing to train."
+    begin = "Left to train" if bench.config.run.resume else "Training"
+    return f"{begin}: {', '.join(parts)}; about {duration(seconds)} on this machine."
 
 # %% ../../nbs/9_runs/35_plan.ipynb #b7cc38b1
 def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective, batches)

@@ -33,6 +33,7 @@ from .folder import check_out, open_run
 from .inputs import inputs_for
 from .parts import Folds, with_split
 from .samples import load_study, stored
+from .sittings import Sittings, SITTINGS
 from .start import start_bundle, start_note, start_report, transductive_note
 from ..training.bench import Bench, known_asvs
 from ..training.parallel import make_accelerator
@@ -127,10 +128,11 @@ def run_bench(
     start:Bundle|None,  # What the run starts from
     **more,             # Further fields of the bench
 )->Bench:
-    "The bench of a run: log and cache in the run's folder, and the model to start from."
+    "The bench of a run: log, time and cache in the run's folder, and the model to start from."
     sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
     model = None if start is None else start.model.to(accelerator.device)
     log = RunLog(out, resume=config.run.resume, trackers=config.run.trackers)
+    log.sinks[SITTINGS] = Sittings(out, config.run.resume)
     cache = Cache(config.run.cache or out/"cache")
     return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
                  sample_level=sample_level, start=model, cache=cache, **more)

@@ -24,6 +24,7 @@ from .inputs import inputs_for
 from .plan import planned
 from .prepare import check_settings, keep_bundle, no_keys, prepare, Prepared, run_bench
 from .samples import corpus_folders
+from .sittings import finish, finished_run, SITTINGS, taken
 from .start import start_bundle, start_report
 from ..training.encoder_stage import pretrain_asvs
 from ..training.parallel import make_accelerator
@@ -88,9 +89,11 @@ def pretrain_run(
     say:Callable=print,
 )->Path:           # The bundle folder
     "Train the encoders on the samples of the table, and keep them as a bundle."
+    if (done := finished_run(config, say)) is not None: return done
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say)
     bench, store = ready.bench, ready.bench.store
     groups = group_values(ready.study, config.data) if config.data.groups else None
+    sittings = bench.log.sinks[SITTINGS]
     rows, measure = hold_back(store.sample_ids, groups, config)
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=measure), rows, held_back=measure)
@@ -98,5 +101,5 @@ def pretrain_run(
     bench.log.close()
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
-    say(f"The pretrained bundle is in {folder}.")
-    return folder
+    say(f"The pretrained bundle is in {folder}. The run took {taken(sittings)}.")
+    return finish(ready.out, [folder])

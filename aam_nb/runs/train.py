@@ -25,6 +25,7 @@ from .held_out import held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
+from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 from ..types import Study
@@ -77,7 +78,9 @@ def train_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions and scores."
+    if (done := finished_run(config, say)) is not None: return done
     ready = prepare(config, choose_split, say, study=study)
+    sittings = ready.bench.log.sinks[SITTINGS]
     split, study = ready.parts, ready.study
     _write_split(ready)
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
@@ -92,8 +95,8 @@ def train_run(
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
     bench.log.close()
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
-        f"{ready.out/'predictions.tsv'}.")
-    return folder
+        f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
+    return finish(ready.out, [folder, ready.out/"predictions.tsv"])
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):

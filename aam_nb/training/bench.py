@@ -57,6 +57,7 @@ class Bench:
     sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results that are kept; None computes them anew
+    whole:SampleSource|None = None # The study before it was rarefied; None where `store` is not rarefied
 
 # %% ../../nbs/4_training/60_bench.ipynb #7e36d744
 @patch(as_prop=True)

@@ -7,14 +7,17 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/encoder_stage.html.md"""
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #ab07f3e1
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 
+import aam_nb
 from ..batches.asv_batches import AsvBatches, PlainAsvBatches
 from ..batches.samples import asvs_in
 from ..batches.view import View
+from ..core import digest
 from ..model.aam import AamModel
 from .bench import at_most, Bench, new_model
 from .measure import measure_asvs
@@ -53,6 +56,28 @@ def _measure_on(bench:Bench, objective:AsvObjective, source:AsvBatches, fresh:np
     plain = PlainAsvBatches(bench.store, fresh, view, batch=bench.config.pretrain_asv.batch)
     return lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
 
+# %% ../../nbs/4_training/65_encoder_stage.ipynb #7b6fdcfd
+_OF_TREE = ("tip", "tree_start", "tree_stop", "tree_length")
+
+def _depends_on(bench:Bench, teaching:np.ndarray, key)->dict:
+    "All that a model of the first stage follows from: ASVs, tree and choices; no reads, no metadata."
+    config, run = bench.config, bench.config.run
+    sections = {o: asdict(getattr(config, o)) for o in ("model", "pretrain_asv", "loss", "augment")}
+    content = [o.store.digests("tokens", *_OF_TREE) for o in bench.store.studies]
+    return dict(version=aam_nb.__version__, content=content, asvs=digest(teaching), sections=digest(sections),
+                temperature=config.data.temperature, metrics=list(bench.metrics), seed=run.seed,
+                key=list(key), precision=run.precision, device=str(bench.accelerator.device),
+                threads=torch.get_num_threads())
+
+def _once(bench:Bench, model:AamModel, depends:dict, train)->None:
+    "Train a model, or give it the weights that an equal stage left in the cache."
+    def make():
+        "Train, and pack the weights."
+        train()
+        weights = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+        return np.frombuffer(save(weights), np.uint8)
+    model.load_state_dict(load(bench.cache.array("asv_encoder", depends, make).tobytes()))
+
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #0904b30c
 def pretrain_asvs(
     bench:Bench,
@@ -66,6 +91,12 @@ def pretrain_asvs(
     teaching = asvs_in(store, rows)
     fresh = teaching[:0] if held_back is None else np.setdiff1d(asvs_in(store, held_back), teaching)
     validate = _measure_on(bench, objective, source, fresh)
-    if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
-    model.encoder.fit_constants(torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device))
+    def train():
+        "All steps, then centre and scale."
+        if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
+        tokens = torch.from_numpy(store.tokens[teaching]).to(bench.accelerator.device)
+        model.encoder.fit_constants(tokens)
+    alone = bench.start is None and validate is None and bench.folder is None
+    if bench.cache is None or not alone: train()
+    else: _once(bench, model, _depends_on(bench, teaching, key), train)
     return model

@@ -82,5 +82,7 @@ def pretrained_on_all(
 )->Bench: # The same, or with the model to start from
     "The bench with a model pretrained on every sample, where a transductive evaluation is asked for."
     if bench.start is not None or not bench.config.run.transductive: return bench
-    start = pretrained(bench, np.argsort(bench.store.sample_ids))
+    store = bench.whole or bench.store
+    asvs = pretrain_asvs(replace(bench, store=store), np.argsort(store.sample_ids))
+    start = pretrain_samples(bench, asvs, np.argsort(bench.store.sample_ids))
     return replace(bench, start=start, sample_level=bench.config.pretrain_sample.steps > 0)
