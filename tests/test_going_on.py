@@ -159,3 +159,13 @@ def test_weights_from_the_cache_predict_the_same(uneven, tmp_path):
     assert predictions[0] == predictions[1]
     stages = {o["stage"] for o in read_log(tmp_path/"b/metrics.jsonl")}
     assert not any(o.endswith("pretrain_asv") for o in stages)
+
+
+def test_another_number_of_threads_is_said(study, tmp_path):
+    config, said = config_of(study, tmp_path/"run", target=""), []
+    pretrain_run(config, say=quiet)
+    (tmp_path/"run/finished.json").unlink()
+    pretrain_run(replace(config, run=replace(config.run, resume=True, threads=2)), say=said.append)
+    pretrain_run(replace(config, run=replace(config.run, resume=True, threads=1)), say=quiet)
+    assert any("made with 1 thread (cpu) and 2 threads (cpu)" in o for o in said)
+    assert len(json.loads((tmp_path/"run/data.json").read_text())["machines"]) == 2
