@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from aam_nb.data.simulate import simulate, write_study
 
-# Forks a run, kills it at a random moment and resumes it, at most eight times; then leaves it to its end. Prints
-# how many kills there were, how many of them fell after the first checkpoint, and how many runs.
+# Forks a run, kills it at a random moment and resumes it, at most eight times; then leaves it to its end.
+# Prints how many kills there were, how many of them fell after the first checkpoint, and how many runs.
 LIVES = """
     import os, random, signal, sys, time
     from pathlib import Path
