@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/0_start/seal.html.md"""
 # %% ../nbs/0_start/22_seal.ipynb #db3a04ff
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from .core import AamError, few
@@ -39,7 +40,10 @@ def changes_since_seal(
     folder:str|Path, # Sealed by `seal_folder`
 )->list[str]:        # What is not as it was, in words; empty where all is
     "Compare a folder with its seal. Raises `AamError` where the seal is absent or was altered itself."
-    wanted, found = read_sealed(Path(folder)/SEAL).get("files"), _listed(Path(folder))
+    listed = read_sealed(Path(folder)/SEAL)
+    wanted, found = listed.get("files"), _listed(Path(folder))
+    if (Path(folder)/SEAL).read_text(encoding="utf-8") != json.dumps(listed, indent=1) + "\n":
+        return [f"'{SEAL}' was altered"] # Not its content, only how it is written
     if not isinstance(wanted, dict): raise AamError(f"{folder}/{SEAL} lists no files. Restore a copy.")
     altered = [o for o in wanted if o in found and found[o] != wanted[o]]
     told = [(altered, "altered"), (wanted.keys() - found.keys(), "removed"),

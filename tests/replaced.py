@@ -41,6 +41,71 @@ def folder_aside(place):
     return folder(place)
 
 
+def bundle(place):
+    import torch
+    from bundle_cases import small_bundle
+
+    from aam_nb.inference.bundle import load_bundle, save_bundle
+    torch.set_num_threads(1)
+    made = small_bundle()
+
+    def write(n):
+        with torch.no_grad(): made.model.encoder.position.fill_(n)
+        made.about["n"] = n
+        save_bundle(place, made)
+
+    def read():
+        found = load_bundle(place)
+        return {found.about["n"], *map(int, found.model.encoder.position.detach().unique())}
+    return write, read
+
+
+def checkpoint(place):
+    import torch
+    from torch import nn
+
+    from aam_nb.training.checkpoint import read_checkpoint, save_checkpoint
+    torch.set_num_threads(1)
+    model = nn.Linear(40, 40)
+
+    def write(n):
+        with torch.no_grad(): model.weight.fill_(n)
+        save_checkpoint(place, model, state=dict(step=n))
+
+    def read():
+        written, tensors = read_checkpoint(place)
+        return {written["state"]["step"], *map(int, tensors["model"]["weight"].unique())}
+    return write, read
+
+
+def store(place):
+    import numpy as np
+    from bundle_cases import STUDY
+
+    from aam_nb.batches.build import build_store
+    from aam_nb.batches.store import open_store
+    from aam_nb.types import Study, Table
+
+    def write(n):
+        counts = (STUDY.table.counts > 0).astype(np.int32)*(n + 1)
+        build_store(Study(table=Table(counts=counts.tocsr(), sample_ids=STUDY.table.sample_ids,
+                                      sequences=STUDY.table.sequences)), place)
+
+    def read(): return {int(o) - 1 for o in np.unique(open_store(place).counts().data)}
+    return write, read
+
+
+def report(place):
+    from aam_nb.beside import recovered
+    from aam_nb.disk import whole_file
+
+    def write(n):
+        with whole_file(place) as p: p.write_text(f"<p>{n}</p>\n"*3000)
+
+    def read(): return {int(o[3:-4]) for o in recovered(place).read_text().split()}
+    return write, read
+
+
 def dies_while_writing(write, first, wait):
     "A process that writes one version after the other until it is killed."
     child = os.fork()

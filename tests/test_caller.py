@@ -119,3 +119,29 @@ def test_worker_processes_speak_the_language_of_their_parent(start):
     shell = Caller(flags={"data.sequences": "--sequences FILE"}, commands={})
     with speaking(shell), pytest.raises(AamError, match="Give --sequences FILE"):
         list(loader(Refusing(), workers=1, context=start))
+
+
+def said(tree):
+    "The texts of a module that are not docstrings, with their lines; braces of f-strings stand for values."
+    holders = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    first = [o.body[0] for o in ast.walk(tree) if isinstance(o, holders) and o.body]
+    docs = {id(o.value) for o in first if isinstance(o, ast.Expr)}
+    for o in ast.walk(tree):
+        if not isinstance(o, ast.Constant) or id(o) in docs: continue
+        if isinstance(o.value, str): yield o.lineno, o.value
+
+
+ELSEWHERE = {"cli.py", "train.py", "runs/demo.py", "inference/bundle.py"} # Of commands
+
+
+def test_no_message_writes_a_flag_or_a_function_by_hand():
+    own = {o for c in commands().values() for p in c.params for o in p.opts if o.startswith("--")}
+    functions = {*COMMANDS, "make_study", "read_tree", "read_table", "read_metadata", "read_sequences"}
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = str(path.relative_to(PACKAGE))
+        if name in ELSEWHERE or path.name == "_modidx.py": continue
+        for line, text in said(ast.parse(path.read_text())):
+            words = set(text.replace(",", " ").replace(".", " ").replace("(", " ").split())
+            if " " in text and words & (own | functions): wrong.append(f"{name}:{line}: {text}")
+    assert not wrong, "Write these with core.option or core.command:\n" + "\n".join(wrong)

@@ -237,3 +237,10 @@ def test_distinct_cells_stay_distinct_and_come_back(tmp_path_factory, cells):
     by_number = {}
     for o in filter(is_number, dict.fromkeys(want)): by_number.setdefault(float(o), []).append(o)
     assert merged_texts(m["a"]) == [o for o in by_number.values() if len(o) > 1]
+
+
+@pytest.mark.parametrize("odd", ["²", "9"*5000, "٣"])
+def test_fold_numbers_are_plain_and_of_few_digits(tmp_path, odd):
+    with pytest.raises(AamError, match="whole numbers of folds"): folds_given(list("abc"), ["1", "2", odd])
+    (tmp_path/"folds.tsv").write_text(f"sample_id\trepeat\tfold\na\t1\t{odd}\n")
+    with pytest.raises(AamError, match="wanted a sample id, its repeat"): read_folds(tmp_path/"folds.tsv")

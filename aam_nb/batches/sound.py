@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .arrays import as_text
-from ..core import AamError
+from ..core import AamError, command
 from ..data.tokens import PAD, sequence_keys, tokenize
 
 # %% auto #0
@@ -176,4 +176,5 @@ def check_arrays(
 )->None:
     "Raise `AamError` for arrays that cannot be those of a study, naming the first fault."
     wrong = next(_faults(arrays), None)
-    if wrong: raise AamError(f"{what} is not sound: {wrong}. Build it again with build_store.")
+    if not wrong: return
+    raise AamError(f"{what} is not sound: {wrong}. Build it again with {command('build_store')}.")

@@ -22,7 +22,7 @@ from .manifest import open_arrays, read_manifest
 from .sound import check_arrays
 from .source import SampleSource, StudyPart
 from ..beside import recovered
-from ..core import AamError
+from ..core import AamError, command
 from ..types import Study, Table, Tree
 
 if TYPE_CHECKING: import pandas as pd
@@ -37,10 +37,10 @@ def _read_metadata(store:Store)->pd.DataFrame:
     try: found = metadata_from(store._arrays["metadata"])
     except (ValueError, KeyError, csv.Error, StopIteration) as e:
         raise AamError(f"The metadata of the store {where} cannot be read ({e}). "
-                       "Build it again with build_store.") from e
+                       f"Build it again with {command('build_store')}.") from e
     if found.index.tolist() == store.sample_ids.tolist(): return found
     raise AamError(f"The metadata of the store {where} have {len(found):,} rows, which are not its "
-                   f"{len(store):,} samples. Build it again with build_store.")
+                   f"{len(store):,} samples. Build it again with {command('build_store')}.")
 
 # %% ../../nbs/2_batches/10_store.ipynb #3e2b7df0
 class Store(SampleSource):
@@ -74,8 +74,8 @@ def check_files(self:Store)->None:
     mapped = (o.base for o in self._arrays.values() if isinstance(o.base, np.memmap))
     for o in mapped:
         if o._mmap.size() >= o.offset + o.nbytes: continue
-        raise AamError(f"{o.filename} was cut short while the store was in use. Build the store again, and "
-                       "go on with --resume.")
+        raise AamError(f"{o.filename} was cut short while the store was in use. Build the store again "
+                       f"with {command('build_store')}, and run this again.")
 
 # %% ../../nbs/2_batches/10_store.ipynb #1d9005ac
 @patch(as_prop=True)

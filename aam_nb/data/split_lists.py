@@ -68,10 +68,12 @@ def read_given(
                    "or 'fold' (whole numbers).")
 
 # %% ../../nbs/1_data/75_split_lists.ipynb #24a27c46
+def _is_whole(text)->bool: return text.isascii() and text.isdigit() and len(text) <= 9
+
 def _are_parts(listed)->bool:
     "Whether the words are parts, and not fold numbers. Refuses other words, and both together."
     words = sorted(set(listed))
-    parts, numbers = {o for o in words if o in PARTS}, {o for o in words if o.isdigit()}
+    parts, numbers = {o for o in words if o in PARTS}, {o for o in words if _is_whole(o)}
     odd = [o for o in words if o not in parts | numbers]
     if words and not odd and not (parts and numbers): return bool(parts)
     raise AamError(f"The split says {few(odd or words) or 'nothing'}; wanted either the parts train, valid "
@@ -82,7 +84,7 @@ def _are_parts(listed)->bool:
 def _word(text)->str:
     "A part in lower case, or the number of a fold, which pandas may have written as 1.0."
     whole = text.removesuffix(".0")
-    return whole if whole.isdigit() else text.lower()
+    return whole if _is_whole(whole) else text.lower()
 
 def _listed(ids, given, groups)->tuple[np.ndarray,np.ndarray,bool]:
     "Ids that the list names, in order, the word of each, and whether words are parts."
@@ -250,7 +252,7 @@ def write_folds(
 # %% ../../nbs/1_data/75_split_lists.ipynb #15d7124e
 def _fold_of(path, n, line, cells)->tuple[int,int]|None: # None where a sample is not tested
     "Repeat and fold of a line."
-    if len(cells) < 3 or not all(o.isdigit() for o in cells[1:3] if any(cells[1:3])):
+    if len(cells) < 3 or not all(_is_whole(o) for o in cells[1:3] if any(cells[1:3])):
         raise AamError(f"Line {n} of {path} is '{line[:60]}'; wanted a sample id, its repeat and its fold, "
                        "with tabs between.")
     return (int(cells[1]), int(cells[2])) if cells[1] else None

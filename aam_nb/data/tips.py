@@ -70,9 +70,10 @@ def name_tips(
     tips, plain = list(tips), _by_plain_name(known)
     named = [known.get(o) or plain.get(plain_tip(o)) for o in tips]
     if not any(named) and not _any_of_these(tips, known):
+        way = near_ids(tips, known) or " Give the sequences of this tree."
         raise AamError(f"None of the tree's tips (first: {few(o[:40] for o in tips)}) is among the "
                        f"{len(known):,} ids of {source} (first: {few(o[:40] for o in known)}), and none is "
-                       f"one of its sequences.{near_ids(tips, known)} Give the sequences of this tree.")
+                       f"one of its sequences.{way}")
     loose = sum(o not in known and s is not None for o, s in zip(tips, named, strict=True))
     out, notes = _one_tip_each(tips, named)
     if not loose: return out, notes

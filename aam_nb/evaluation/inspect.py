@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..data.groupings import folds_possible
 from ..data.written import text_column
 from .alike import alike_findings
 from .alone import Shortcut
@@ -117,7 +118,9 @@ def groups_fact(
     size, gone = text_column(groups).value_counts(), groups.isna().sum()
     size = size[size > 0] # A category may have no samples
     lost = f"; missing for {counted(gone, 'sample')}" if gone else ""
-    return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}"
+    folds = folds_possible(len(size))
+    limit = "" if folds >= 5 else f"; enough for {folds} folds at most" if folds else "; too few to divide"
+    return f"{len(size):,}; samples in each: {span_text(size.to_numpy())}{lost}{limit}"
 
 def tree_fact(study:Study)->str:
     "How much of the table the tree covers, in a line."

@@ -37,6 +37,18 @@ def optimizer_tensors(
     return {f"{k}/{n}": v for n, p in _parameters(optimizer) for k, v in optimizer.state[p].items()}
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #35ea7907
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"} # Of AdamW, for each parameter that has been trained
+
+def _check_moments(tensors:dict[str,Tensor], at:dict[str,Tensor]):
+    "Raises `AamError` where a parameter lacks a moment, or has one of another shape."
+    split = [(*k.partition("/")[::2], v) for k, v in tensors.items()]
+    odd = [n for k, n, _ in split if k not in _MOMENTS]
+    for k in _MOMENTS: odd += [n for _, n, _ in split if f"{k}/{n}" not in tensors]
+    odd += [n for k, n, v in split if v.shape != (() if k == "step" else at[n].shape)]
+    if not odd: return
+    raise AamError(f"The optimizer state does not fit its parameters: {few(dict.fromkeys(odd))}. "
+                   "Use the settings that the checkpoint was written with.")
+
 def set_optimizer_tensors(
     optimizer:Optimizer,
     tensors:dict[str,Tensor], # From `optimizer_tensors`
@@ -47,6 +59,7 @@ def set_optimizer_tensors(
     if strange:
         raise AamError("The optimizer state is for parameters that this model does not train: "
                        f"{few(strange)}. Use the settings that the checkpoint was written with.")
+    _check_moments(tensors, at)
     optimizer.state.clear()
     for key, v in tensors.items():
         kind, _, name = key.partition("/")
@@ -196,7 +209,8 @@ def _check_parts(folder, tensors, optimizer, ema):
     if absent:
         raise AamError(f"The checkpoint {folder} holds no {absent[0]}: a run with other settings wrote it. "
                        f"Use its settings, or start anew without {option('run.resume')}.")
-    if ema is not None and tensors["average"].keys() != ema.average.keys():
+    average = None if ema is None else {k: v.shape for k, v in ema.average.items()}
+    if ema is not None and average != {k: v.shape for k, v in tensors["average"].items()}:
         raise AamError(f"The average in {folder} belongs to another model. "
                        "Use the settings it was trained with.")
 
@@ -214,6 +228,6 @@ def load_checkpoint(
     set_weights(model, tensors["model"])
     if optimizer is not None: set_optimizer_tensors(optimizer, tensors["optimizer"])
     if ema is not None:
-        ema.updates = written["updates"]
+        ema.updates = int(written["updates"])
         for k, v in tensors["average"].items(): ema.average[k].copy_(v)
     return written["state"], tensors.get("best")

@@ -252,9 +252,13 @@ def restore(self:Loop, source)->None:
     "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
     if kept_checkpoints(self.folder):
         state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
-        self.history, self.sums, settings = state.pop("history"), state.pop("sums"), state.pop("settings")
-        self.state = _State(**state)
-        self.check_same(settings, source)
+        try:
+            self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
+            self.state = _State(**state)
+            self.check_same(settings, source)
+        except (AttributeError, KeyError, IndexError, TypeError) as e:
+            raise AamError(f"The checkpoint {self.folder} does not say how far the training came ({e}). "
+                           "Remove it, or restore it from a copy.") from e
     if self.best: self.best = {k: v.to(self.accelerator.device) for k, v in self.best.items()}
     if self.log: self.log.rewind(self.stage.name, self.state.step)
 
