@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import sparse
 
+from .card import card
 from .core import AamError, few
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class Table:
     def __repr__(self):
         samples, asvs = self.counts.shape
         return f"Table({samples:,} samples x {asvs:,} ASVs, {self.counts.sum(dtype=np.int64):,} reads)"
+
+    @property
+    def facts(self)->dict[str,str]: # By name
+        "What a notebook shows of the table."
+        samples, asvs = self.counts.shape
+        deep = self.depths if samples else np.zeros(1)
+        spread = f"median {np.median(deep):,.0f}, {deep.min():,} to {deep.max():,}"
+        return {"samples": f"{samples:,}", "ASVs": f"{asvs:,}", "reads per sample": spread}
+
+    def _repr_html_(self): return card("Table", self.facts, self.notes)
 
 # %% ../nbs/0_start/80_types.ipynb #eeafb48c
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +108,15 @@ class Study:
     def positions(self, ids)->np.ndarray: # int64, one for each id asked for
         "Row numbers of sample ids. Raises `AamError` for an id that is not there."
         return positions(self.ids, ids)
+
+    @property
+    def facts(self)->dict[str,str]: # By name
+        "What a notebook shows of the study."
+        columns = () if self.metadata is None else self.metadata.columns
+        tree = "none" if self.tree is None else repr(self.tree)
+        return self.table.facts | {"metadata": few(columns, 6) or "none", "tree": tree}
+
+    def _repr_html_(self): return card("Study", self.facts, self.notes)
 
 # %% ../nbs/0_start/80_types.ipynb #a5dbd379
 @dataclass(frozen=True, kw_only=True)

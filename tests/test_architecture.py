@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "evaluation", "export", "runs"]
 START = {"core", "disk_errors", "lock", "beside", "disk", "seal", "progress", "registry", "fields",
-         "sections", "shorthand", "config", "recipe", "types"}
+         "sections", "shorthand", "config", "recipe", "card", "types"}
 # These know nothing of files beyond checkpoints, nor of processes
 QUIET = {f"training.{o}" for o in ("losses", "metrics", "optim", "checkpoint")}
 # A module, or a chapter, and what it may import beside the pages of the start: modules, or whole chapters

@@ -33,7 +33,7 @@ from .samples import stored
 from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.bench import Bench
 from ..training.track import read_log
-from ..types import positions
+from ..types import positions, Study
 
 # %% auto #0
 __all__ = ['fold_predictions', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings', 'evaluate_run']
@@ -150,10 +150,11 @@ def all_warnings(
 def evaluate_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
     if (done := finished_run(config, say)) is not None: return done
-    ready = prepare(config, choose_folds, say, rarefied=False)
+    ready = prepare(config, choose_folds, say, rarefied=False, study=study)
     depths = _depths(ready, config, say)
     sittings, course = ready.bench.log.sinks[SITTINGS], course_of(ready, [_at(config, o) for o in depths])
     _say_plan(ready, course, len(depths), say)

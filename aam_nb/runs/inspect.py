@@ -14,6 +14,7 @@ from ..config import Config
 from .folder import check_out, open_run
 from .samples import load_study
 from .start import start_bundle
+from ..types import Study
 
 if TYPE_CHECKING: from aam_nb.evaluation.inspect import Inspection
 
@@ -24,13 +25,15 @@ __all__ = ['inspect_run']
 def inspect_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # Read from the files that the configuration names if None
 )->Inspection:     # Of the first target
     "Inspect a study once for each target; with `run.out`, each inspection also becomes a page."
     from aam_nb.evaluation.inspect import inspect_study
     from aam_nb.evaluation.inspect_page import write_inspection
     from aam_nb.evaluation.question import Question
     if config.run.out: check_out(config)
-    study, data = load_study(config.data), config.data
+    data = config.data
+    if study is None: study = load_study(data)
     for o in study.notes: say(f"note: {o}")
     start = start_bundle(config, max(map(len, study.table.sequences)))
     found = {}

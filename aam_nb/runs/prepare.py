@@ -149,10 +149,10 @@ class _Checked:
     parts:Split|Folds|None = None
     leaks:tuple[str,...] = ()
 
-def _read(config, divide, rarefied)->_Checked:
+def _read(config, divide, rarefied, study)->_Checked:
     "Read and check everything that a configuration names."
     cache = Cache(config.run.cache) if config.run.cache else None
-    study = load_study(config.data, cache)
+    if study is None: study = load_study(config.data, cache)
     if divide:
         study = with_target(with_split(study, config.data), config.data)
         group_values(study, config.data)
@@ -202,11 +202,12 @@ def prepare(
     divide:Callable|None=None, # (study, config, first target, groups) -> parts; None where there is no target
     say:Callable=print,        # Gets sentences for the user
     rarefied:bool=True,        # Whether samples are rarefied here, if a common depth is given
+    study:Study|None=None,     # Read from the files that the configuration names if None
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
     inputs, notes = inputs_for(config)
-    checked = _read(config, divide, rarefied)
+    checked = _read(config, divide, rarefied, study)
     start, data = checked.start, config.data
     study = replace(checked.study, notes=(*checked.study.notes, *notes))
     accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made

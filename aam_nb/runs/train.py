@@ -30,6 +30,7 @@ from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 from ..training.track import read_log
+from ..types import Study
 
 # %% auto #0
 __all__ = ['with_calibration', 'write_held_out', 'train_run']
@@ -76,10 +77,11 @@ def write_held_out(
 def train_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
     if (done := finished_run(config, say)) is not None: return done
-    ready = prepare(config, choose_split, say)
+    ready = prepare(config, choose_split, say, study=study)
     sittings = ready.bench.log.sinks[SITTINGS]
     split, study = ready.parts, ready.study
     _write_split(ready)

@@ -65,13 +65,14 @@ def refused(read, *args):
     assert len(str(e.value)) < 2000
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick():
     begun = time.perf_counter()
     yield
     assert time.perf_counter() - begun < 5
 
 
+@pytest.mark.usefixtures("quick")
 def test_conditions_of_many_terms():
     frame = pd.DataFrame(dict(site=[f"s{i}" for i in range(2000)], age=np.arange(2000.)))
     either = " or ".join(f"site == s{i % 1000}" for i in range(30_000))
@@ -86,6 +87,7 @@ def test_conditions_of_many_terms():
     refused(select, frame, "x"*5000 + " == 1")
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("text", [
     "a."*200_000 + "a = 1", "[" + "a."*200_000 + "a]", "[data]\n" + "x."*200_000 + "y = 1",
     "a = " + "["*100_000,
@@ -97,6 +99,7 @@ def test_recipes_beyond_reason(tmp_path, text):
     refused(load_config, tmp_path/"r.toml")
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("text", [
     "a."*200_000 + "b=1", "optim.steps=" + "9"*4000, "optim.steps=" + "["*100_000,
     "target." + "x."*1000 + "loss=mse",
