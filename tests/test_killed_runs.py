@@ -34,7 +34,7 @@ LIVES = """
         small = dict(width=8, layers=1, sample_width=8, head_width=8, identity=8, heads=2)
         run = dict(folds=3, inner=2, threads=1, trackers=(), out=str(out),
                    resume=(out/"config.toml").is_file(), overwrite=False)
-        stage = dict(steps=60, batch=8, every=20)
+        stage = dict(steps=200, batch=8, every=20)
         return config_from(dict(data=data, model=small, run=run, pretrain_asv=stage, optim=stage))
 
     def quiet(text): pass
@@ -54,14 +54,15 @@ LIVES = """
         if os.WEXITSTATUS(status): sys.exit(1)
         return False
 
+    command(config(top/"first"), say=quiet)                     # everything is imported before the clock runs
     begun = time.perf_counter()
     wait(life(top/"whole"))
     whole, rng, kills, late, n = time.perf_counter() - begun, random.Random(1), 0, 0, 0
-    while kills < wanted:
+    while kills < wanted or late < .75*wanted:
         out, n, here = top/f"run{n}", n + 1, 0
-        while here < 8 and kills < wanted:
+        while here < 8 and (kills < wanted or late < .75*wanted):
             pid = life(out)
-            time.sleep(rng.uniform(.2, .8)*whole)
+            time.sleep(rng.uniform(.1, .9)*whole)
             marked = any(out.glob(MARKS[name]))
             os.kill(pid, signal.SIGKILL)
             if not wait(pid): break
@@ -99,9 +100,10 @@ def check_evaluate(whole, run):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name,check", [("train", check_train), ("evaluate", check_evaluate)])
+@pytest.mark.parametrize("name,check,kills", [
+    ("train", check_train, 2), pytest.param("train", check_train, 40, marks=pytest.mark.slow),
+    pytest.param("evaluate", check_evaluate, 40, marks=pytest.mark.slow)])
 def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path, name, check, kills):
     made, late, runs = lives(tmp_path, name, kills)
-    assert made == kills and (kills < 40 or late >= 30)
+    assert made >= kills and late >= .75*kills
     for i in range(runs): check(tmp_path/"whole", Path(tmp_path/f"run{i}"))

@@ -29,11 +29,15 @@ def check_out(config:Config)->Path: # The run folder, not yet made
         raise AamError(f"No output folder is given. Pass {option('run.out', 'runs/NAME')}.")
     out = Path(config.run.out)
     if config.run.resume: _check_resume(out, config)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())): _check_overwrite(out, config)
+    elif out.exists() and (not out.is_dir() or _holds(out)): _check_overwrite(out, config)
     above = next(p for p in [out, *out.absolute().parents] if p.exists())
     if not os.access(above, os.W_OK):
         raise AamError(f"The folder {above} is not writable. Choose another {option('run.out')}.")
     return out
+
+def _holds(out)->bool:
+    "Whether a folder holds more than the first file of a run that was killed as it began."
+    return any(o.name != INPUTS and not o.name.endswith(".part") for o in out.iterdir())
 
 def _is_run(out)->bool: return recovered(out/"config.toml").is_file() or (out/INPUTS).is_file()
 

@@ -206,7 +206,7 @@ def prepare(
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
-    inputs, notes = inputs_for(config)
+    inputs, notes = inputs_for(config, study)
     checked = _read(config, divide, rarefied, study)
     start, data = checked.start, config.data
     study = replace(checked.study, notes=(*checked.study.notes, *notes))

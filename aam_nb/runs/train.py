@@ -80,7 +80,7 @@ def train_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
-    if (done := finished_run(config, say)) is not None: return done
+    if (done := finished_run(config, say, study)) is not None: return done
     ready = prepare(config, choose_split, say, study=study)
     sittings = ready.bench.log.sinks[SITTINGS]
     split, study = ready.parts, ready.study
