@@ -26,7 +26,8 @@ def says_total(
     name:str, # A sample's or a feature's id
 )->bool:
     "Whether one of the words of a name is a word for a sum."
-    return not _WORDS.isdisjoint(re.findall("[a-z]+", name.lower()))
+    bare = name.lower().partition(";size=")[0] # vsearch writes the reads of a feature behind its name
+    return not _WORDS.isdisjoint(re.findall("[a-z]+", bare))
 
 # %% ../../nbs/1_data/09_totals.ipynb #0be58892
 def _named(names:list[str])->list[int]: # Places, at most three
