@@ -159,3 +159,30 @@ def test_weights_from_the_cache_predict_the_same(uneven, tmp_path):
     assert predictions[0] == predictions[1]
     stages = {o["stage"] for o in read_log(tmp_path/"b/metrics.jsonl")}
     assert not any(o.endswith("pretrain_asv") for o in stages)
+
+
+def test_another_number_of_threads_is_said(study, tmp_path):
+    config, said = config_of(study, tmp_path/"run", target=""), []
+    pretrain_run(config, say=quiet)
+    (tmp_path/"run/finished.json").unlink()
+    pretrain_run(replace(config, run=replace(config.run, resume=True, threads=2)), say=said.append)
+    pretrain_run(replace(config, run=replace(config.run, resume=True, threads=1)), say=quiet)
+    assert any("made with 1 thread (cpu) and 2 threads (cpu)" in o for o in said)
+    assert len(json.loads((tmp_path/"run/data.json").read_text())["machines"]) == 2
+
+
+@pytest.mark.parametrize("target", ["age", "site", ("age", "site")])
+def test_a_training_reports_its_test_samples_with_intervals(study, tmp_path, target):
+    train_run(config_of(study, tmp_path/"run", target), say=quiet)
+    names = [target] if isinstance(target, str) else target
+    told = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t")
+    for name in names:
+        page = (tmp_path/"run"/("" if len(names) == 1 else name)/"report.html").read_text()
+        assert f"Predicting {name}: the test samples of one split" in page and "95 % interval" in page
+    scores = json.loads((tmp_path/"run/scores.json").read_text())
+    scores = {names[0]: scores} if len(names) == 1 else scores
+    if target == "age":
+        test = told[told.part == "test"]
+        mae = np.abs(test.true - test.prediction).mean()
+        assert scores["age"]["aam"]["mae"] == pytest.approx(mae, rel=1e-6)
+    assert all({"aam", "trivial", "forest"} <= set(o) for o in scores.values())

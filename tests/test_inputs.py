@@ -165,3 +165,23 @@ def test_a_demo_goes_on_with_its_own_files(tmp_path):
     shutil.rmtree(tmp_path/"demo/train")
     demo_run(load_config("demo", (*short, "run.resume=true")), say=quiet)
     assert (tmp_path/"demo/train/bundle").is_dir()
+
+
+def test_another_study_in_memory_is_refused(tmp_path):
+    made = [simulate(samples=24, asvs=20, groups=12, length=24, seed=o) for o in (3, 4)]
+
+    def config(resume):
+        given = {"data": dict(target="age", groups="subject"),
+                 "run": dict(out=str(tmp_path/"run"), resume=resume)}
+        return config_from(given, base=config_from(SMALL))
+    train_run(config(False), say=quiet, study=made[0])
+    assert train_run(config(True), say=quiet, study=made[0]).is_dir()
+    with pytest.raises(AamError, match="study in memory is not"):
+        train_run(config(True), say=quiet, study=made[1])
+
+
+def test_a_run_that_was_killed_as_it_began_is_begun_again(tmp_path):
+    write_inputs(tmp_path)
+    (tmp_path/"run").mkdir()
+    (tmp_path/"run/inputs.json").write_text("{}")
+    assert train_run(config_of(tmp_path, tmp_path/"run", "train"), say=quiet).is_dir()

@@ -320,8 +320,8 @@ def test_embeddings_are_kept_and_used_again(files, tmp_path):
     shared = dict(cache=str(tmp_path/"kept"))
     evaluate_run(config(files, tmp_path/"a", run=shared), say=quiet)
     kept = {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()}
-    # embeddings once a fold, for all its inner models
-    assert sorted(o.rpartition("-")[0] for o in kept) == ["embeddings"]*3 + ["tree"]
+    # embeddings and the ASV encoder once a fold, for all its inner models
+    assert sorted(o.rpartition("-")[0] for o in kept) == ["asv_encoder"]*3 + ["embeddings"]*3 + ["tree"]
     evaluate_run(config(files, tmp_path/"b", run=shared), say=quiet)
     assert {o.folder.name: o.folder.stat().st_mtime_ns for o in Cache(tmp_path/"kept").entries()} == kept
     assert (tmp_path/"a/predictions.tsv").read_text() == (tmp_path/"b/predictions.tsv").read_text()

@@ -153,7 +153,7 @@ def evaluate_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
-    if (done := finished_run(config, say)) is not None: return done
+    if (done := finished_run(config, say, study)) is not None: return done
     ready = prepare(config, choose_folds, say, rarefied=False, study=study)
     depths = _depths(ready, config, say)
     sittings, course = ready.bench.log.sinks[SITTINGS], course_of(ready, [_at(config, o) for o in depths])

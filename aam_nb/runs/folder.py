@@ -14,13 +14,13 @@ import aam_nb
 from ..beside import recovered
 from ..config import Config
 from ..core import AamError, few, option
-from ..disk import whole_file, write_json
+from ..disk import read_json, whole_file, write_json
 from ..fields import toml_value
 from ..recipe import changed, load_config, to_toml
 from .inputs import INPUTS
 
 # %% auto #0
-__all__ = ['FREE', 'check_out', 'versions', 'open_run']
+__all__ = ['FREE', 'check_out', 'versions', 'machine_notes', 'open_run']
 
 # %% ../../nbs/9_runs/10_folder.ipynb #05a5b153
 def check_out(config:Config)->Path: # The run folder, not yet made
@@ -29,11 +29,15 @@ def check_out(config:Config)->Path: # The run folder, not yet made
         raise AamError(f"No output folder is given. Pass {option('run.out', 'runs/NAME')}.")
     out = Path(config.run.out)
     if config.run.resume: _check_resume(out, config)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())): _check_overwrite(out, config)
+    elif out.exists() and (not out.is_dir() or _holds(out)): _check_overwrite(out, config)
     above = next(p for p in [out, *out.absolute().parents] if p.exists())
     if not os.access(above, os.W_OK):
         raise AamError(f"The folder {above} is not writable. Choose another {option('run.out')}.")
     return out
+
+def _holds(out)->bool:
+    "Whether a folder holds more than the first file of a run that was killed as it began."
+    return any(o.name != INPUTS and not o.name.endswith(".part") for o in out.iterdir())
 
 def _is_run(out)->bool: return recovered(out/"config.toml").is_file() or (out/INPUTS).is_file()
 
@@ -68,6 +72,21 @@ def versions()->dict[str,str]: # By package
         try: found[name] = version(name)
         except PackageNotFoundError: continue
     return found
+
+# %% ../../nbs/9_runs/10_folder.ipynb #da8dca5b
+def machine_notes(
+    out:Path,           # Run folder
+    machine:dict,       # Device and threads of this sitting
+)->tuple[list[dict],list[str]]: # Those of all sittings, each once; notes for the user
+    "What a run was made on so far."
+    try: known = read_json(out/"data.json").get("machines", [])
+    except AamError: known = []
+    machines = known if machine in known else [*known, machine]
+    if len(machines) == 1: return machines, []
+    said = " and ".join(f"{o['threads']} {'thread' if o['threads'] == 1 else 'threads'} ({o['device']})"
+                        for o in machines)
+    return machines, [f"The sittings of this run were made with {said}. Sums are rounded otherwise there, so "
+                      "its result is not to the bit that of a run with the same number throughout."]
 
 # %% ../../nbs/9_runs/10_folder.ipynb #45ee898d
 def open_run(

@@ -1,4 +1,4 @@
-"""The model beside the baselines, on the samples that it did not see
+"""The model beside the baselines, on the samples that it did not see, with intervals
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/held_out.html.md"""
 
@@ -7,66 +7,65 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/held_out.html.md"""
 # %% ../../nbs/9_runs/45_held_out.ipynb #48a67252
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from ..data.codec import TargetCodec
-from ..evaluation.baselines import fit_predict, Fold, possible_baselines
-from ..evaluation.features import Features
+from ..evaluation.evaluation import Evaluation
+from ..evaluation.validate import evaluate, Plan
 from .prepare import Prepared
 from ..training.metrics import class_metrics, regression_metrics
 from ..training.target_stage import Fitted
 
-if TYPE_CHECKING: import pandas as pd
-
 # %% auto #0
-__all__ = ['true_values', 'held_out_scores', 'score_line', 'score_lines']
+__all__ = ['said_of', 'held_out_evaluations', 'held_out_scores', 'score_line', 'score_lines']
 
-# %% ../../nbs/9_runs/45_held_out.ipynb #471f65a2
-def true_values(
-    codec:TargetCodec,
-    values:pd.Series, # The target's column
-)->np.ndarray:        # float64 [samples], in original units or as class numbers; NaN where missing
-    "The values of the target in the metadata, as numbers."
-    import pandas as pd
-    if codec.task == "regression": return pd.to_numeric(values).to_numpy(np.float64)
-    return codec.encode(values)[:, 0].astype(np.float64)
+# %% ../../nbs/9_runs/45_held_out.ipynb #7df79890
+def said_of(
+    made:Fitted,     # Calibrated
+    name:str,        # A target
+    rows:np.ndarray, # int64 [n], samples of the store
+)->dict:             # As `evaluate` wants it: `test`, and `low`, `high`, `level` or `classes`
+    "What a model says of one target of some samples."
+    i = made.targets.names.index(name)
+    codec, outputs = made.targets.codecs[i], made.outputs(rows)[:, made.targets.slices[i]]
+    by = made.bench.metadata[codec.by].iloc[rows] if codec.by else None
+    out = dict(test=codec.decode(outputs, by))
+    if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
+    if codec.margin is None: return out
+    low, high = codec.interval(outputs, by).T
+    return {**out, "low": low, "high": high, "level": codec.level}
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #18f393cd
-def held_out_scores(
+def held_out_evaluations(
     ready:Prepared,
-    made:Fitted,
+    made:Fitted,      # Calibrated
     train:np.ndarray, # int64 rows, all that a baseline may see
     test:np.ndarray,  # int64 rows that are reported
-)->dict[str,dict[str,dict[str,float]]]: # By target, then by method, the model first: its metrics
-    "Scores of the model and of every baseline on the test samples."
-    predicted, found = made.predict(test), {}
-    for codec in made.targets:
-        y = true_values(codec, ready.study.metadata[codec.name])
-        known = np.isfinite(y)
-        own = known[test]
-        if own.sum() < 2: continue
-        scores = {"aam": _metrics(codec.task, y[test[own]], predicted[codec.name][own])}
-        found[codec.name] = scores | _baseline_scores(ready, codec, y, train[known[train]], test[own])
+)->dict[str,Evaluation]: # By target; without those that fewer than two test samples have
+    "The model and every baseline on the test samples."
+    study, config, found = ready.study, ready.bench.config, {}
+    plan = Plan(groups=ready.groups, folds=[(study.ids[train], study.ids[test])],
+                covariates=config.data.covariates, depth=config.data.depth, seed=config.run.seed,
+                threads=config.run.threads)
+    for name in made.targets.names:
+        values = study.metadata[name]
+        if values.iloc[test].notna().sum() < 2: continue
+        def fit_model(train_ids, test_ids, fold, name=name):
+            "The model is fitted already."
+            return said_of(made, name, study.positions(test_ids))
+        found[name] = evaluate(study, values, plan, fit_model, task=config.of_target(name, "task"))
     return found
-
-def _metrics(task, truth, predicted)->dict[str,float]:
-    return (regression_metrics if task == "regression" else class_metrics)(truth, predicted)
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #2134d8bf
-def _baseline_scores(ready, codec, y, train, test)->dict[str,dict[str,float]]:
-    "Metrics of each baseline for one target."
-    run, covariates = ready.bench.config.run, ready.bench.config.data.covariates
-    features, truth = Features(ready.study, covariates), y[test]
-    if codec.task == "classification": y = np.where(np.isfinite(y), y, 0).astype(int)
-    fold = Fold(features=features, y=y, train=train, test=test, classes=len(codec.classes or ()),
-                groups=ready.groups,
-                seed=run.seed, threads=run.threads)
-    found = {}
-    for name in possible_baselines(ready.study, covariates):
-        found[name] = _metrics(codec.task, truth, fit_predict(name, fold))
-    return found
+def held_out_scores(
+    evaluations:dict[str,Evaluation], # From `held_out_evaluations`
+)->dict[str,dict[str,dict[str,float]]]: # By target, then by method, the model first: its metrics
+    "The metrics of the model and of every baseline."
+    return {name: _metrics(e) for name, e in evaluations.items()}
+
+def _metrics(e:Evaluation)->dict[str,dict[str,float]]:
+    metrics = regression_metrics if e.task == "regression" else class_metrics
+    names = [e.model, *(o for o in e.predictions if o not in (e.model, "average"))]
+    return {o: metrics(e.truth, e.predictions[o]) for o in names}
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #cc61b823
 def score_line(scores:dict[str,float])->str: # "mae 2.710, r2 0.690"

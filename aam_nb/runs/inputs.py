@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..batches.manifest import read_manifest
+from ..batches.arrays import study_arrays
+from ..batches.manifest import describe_arrays, read_manifest
 from ..config import Config
 from ..core import AamError, digest, option
 from ..disk import file_digest, read_json
+from ..types import Study
 
 # %% auto #0
-__all__ = ['INPUTS', 'named_inputs', 'input_digest', 'input_digests', 'changed_inputs', 'check_inputs', 'inputs_for']
+__all__ = ['INPUTS', 'named_inputs', 'input_digest', 'study_digest', 'input_digests', 'changed_inputs', 'check_inputs',
+           'inputs_for']
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #bd480af5
 _FILES = ("table", "sequences", "metadata", "tree", "distances", "split") # Keys of [data]
@@ -44,19 +47,29 @@ def input_digest(
     files = {o: file_digest(path/o) for o in _OF_BUNDLE if (path/o).is_file()}
     return digest(files) if files else None
 
+def study_digest(
+    study:Study, # In memory
+)->str:          # Hexadecimal, 32 characters
+    "A digest of a study's reads, metadata and tree."
+    return digest(describe_arrays(study_arrays(study)))
+
 def input_digests(
     config:Config,
+    study:Study|None=None, # What the run works on, where it reads no files
 )->dict[str,str|None]: # By "key path": the digest
     "What a run reads, by content."
-    return {f"{key} {path}": input_digest(path) for key, path in named_inputs(config)}
+    found = {f"{key} {path}": input_digest(path) for key, path in named_inputs(config)}
+    return found if study is None else found | dict(study=study_digest(study))
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #9027ff3f
 def changed_inputs(
     config:Config,
     started:dict[str,str|None], # From `input_digests`, when the run was started
+    study:Study|None=None,      # What the run works on, where it reads no files
 )->list[str]:                   # One sentence for each difference
     "The inputs that are not what they were when the run was started."
-    found = []
+    found, now = [], None if study is None else study_digest(study)
+    if now != started.get("study"): found.append("The study in memory is not that of the run's start.")
     for key, path in named_inputs(config):
         now, then = input_digest(path), started.get(f"{key} {path}")
         if then is None or now == then: continue
@@ -69,13 +82,14 @@ INPUTS = "inputs.json" # In the run folder
 
 def check_inputs(
     config:Config, # `run.out` holds a run
+    study:Study|None=None, # What the run works on, where it reads no files
 )->tuple[str,...]: # Notes for the user
     "Raise `AamError` when a run to be continued was started on other inputs, naming all of them."
     path = Path(config.run.out)/INPUTS
     if not path.is_file():
         return (f"{config.run.out} was started by an earlier version, which kept no digests of its inputs. "
                 "Whether they have changed since then cannot be checked.",)
-    wrong = changed_inputs(config, read_json(path))
+    wrong = changed_inputs(config, read_json(path), study)
     if not wrong: return ()
     raise AamError(" ".join(wrong) + " Results of other inputs would be mixed with those that the run has "
                    f"already. Put the old input back, or start anew with another {option('run.out')} or with "
@@ -84,7 +98,8 @@ def check_inputs(
 # %% ../../nbs/9_runs/09_inputs.ipynb #a77300f0
 def inputs_for(
     config:Config,
+    study:Study|None=None, # What the run works on, where it reads no files
 )->tuple[dict[str,str|None],tuple[str,...]]: # Digests to keep, none where a run goes on; notes for the user
     "The digests of a new run. Raises `AamError` for a run that goes on and was started on other inputs."
-    if config.run.resume: return {}, check_inputs(config)
-    return input_digests(config), ()
+    if config.run.resume: return {}, check_inputs(config, study)
+    return input_digests(config, study), ()

@@ -29,7 +29,7 @@ from ..inference.unseen import common_sequences
 from ..model.aam import AamModel
 from ..registry import metrics
 from .choice import check_classes, check_columns, group_values, to_depth, with_target
-from .folder import check_out, open_run
+from .folder import check_out, machine_notes, open_run
 from .inputs import inputs_for
 from .parts import Folds, with_split
 from .samples import load_study, stored
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'prepare', 'keep_bundle']
+__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'machine_of', 'prepare',
+           'keep_bundle']
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
@@ -187,6 +188,14 @@ def say_study(
     say(f"{study.table}; {study.tree or corpus or 'no tree: the ASV encoder learns from hidden bases alone'}")
     for o in study.notes: say(f"  {o}" if o.startswith(("leak (", "warning (")) else f"  note: {o}")
 
+# %% ../../nbs/9_runs/20_prepare.ipynb #ffae1816
+def machine_of(
+    accelerator:Accelerator,
+)->dict: # device and threads
+    "What the rounding of sums depends on."
+    import torch
+    return dict(device=accelerator.device.type, threads=torch.get_num_threads())
+
 # %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(
     config:Config,
@@ -197,15 +206,17 @@ def prepare(
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
     check_out(config)
-    inputs, notes = inputs_for(config)
+    inputs, notes = inputs_for(config, study)
     checked = _read(config, divide, rarefied, study)
     start, data = checked.start, config.data
     study = replace(checked.study, notes=(*checked.study.notes, *notes))
     accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
     out = open_run(config, inputs)
     store = stored(study, data, out/"store")
-    study = replace(study, notes=(*study.notes, *filter(None, [start_note(start, store)])))
-    about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes))
+    machines, said = machine_notes(out, machine_of(accelerator))
+    study = replace(study, notes=(*study.notes, *filter(None, [start_note(start, store)]), *said))
+    about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes),
+                 machines=machines)
     write_json(out/"data.json", about)
     say_study(study, data.corpus and store, say)
     if not rarefied: config = replace(config, data=replace(data, depth=0))

@@ -19,10 +19,11 @@ from ..config import Config
 from ..core import keyed_rng
 from ..disk import write_json
 from .choice import group_values
-from .folder import check_out, open_run
+from .folder import check_out, machine_notes, open_run
 from .inputs import inputs_for
 from .plan import planned
-from .prepare import check_settings, keep_bundle, no_keys, prepare, Prepared, run_bench
+from .prepare import (
+    check_settings, keep_bundle, machine_of, no_keys, prepare, Prepared, run_bench)
 from .samples import corpus_folders
 from .sittings import finish, finished_run, SITTINGS, taken
 from .start import start_bundle, start_report
@@ -65,8 +66,10 @@ def prepare_corpus(
     start = start_bundle(config, corpus.tokens.shape[1])
     accelerator = make_accelerator(config.run)
     out = open_run(config, inputs)
-    notes = (*(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True)), *notes)
-    about = dict(digest=corpus.digest, samples=len(corpus), asvs=len(corpus.tokens), notes=list(notes))
+    machines, said = machine_notes(out, machine_of(accelerator))
+    notes = (*(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True)), *notes, *said)
+    about = dict(digest=corpus.digest, samples=len(corpus), asvs=len(corpus.tokens), notes=list(notes),
+                 machines=machines)
     write_json(out/"data.json", about)
     say("\n  ".join([str(corpus), *notes]))
     bench = run_bench(config, corpus, accelerator, out, start)

@@ -16,6 +16,7 @@ from ..core import AamError, duration
 from ..disk import read_json, write_json
 from .folder import check_out
 from .inputs import inputs_for
+from ..types import Study
 
 # %% auto #0
 __all__ = ['SITTINGS', 'FINISHED', 'Sittings', 'taken', 'finish', 'finished_run']
@@ -86,12 +87,13 @@ def _results(out:Path)->list[Path]:
 def finished_run(
     config:Config,
     say:Callable=print,
+    study:Study|None=None, # What the run works on, where it reads no files
 )->Path|None: # What its command returns; None where something is left to do
     "Say that a run which is to be resumed is finished. Raises `AamError` for other choices and other inputs."
     if not config.run.resume: return None
     results = _results(Path(config.run.out))
     if not results: return None
-    out, notes = check_out(config), inputs_for(config)[1]
+    out, notes = check_out(config), inputs_for(config, study)[1]
     for o in notes: say(f"  note: {o}")
     say(f"The run in {out} is finished, so nothing was done. Its results:")
     for o in results: say(f"  {o}")

@@ -20,14 +20,16 @@ from ..data.targets import Targets
 from ..data.written import as_texts
 from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
+from ..evaluation.report import write_report
 from ..inference.predict import decoded
-from .held_out import held_out_scores, score_line, score_lines
+from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
 from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
+from ..training.track import read_log
 from ..types import Study
 
 # %% auto #0
@@ -77,8 +79,8 @@ def train_run(
     say:Callable=print,
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
-    "Pretrain and fit on one split; write bundle, split, predictions and scores."
-    if (done := finished_run(config, say)) is not None: return done
+    "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
+    if (done := finished_run(config, say, study)) is not None: return done
     ready = prepare(config, choose_split, say, study=study)
     sittings = ready.bench.log.sinks[SITTINGS]
     split, study = ready.parts, ready.study
@@ -91,12 +93,15 @@ def train_run(
     for o in notes: say(o)
     made = replace(made, targets=targets)
     write_held_out(ready, made, valid, test)
-    scores = _write_scores(ready, held_out_scores(ready, made, train, test) if len(test) else {}, say)
+    found = held_out_evaluations(ready, made, train, test) if len(test) else {}
+    scores = _write_scores(ready, found, say)
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
     bench.log.close()
+    reports = _reports(ready, found)
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
         f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
-    return finish(ready.out, [folder, ready.out/"predictions.tsv"])
+    for o in reports: say(f"The report is {o}.")
+    return finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
@@ -105,14 +110,27 @@ def _write_split(ready):
     with whole_file(ready.out/"split.png") as p:
         plot_split(ready.parts, ready.values).savefig(p, format="png")
 
-def _write_scores(ready, scores, say)->dict[str,str]: # One line for each method, for the model card
+def _write_scores(ready, found, say)->dict[str,str]: # One line for each method, for the model card
     "Write the scores of the test samples, and print them."
-    many, lines = len(scores) > 1, {}
+    scores, lines = held_out_scores(found), {}
+    many = len(scores) > 1
     if scores: write_json(ready.out/"scores.json", scores if many else next(iter(scores.values())))
     for name, found in scores.items():
         say(score_lines(found, f" of {name}" if many else ""))
         lines |= {f"{name}, {k}" if many else k: score_line(v) for k, v in found.items()}
     return lines
+
+def _reports(ready, found)->list[Path]:
+    "A report of each target's test samples, as `aam evaluate` makes it of all samples."
+    history = read_log(ready.out/"metrics.jsonl")
+    study = replace(ready.study, notes=tuple(o for o in ready.study.notes if o not in ready.leaks))
+    paths = []
+    for name, e in found.items():
+        path = (ready.out/name if len(found) > 1 else ready.out)/"report.html"
+        e = replace(e, warnings=(*ready.leaks, *e.warnings))
+        title = f"Predicting {name}: the test samples of one split"
+        paths.append(write_report(e, path, title=title, study=study, history=history))
+    return paths
 
 # %% ../../nbs/9_runs/50_train.ipynb #e8b005fb
 def _keep(ready, made, train, about)->Path:
