@@ -129,4 +129,5 @@ def test_a_bundle_predicts_a_table_of_samples_that_nobody_has_seen(run):
     metadata = pd.DataFrame({"diet": ["meat", "fish", None, "plants", "meat", "meat"],
                              "bmi": [20., 25, NAN, 30, 22, 24]}, index=table.sample_ids)
     found = predict_table(load_bundle(run["bundle"]), table, metadata=metadata).rows
-    assert len(found) == 6 and found["age:prediction"].notna().sum() == (found.note == "").sum() >= 4
+    assert len(found) == 6 and found["age:prediction"].notna().sum() >= 4
+    assert found.note.str.contains("in ASVs that the bundle was not trained on").all()

@@ -214,7 +214,7 @@ ARRAYS = [
     ("h5", "it has 3 ids, and an array", dict(order=[b"a", b"b", b"c"], matrix=[[b"x"]*3]*3)),
     ("npz", "its arrays are 'x'", dict(x=ZEROS)), ("npz", "ids have the shape",
                                                    dict(matrix=ZEROS, ids=ZEROS)),
-    ("npz", "cannot be read", dict(matrix=ZEROS, ids=OBJECTS)),
+    ("npz", "its arrays hold objects", dict(matrix=ZEROS, ids=OBJECTS)),
     ("npz", "it has 2 ids, and an array", dict(matrix=ZEROS, ids=["a", "b"])),
     ("npy", r"there is no file .*a.ids.txt", dict(matrix=ZEROS)),
     ("npy", "it has 2 ids, and an array", dict(matrix=ZEROS, ids="x\ny\n")),

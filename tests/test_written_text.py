@@ -244,3 +244,8 @@ def test_fold_numbers_are_plain_and_of_few_digits(tmp_path, odd):
     with pytest.raises(AamError, match="whole numbers of folds"): folds_given(list("abc"), ["1", "2", odd])
     (tmp_path/"folds.tsv").write_text(f"sample_id\trepeat\tfold\na\t1\t{odd}\n")
     with pytest.raises(AamError, match="wanted a sample id, its repeat"): read_folds(tmp_path/"folds.tsv")
+
+
+def test_barcodes_that_are_one_number_are_named_where_numbers_are_learned(metadata):
+    with pytest.raises(AamError, match="its 10 texts are the same .first: '90071992547409930'"):
+        TargetCodec.fit(metadata["barcode"], "regression")

@@ -84,13 +84,15 @@ def metadata_text(
 def metadata_from(
     text:np.ndarray, # u8, as `metadata_text` makes it
 )->pd.DataFrame: # float64 or text, NaN where missing
-    "The metadata that `metadata_text` wrote."
+    "The metadata that `metadata_text` wrote. Raises `ValueError` for rows that do not fit its header."
     import pandas as pd
     lines = io.StringIO(text.tobytes().decode(), newline="")
     rows = csv.reader(lines, "excel-tab")
     names, types = next(rows), next(rows)
     kinds = {i: np.float64 if o == "numeric" else object for i, o in enumerate(types)}
     cells = pd.read_csv(lines, sep="\t", header=None, dtype=kinds, keep_default_na=False, na_values=[""])
+    if not len(set(names)) == len(types) == cells.shape[1]:
+        raise ValueError(f"{len(names)} names and {len(types)} types for {cells.shape[1]} columns")
     index = pd.Index(strings(cells[0]), dtype=object, name="sample_id")
     texts = {n: cells[i] for i, n in enumerate(names) if types[i] == "written"}
     columns = {n: cells[i].to_numpy() for i, n in enumerate(names) if i}

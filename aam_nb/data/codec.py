@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..config import check_quantiles
-from ..core import AamError, few
+from ..core import AamError, few, option
 from .transforms import category_constants, check_range, fit_constants, in_unit, transformed
 from .values import all_of, as_numbers, class_names, infer_task
 from .written import as_texts
@@ -130,12 +130,19 @@ def from_dict(
         raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
 
 # %% ../../nbs/1_data/35_codec.ipynb #46136111
+def _one_number(name, y, known)->str:
+    "Why a column whose values are one number is no target."
+    texts = list(dict.fromkeys(as_texts(known)))
+    found = f"The target '{name}' is {y[0]:g} for {all_of(len(y))}."
+    if len(texts) == 1: return f"{found} Choose a column that varies."
+    return (f"{found} As numbers, its {len(texts)} texts are the same (first: {few(texts)}). If they name "
+            f"classes, set {option('data.task', 'classification')}; else choose a column that varies.")
+
 def _constants(name:str, known:pd.Series, transform:str, by:pd.Series|None,
                bounds)->dict: # mean, sd, places, by
     "The standardisation constants of training values. Raises `AamError` for values without any."
     y = as_numbers(name, known)
-    if y.min() == y.max():
-        raise AamError(f"The target '{name}' is {y[0]:g} for {all_of(len(y))}. Choose a column that varies.")
+    if y.min() == y.max(): raise AamError(_one_number(name, y, known))
     if transform not in TRANSFORMS:
         raise AamError(f"The transform of the target '{name}' is '{transform}'; wanted one of "
                        f"{', '.join(TRANSFORMS)}.")

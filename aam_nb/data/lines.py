@@ -15,7 +15,7 @@ import numpy as np
 __all__ = ['SEPARATORS', 'is_number', 'numbers', 'cells_of', 'header_lines', 'separator_of']
 
 # %% ../../nbs/1_data/06_lines.ipynb #d6d42284
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)(e[+-]?\d++)?", re.ASCII | re.IGNORECASE) # In linear time
 
 def is_number(
     cell:str, # With or without blanks around it

@@ -186,7 +186,8 @@ def say_study(
 )->None:
     "Say what was read, and every note on it. What a check found begins with its own weight."
     say(f"{study.table}; {study.tree or corpus or 'no tree: the ASV encoder learns from hidden bases alone'}")
-    for o in study.notes: say(f"  {o}" if o.startswith(("leak (", "warning (")) else f"  note: {o}")
+    weighed = ("leak (", "warning (", "note (")
+    for o in study.notes: say(f"  {o}" if o.startswith(weighed) else f"  note: {o}")
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #ffae1816
 def machine_of(

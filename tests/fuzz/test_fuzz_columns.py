@@ -9,7 +9,7 @@ from fuzzing import altered, fuzz, sizes
 from aam_nb.core import AamError
 from aam_nb.data.metadata import read_metadata
 from aam_nb.data.where import select
-from aam_nb.data.written import as_texts, merged_texts
+from aam_nb.data.written import as_texts, is_number, merged_texts
 from aam_nb.recipe import load_config, recipes
 
 METADATA = ("#SampleID\tage\tsite\tsubject\n#q2:types\tnumeric\tcategorical\t\n"
@@ -113,3 +113,9 @@ def test_numbers_of_many_digits_are_cells_like_others(tmp_path):
     m = read_metadata(tmp_path/"m.tsv")
     assert m["a"].dtype != np.float64 and list(as_texts(m["b"])) == ["0." + "1"*5000, "2"]
     assert select(m, "b == 2").tolist() == [False, True]
+
+
+@pytest.mark.usefixtures("quick")
+def test_long_digits_take_linear_time():
+    for text in ("9"*1_000_000, "1." + "0"*1_000_000, "1e" + "9"*1_000_000): assert not is_number(text + "x")
+    assert is_number("0"*1_000_000 + "7") and not is_number("9"*1_000_000)
