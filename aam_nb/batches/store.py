@@ -35,7 +35,7 @@ def _read_metadata(store:Store)->pd.DataFrame:
     "The metadata of a store. Raises `AamError` where they are not a table of its samples."
     where = store.folder or "in memory"
     try: found = metadata_from(store._arrays["metadata"])
-    except (ValueError, KeyError, csv.Error, StopIteration) as e:
+    except (ValueError, LookupError, csv.Error, StopIteration) as e:
         raise AamError(f"The metadata of the store {where} cannot be read ({e}). "
                        f"Build it again with {command('build_store')}.") from e
     if found.index.tolist() == store.sample_ids.tolist(): return found
