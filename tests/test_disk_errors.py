@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -22,14 +23,14 @@ LONG = "S1,"*1700
 FULL = "/dev/full"
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    "Files may have 10 kB, as on a disk that fills up."
+    "Files may have 10 kB, as on a disk that fills up: also the one that the tests' output may go to."
     was = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, was[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, was)
 
 
 def _hdf5(path):
@@ -46,13 +47,14 @@ BIG = {
 
 
 @pytest.mark.parametrize("kind", BIG)
-def test_a_file_that_does_not_fit_is_said_and_the_old_one_stays(tmp_path, kind, small_files):
+def test_a_file_that_does_not_fit_is_said_and_the_old_one_stays(tmp_path, kind):
     write_json(tmp_path/"file", "old")
     with whole_folder(tmp_path/"folder") as f: write_json(f/"x", "old")
     said = "cannot be written: .*What was there before is untouched. .*run the same command again"
-    with pytest.raises(DiskError, match=f"file {said}"), whole_file(tmp_path/"file") as p: BIG[kind](p)
-    with pytest.raises(DiskError, match=f"folder {said}"), whole_folder(tmp_path/"folder") as f:
-        BIG[kind](f/"x")
+    with small_files():
+        with pytest.raises(DiskError, match=f"file {said}"), whole_file(tmp_path/"file") as p: BIG[kind](p)
+        with pytest.raises(DiskError, match=f"folder {said}"), whole_folder(tmp_path/"folder") as f:
+            BIG[kind](f/"x")
     assert read_json(tmp_path/"file") == "old" == read_json(tmp_path/"folder/x")
     assert sorted(o.name for o in tmp_path.iterdir()) == ["file", "folder"]
 
