@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['PIECE', 'KINDS', 'reverse_complement', 'begin_one', 'begun_by_one', 'agree', 'likely_shifts', 'akin', 'Related',
@@ -154,21 +155,24 @@ class _Search:
         for kind, hit in (("longer", more), ("beginning", part), ("same", same)):
             self.mark(rows[hit], kind, turned)
 
-    def moved(self, turned):
-        "Those that begin some bases before or after a known one."
-        self.tried[turned] = likely_shifts(self.open(turned)[1], self.known)
-        for shift in self.tried[turned]:
-            rows, words = self.open(turned)
-            self.mark(rows[agree(words, self.known, shift)], "shifted", turned, shift)
+# %% ../../nbs/1_data/94_related.ipynb #8d4c2ef4
+@patch
+def moved(self:_Search, turned):
+    "Those that begin some bases before or after a known one."
+    self.tried[turned] = likely_shifts(self.open(turned)[1], self.known)
+    for shift in self.tried[turned]:
+        rows, words = self.open(turned)
+        self.mark(rows[agree(words, self.known, shift)], "shifted", turned, shift)
 
-    def near(self, turned):
-        "Those of the same region, also where it is moved by the commonest shift."
-        for shift in [0, *self.tried[turned][:1]]:
-            rows, words = self.open(turned)
-            self.mark(rows[akin(words, self.known, shift)], "akin", turned, shift)
+@patch
+def near(self:_Search, turned):
+    "Those of the same region, also where it is moved by the commonest shift."
+    for shift in [0, *self.tried[turned][:1]]:
+        rows, words = self.open(turned)
+        self.mark(rows[akin(words, self.known, shift)], "akin", turned, shift)
 
-    @property
-    def found(self)->Related: return Related(kind=self.kind, shift=self.shift, turned=self.turned)
+@patch(as_prop=True)
+def found(self:_Search)->Related: return Related(kind=self.kind, shift=self.shift, turned=self.turned)
 
 # %% ../../nbs/1_data/94_related.ipynb #cb2454e8
 def related(

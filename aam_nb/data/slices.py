@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 from scipy import sparse
 
 from ..core import AamError
@@ -77,24 +78,28 @@ class TableSlices:
         samples = self._raw.samples[start:stop]
         return whole_counts(self._raw._replace(counts=counts, samples=samples), self.path)
 
-    def _chosen(self, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features that are read]
-        "Samples that are read, by their numbers among these."
-        if start == stop: return sparse.csr_matrix((0, len(self._features)), dtype=np.int64)
-        at = self._at[start:stop]
-        block = self._whole(at[0], at[-1] + 1)
-        if len(at) < block.shape[0]: block = block[at - at[0]]
-        return block if len(self._features) == block.shape[1] else block[:, self._features]
+# %% ../../nbs/1_data/18_slices.ipynb #b65953a4
+@patch
+def _chosen(self:TableSlices, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features that are read]
+    "Samples that are read, by their numbers among these."
+    if start == stop: return sparse.csr_matrix((0, len(self._features)), dtype=np.int64)
+    at = self._at[start:stop]
+    block = self._whole(at[0], at[-1] + 1)
+    if len(at) < block.shape[0]: block = block[at - at[0]]
+    return block if len(self._features) == block.shape[1] else block[:, self._features]
 
-    def _reads(self)->np.ndarray: # int64 [features that are read]
-        starts = range(0, len(self), 64)
-        return sum(np.asarray(self._chosen(i, min(i + 64, len(self))).sum(0)).ravel() for i in starts)
+@patch
+def _reads(self:TableSlices)->np.ndarray: # int64 [features that are read]
+    starts = range(0, len(self), 64)
+    return sum(np.asarray(self._chosen(i, min(i + 64, len(self))).sum(0)).ravel() for i in starts)
 
-    def counts(self,
-        start:int, # First sample
-        stop:int,  # One past the last
-    )->sparse.csr_matrix: # int32 [stop-start, sequences], no stored zeros
-        "Reads of some samples. Raises `AamError` for counts that are not reads."
-        return summed_counts(self._chosen(start, stop), self._column, self.path)
+@patch
+def counts(self:TableSlices,
+    start:int, # First sample
+    stop:int,  # One past the last
+)->sparse.csr_matrix: # int32 [stop-start, sequences], no stored zeros
+    "Reads of some samples. Raises `AamError` for counts that are not reads."
+    return summed_counts(self._chosen(start, stop), self._column, self.path)
 
 # %% ../../nbs/1_data/18_slices.ipynb #19517817
 @contextmanager

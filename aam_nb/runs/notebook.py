@@ -176,6 +176,7 @@ class Trained:
         return card(repr(self.bundle), about | dict(self.bundle.about.get("scores", {})),
                     self.bundle.about.get("notes", ()))
 
+# %% ../../nbs/9_runs/70_notebook.ipynb #53192ca3
 def train(
     study:Study,
     target,           # As for `evaluate`
