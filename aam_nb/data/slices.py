@@ -80,7 +80,7 @@ class TableSlices:
 
 # %% ../../nbs/1_data/18_slices.ipynb #b65953a4
 @patch
-def _chosen(self:TableSlices, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, features that are read]
+def _chosen(self:TableSlices, start:int, stop:int)->sparse.csr_matrix: # int64 [stop-start, read features]
     "Samples that are read, by their numbers among these."
     if start == stop: return sparse.csr_matrix((0, len(self._features)), dtype=np.int64)
     at = self._at[start:stop]
