@@ -131,7 +131,8 @@ def said(tree):
         if isinstance(o.value, str): yield o.lineno, o.value
 
 
-ELSEWHERE = {"cli.py", "train.py", "runs/demo.py", "inference/bundle.py"} # Of commands
+ELSEWHERE = {"cli.py", "train.py", "runs/demo.py", "inference/bundle.py", # Of commands
+             "runs/notebook.py"} # Of Python alone
 
 
 def test_no_message_writes_a_flag_or_a_function_by_hand():

@@ -143,6 +143,7 @@ class _Search:
         return rows, [reverse_complement(o) for o in words] if turned else words
 
     def mark(self, rows, kind, turned, shift=0):
+        "Note a relation of some rows."
         self.kind[rows], self.shift[rows], self.turned[rows] = kind, shift, turned
 
     def whole(self, turned):
@@ -172,7 +173,9 @@ def near(self:_Search, turned):
         self.mark(rows[akin(words, self.known, shift)], "akin", turned, shift)
 
 @patch(as_prop=True)
-def found(self:_Search)->Related: return Related(kind=self.kind, shift=self.shift, turned=self.turned)
+def found(self:_Search)->Related:
+    "What was found, in the order of the new sequences."
+    return Related(kind=self.kind, shift=self.shift, turned=self.turned)
 
 # %% ../../nbs/1_data/94_related.ipynb #cb2454e8
 def related(
