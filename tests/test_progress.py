@@ -24,16 +24,20 @@ def test_a_single_long_step_is_not_silent(heard):
     assert len(heard) >= 3 and all(o.startswith("forest: fold 0 of 3, begun ") for o in heard)
 
 
-def test_the_innermost_speaks_and_the_outer_one_after_it(heard):
+def test_the_innermost_speaks_and_the_outer_one_after_it(heard, monkeypatch):
+    clock = page._Clock(0.)
+    monkeypatch.setattr(clock, "run", lambda: None) # Only asked here
+    monkeypatch.setattr(page, "_clock", clock)
     with Progress("fold", 2) as outer:
         with Progress("target", 9) as inner:
             inner.update(3, numbers=dict(loss=.25))
-            time.sleep(.5)
-        said = len(heard)
-        assert said and all(o.startswith("target: step 3 of 9, loss 0.25, about ") for o in heard)
+            clock.speak()
         outer.update()
-        time.sleep(.5)
-    assert heard[said:] and all(o.startswith("fold: step 1 of 2, about ") for o in heard[said:])
+        clock.speak()
+    clock.speak()
+    first, second = heard
+    assert first.startswith("target: step 3 of 9, loss 0.25, about ")
+    assert second.startswith("fold: step 1 of 2, about ")
 
 
 def test_what_is_over_forgotten_or_silent_says_nothing(heard):
