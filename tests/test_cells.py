@@ -53,7 +53,7 @@ def said(target, covariates=(), task="auto", table=None, **columns):
 def test_numbers_with_other_signs_are_never_classes(cells, signs):
     assert other_signs(cells) == signs
     if not signs: return
-    with pytest.raises(AamError, match=f"'y' holds numbers, but .*written with {signs}: write"):
+    with pytest.raises(AamError, match=f"'y' holds numbers in an unusual form .*written with {signs}: write"):
         TargetCodec.fit(pd.Series(cells*2, name="y"))
     with pytest.raises(AamError, match=f"must be a number, but .*written with {signs}: write"):
         TargetCodec.fit(pd.Series(cells*2, name="y"), task="regression")

@@ -66,7 +66,7 @@ def _signs_text(texts)->str:
     if not signs: return ""
     like = {"decimal commas": "6.5 and not 6,5", "commas between thousands": "1732 and not 1,732",
             "other signs": "-1732, with a hyphen and without blanks"}
-    return f" Its numbers are written with {signs}: write {like[signs]}."
+    return f" They are written with {signs}: write {like[signs]}."
 
 # %% ../../nbs/1_data/32_values.ipynb #966247b7
 _ADVICE = "Empty those cells, set data.task=classification, or choose another column."
@@ -99,10 +99,12 @@ def infer_task(
     words = [o for o in texts if not is_number(o)]
     signs = _signs_text(texts)
     if not signs and not 0 < len(words) < len(known)/2: return "classification"
-    todo = " Or" if signs else " Empty those cells, or"
+    first = f"(first: {few(dict.fromkeys(words))})."
+    classes = f"set {option('data.task', 'classification')} if they are classes."
+    if signs:
+        raise AamError(f"The target '{name}' holds numbers in an unusual form {first}{signs} Or {classes}")
     raise AamError(f"The target '{name}' holds numbers, but {len(words):,} of {len(known):,} values are not "
-                   f"(first: {few(dict.fromkeys(words))}).{signs}{todo} set "
-                   f"{option('data.task', 'classification')} if they are classes.")
+                   f"{first} Empty those cells, or {classes}")
 
 # %% ../../nbs/1_data/32_values.ipynb #7786e0a5
 def class_names(
