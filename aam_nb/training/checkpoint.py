@@ -202,15 +202,19 @@ def set_weights(
     for k, v in tensors.items(): have[k].copy_(v)
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #9d2e361f
-def _check_parts(folder, tensors, optimizer, ema):
+def _check_parts(folder, written, tensors, optimizer, ema):
     "Refuse a checkpoint that lacks something that is wanted of it."
     wants = dict(optimizer=optimizer, average=ema)
     absent = [k for k, v in wants.items() if v is not None and k not in tensors]
     if absent:
         raise AamError(f"The checkpoint {folder} holds no {absent[0]}: a run with other settings wrote it. "
                        f"Use its settings, or start anew without {option('run.resume')}.")
-    average = None if ema is None else {k: v.shape for k, v in ema.average.items()}
-    if ema is not None and average != {k: v.shape for k, v in tensors["average"].items()}:
+    if ema is None: return
+    if not isinstance(written.get("updates"), int):
+        raise AamError(f"The checkpoint {folder} does not say how often its average was updated. Restore it "
+                       f"from a copy, or start anew without {option('run.resume')}.")
+    average = {k: v.shape for k, v in ema.average.items()}
+    if average != {k: v.shape for k, v in tensors["average"].items()}:
         raise AamError(f"The average in {folder} belongs to another model. "
                        "Use the settings it was trained with.")
 
@@ -224,7 +228,7 @@ def load_checkpoint(
     """Bring model, optimizer and average to where they were, by the newest checkpoint that is whole. Raises
     `AamError` where they do not fit."""
     written, tensors = read_newest(folder)
-    _check_parts(folder, tensors, optimizer, ema)
+    _check_parts(folder, written, tensors, optimizer, ema)
     set_weights(model, tensors["model"])
     if optimizer is not None: set_optimizer_tensors(optimizer, tensors["optimizer"])
     if ema is not None:
