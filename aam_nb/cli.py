@@ -133,6 +133,7 @@ def predict(bundle:BUNDLE, table:READ_TABLE, out:TSV, sequences:SEQUENCES=None, 
             metadata:METADATA=None, passes:PASSES=1, overwrite:REPLACE=False):
     "Predict the samples of a table: values or classes, with intervals, or why there is no prediction."
     def work(config):
+        "Predict with the flags; there is no configuration."
         from aam_nb.runs.predict import predict_run
         predict_run(bundle, table, out, sequences=sequences, samples=samples, metadata=metadata,
                     passes=passes, overwrite=overwrite)
@@ -150,6 +151,7 @@ def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None
           level:LEVEL="sample", overwrite:REPLACE=False):
     "Write the vectors that the model computes for samples or for ASVs."
     def work(config):
+        "Embed with the flags; there is no configuration."
         from aam_nb.runs.predict import embed_run
         embed_run(bundle, table, out, sequences=sequences, samples=samples, level=level, overwrite=overwrite)
     shown(work, None)

@@ -153,6 +153,7 @@ def cached_tree(
 )->Tree:                          # Its arrays are mapped
     "Read a tree, or take the arrays that an earlier reading of the same file left."
     def make():
+        "The arrays of the tree, read from its file."
         tree = read_tree(path, sequences)
         notes = as_bytes(["\n".join(tree.notes) or "-"])
         arrays = dict(start=tree.start, stop=tree.stop, length=tree.length)

@@ -65,6 +65,7 @@ def plot_classes(
     shown = largest(e.truth, e.classes, 12)
     own = e.predictions[focus(e)][np.arange(len(e.truth)), e.truth]
     def draw(fig):
+        "Draw into an empty figure."
         left, right = fig.subplots(1, 2, width_ratios=(1, 1.25))
         _draw_roc(left, e)
         strips(right, own, e.truth, e.classes, shown)

@@ -30,6 +30,7 @@ def plot_data(
     e, rows = evaluation, study.positions(evaluation.ids)
     reads, asvs = np.maximum(study.table.depths[rows], 1), np.diff(study.table.counts.indptr)[rows]
     def draw(fig):
+        "Draw into an empty figure."
         left, middle, right = fig.subplots(1, 3, width_ratios=(1, 1, 1.2))
         reads_histogram(left, reads, 14)
         middle.hist(asvs, bins=14, color=GREY)

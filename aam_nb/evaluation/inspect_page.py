@@ -50,6 +50,7 @@ def plot_table(
     reads, asvs = np.maximum(study.table.depths, 1), np.diff(counts.indptr)
     many = np.bincount(counts.indices, minlength=counts.shape[1])
     def draw(fig):
+        "Draw into an empty figure."
         left, middle, right = fig.subplots(1, 3)
         reads_histogram(left, reads, 24)
         middle.hist(asvs, bins=24, color=GREY)
@@ -70,6 +71,7 @@ def plot_target(
     y, reads = target.y[have], np.maximum(study.table.depths[have], 1)
     shown = largest(y.astype(int), target.classes, 18) if target.classes else ()
     def draw(fig):
+        "Draw into an empty figure."
         ax = fig.subplots()
         if target.classes: strips(ax, reads, y.astype(int), target.classes, shown)
         else:

@@ -50,6 +50,7 @@ def plot_scores(
     two, first = len(evaluations) > 1, evaluations[0]
     panels = [(e, MAIN[e.task]) for e in evaluations] if two else [(first, o) for o in with_interval(first)]
     def draw(fig):
+        "Draw into an empty figure."
         axes = np.atleast_1d(fig.subplots(1, len(panels), sharey=True))
         for ax, (e, metric) in zip(axes, panels, strict=True):
             _draw_scores(ax, e, metric)
@@ -70,6 +71,7 @@ def plot_numbers(
     every = np.concatenate([e.truth, *(e.predictions[o] for o in names)])
     ends = [every.min(), every.max()]
     def draw(fig):
+        "Draw into an empty figure."
         axes = np.atleast_1d(fig.subplots(1, len(names), sharex=True, sharey=True))
         for ax, o in zip(axes, names, strict=True):
             color, mark = method_style(e, o)
@@ -121,6 +123,7 @@ def plot_intervals(
     order = np.argsort(e.predictions[e.model], kind="stable")
     low, high = e.interval[order].T
     def draw(fig):
+        "Draw into an empty figure."
         ax = fig.subplots()
         _draw_intervals(ax, e.truth[order], low, high)
         ax.set(xlabel=f"{len(order):,} samples, by prediction", ylabel=e.target, xticks=[])
@@ -158,6 +161,7 @@ def plot_errors(
     e, error = evaluation, errors(evaluation)
     reads = study.table.depths[study.positions(e.ids)]
     def draw(fig):
+        "Draw into an empty figure."
         ax = _axis_of_errors(fig, e)
         log_reads(ax, reads)
         ax.plot(reads, error, "o", color=COLORS["model"], **point_style(len(error)))

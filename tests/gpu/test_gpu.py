@@ -135,7 +135,7 @@ def test_an_evaluation_scores_as_on_a_cpu(files, tmp_path):
     assert mae["cuda"].forest == pytest.approx(mae["cpu"].forest, abs=1e-6)
 
 
-def test_resume_goes_on_to_nearly_the_same_losses(study, tmp_path):
+def test_two_runs_are_alike(study):
     "Sums on a GPU have no fixed order, so two runs are alike but not the same to the bit."
     a, b = (losses(study, "samples", "cuda", "fp32") for _ in range(2))
     print("two runs of the same steps differ by", np.abs(a/b - 1).max())
