@@ -207,6 +207,9 @@ def _run_problems(c):
         found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage "
                      "trains "
                      "the ASV encoder, so nothing would read them")
+    if c.pretrain_asv.batch_asvs:
+        found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
+                     "stage, whose steps are of ASVs: set pretrain_asv.batch")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))

@@ -98,7 +98,7 @@ class SampleBatches:
         check_budget(asvs, self.batch_asvs, self.world)
         order = lambda k: partial(self.order, study=k)
         self.budgets = [AsvTurns(asvs, order(k), self.batch_asvs) for k in range(len(self.studies))]
-        return [int(asvs[o].sum()) for o in self.studies]
+        return [int(asvs[o].sum()) or len(o) for o in self.studies]
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #2e8231cd
 @patch
