@@ -236,6 +236,7 @@ def save(self:Loop, always:bool=True)->None:
 @patch
 def check_same(self:Loop, settings:dict, source)->None:
     "Raise `AamError` where a checkpoint was written with other settings or on other batches."
+    settings = asdict(OptimConfig()) | settings # A key that is newer than the checkpoint was at its default
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other:
         raise AamError(f"The checkpoint {self.folder} was written with other settings "
