@@ -198,6 +198,19 @@ def _exclusive_problems(c):
              ("run.resume", run.resume, "run.overwrite", run.overwrite)]
     return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]
 
+_ONLY = {"cycles": "restarts", "growth": "restarts", "drop": "plateau", "drop_after": "plateau"}
+
+def _schedule_problems(c):
+    "Which settings of a stage belong to a schedule that it does not have."
+    found, usual = [], OptimConfig()
+    for name in STAGES:
+        stage = getattr(c, name)
+        odd = [(k, own) for k, own in _ONLY.items() if stage.schedule != own]
+        odd = [(k, own) for k, own in odd if getattr(stage, k) != getattr(usual, k)]
+        found += [f"{name}.{k} is {getattr(stage, k)}, but {name}.schedule is '{stage.schedule}'; "
+                  f"wanted {own}" for k, own in odd]
+    return found
+
 def _run_problems(c):
     "What is wrong with the parts of the data, the augmentation and the trackers."
     d, found = c.data, []
@@ -237,7 +250,7 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _run_problems)
+                  _exclusive_problems, _schedule_problems, _run_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 
