@@ -81,7 +81,7 @@ def test_every_sample_is_seen_once_an_epoch_and_no_step_is_over_the_budget():
     source = SampleBatches(data, View(seed=3), batch=1, steps=120, batch_asvs=25)
     seen = sorted(o for step in steps_of(source) for o in step)
     assert len(seen) == len(set(seen))
-    for k, study in enumerate(source.studies):
+    for study in source.studies:
         own = set(data.ids[study])
         epochs = [[i for e, i in seen if i in own and e == epoch] for epoch in range(3)]
         assert all(set(o) == own for o in epochs[:2])
