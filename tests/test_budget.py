@@ -1,6 +1,4 @@
 "Steps by a budget of ASVs: every sample once an epoch, the same order for all, and even parts."
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,7 +50,10 @@ def test_parts_cover_a_step_once_and_are_as_even_as_whole_samples_allow(sizes, w
     assert max(map(sum, parts)) <= sum(sizes)/world + max(sizes)
 
 
-def steps_of(source): return [[(e, source.dataset.ids[i]) for e, i in source.places(o)] for o in range(len(source))]
+def steps_of(source):
+    "Epoch and sample of each place, step by step."
+    ids = source.dataset.ids
+    return [[(e, ids[i]) for e, i in source.places(o)] for o in range(len(source))]
 
 
 @pytest.mark.parametrize("data", [DATA, SampleDataset(CORPUS)])
