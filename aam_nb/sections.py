@@ -152,7 +152,7 @@ class OptimConfig(Section):
     "One stage of training: how many steps, how large, how fast."
     steps:int = between(400, 0, 10**8)      # Optimizer steps; 0 leaves the stage out
     batch:int = between(32, 1, 10**6)       # Samples in a step (ASVs, where the ASV encoder is pretrained)
-    batch_asvs:int = between(0, 0, 10**8)   # Most ASVs of a step's samples, in place of batch; 0 for no budget
+    batch_asvs:int = between(0, 0, 10**8)   # Most ASVs of a step's samples, in place of batch; 0: no budget
     lr:float = between(1e-3, 0., 1.)        # Highest learning rate
     weight_decay:float = between(.05, 0., 10.) # Weight decay of matrices; biases, norms and scales have none
     schedule:str = one_of("cosine", "cosine", "restarts", "plateau", "onecycle", "constant") # How lr falls
