@@ -23,19 +23,21 @@ __all__ = ['launched', 'check_alone', 'pick_device', 'check_share', 'pick_precis
 
 # %% ../../nbs/4_training/25_parallel.ipynb #7eaf0d9b
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-_START = "Start them with torchrun --nproc_per_node N, or with accelerate launch --multi_gpu --num_processes N."
+_START = ("Start them with torchrun --nproc_per_node N, or with accelerate launch --multi_gpu "
+          "--num_processes N.")
 
 def launched(
     environ:dict[str,str]|None=None, # Environment variables; those of this process if None
 )->int: # 1 without a launcher
-    "How many processes were started. Raises `AamError` where a launcher was asked for several and started one."
+    "How many processes were started. Raises `AamError` where a launcher was asked for more than it started."
     environ = os.environ if environ is None else environ
     if environ.get("WORLD_SIZE"): return int(environ["WORLD_SIZE"])
     if any(int(environ.get(o) or 1) > 1 for o in _OF_MPI):
-        raise AamError(f"Several processes were started by MPI, without the address at which they meet. {_START}")
+        raise AamError("Several processes were started by MPI, without the address at which they meet. "
+                       f"{_START}")
     if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(environ):
-        raise AamError(f"accelerate launch was asked for several processes and has started one. {_START} If one "
-                       "is what you want, unset MASTER_ADDR.")
+        raise AamError(f"accelerate launch was asked for several processes and has started one. {_START} "
+                       "If one is what you want, unset MASTER_ADDR.")
     return 1
 
 # %% ../../nbs/4_training/25_parallel.ipynb #6613f1b8
@@ -70,7 +72,8 @@ def check_share(
     there = dict(cuda=torch.cuda.device_count(), mps=1).get(device, local)
     if local > there:
         raise AamError(f"{local} processes were started on this machine, which has {there} {device} "
-                       f"{'device' if there == 1 else 'devices'}. Start one process for each, or use run.device=cpu.")
+                       f"{'device' if there == 1 else 'devices'}. Start one process for each, or use "
+                       "run.device=cpu.")
 
 # %% ../../nbs/4_training/25_parallel.ipynb #9847b05c
 def pick_precision(
@@ -97,8 +100,8 @@ def _accelerate():
 def make_accelerator(
     run:RunConfig, # `device`, `precision` and `threads`
 )->Accelerator:
-    """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a device
-    that is not there and where the processes do not find each other."""
+    """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a
+    device that is not there and where the processes do not find each other."""
     check_alone()
     world, device = launched(), pick_device(run.device)
     check_share(device, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
