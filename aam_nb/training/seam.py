@@ -65,7 +65,7 @@ def unpacked(
     parts = x.split([v.shape[1] for v in held.values()], 1)
     return SampleRows(**dict(zip(held, parts, strict=True)))
 
-# %% ../../nbs/4_training/33_seam.ipynb #aa1e7b2a
+# %% ../../nbs/4_training/33_seam.ipynb #5d586fbe
 def _all_rows(pieces:list, name:str, ranks:Ranks, sizes:list[int], dim:int=0)->Tensor|None:
     "A field of all samples of the whole batch; None where the pieces have none."
     own = [getattr(o, name) for o in pieces]
@@ -81,8 +81,9 @@ def labels_of_all(
     sizes = part_sizes(n, ranks.world)
     names = ("index", "target", "weight", "partner", "share")
     found = {k: _all_rows(pieces, k, ranks, sizes) for k in names}
-    distance, no_pairs = _all_rows(pieces, "distance", ranks, sizes, dim=1), pieces[0].offsets.new_zeros(n + 1)
-    return replace(pieces[0], distance=distance, offsets=no_pairs, start=0, total=n, **found)
+    found["distance"] = _all_rows(pieces, "distance", ranks, sizes, dim=1)
+    no_pairs = pieces[0].offsets.new_zeros(n + 1)
+    return replace(pieces[0], offsets=no_pairs, start=0, total=n, **found)
 
 # %% ../../nbs/4_training/33_seam.ipynb #262094b2
 def paths_of_all(
