@@ -198,6 +198,19 @@ def _exclusive_problems(c):
              ("run.resume", run.resume, "run.overwrite", run.overwrite)]
     return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]
 
+_ONLY = {"cycles": "restarts", "growth": "restarts", "drop": "plateau", "drop_after": "plateau"}
+
+def _schedule_problems(c):
+    "Which settings of a stage belong to a schedule that it does not have."
+    found, usual = [], OptimConfig()
+    for name in STAGES:
+        stage = getattr(c, name)
+        odd = [(k, own) for k, own in _ONLY.items() if stage.schedule != own]
+        odd = [(k, own) for k, own in odd if getattr(stage, k) != getattr(usual, k)]
+        found += [f"{name}.{k} is {getattr(stage, k)}, but {name}.schedule is '{stage.schedule}'; "
+                  f"wanted {own}" for k, own in odd]
+    return found
+
 def _run_problems(c):
     "What is wrong with the parts of the data, the augmentation and the trackers."
     d, found = c.data, []
@@ -207,6 +220,9 @@ def _run_problems(c):
         found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage "
                      "trains "
                      "the ASV encoder, so nothing would read them")
+    if c.pretrain_asv.batch_asvs:
+        found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
+                     "stage, whose steps are of ASVs: set pretrain_asv.batch")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
@@ -244,7 +260,7 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _run_problems, _shard_problems)
+                  _exclusive_problems, _schedule_problems, _run_problems, _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 

@@ -152,9 +152,15 @@ class OptimConfig(Section):
     "One stage of training: how many steps, how large, how fast."
     steps:int = between(400, 0, 10**8)      # Optimizer steps; 0 leaves the stage out
     batch:int = between(32, 1, 10**6)       # Samples in a step (ASVs, where the ASV encoder is pretrained)
+    batch_asvs:int = between(0, 0, 10**8)   # Most ASVs of a step's samples, in place of batch; 0: no budget
     lr:float = between(1e-3, 0., 1.)        # Highest learning rate
     weight_decay:float = between(.05, 0., 10.) # Weight decay of matrices; biases, norms and scales have none
-    warmup:float = between(.05, 0., 1.) # Share of the steps in which the rate rises; a cosine to zero follows
+    schedule:str = one_of("cosine", "cosine", "restarts", "plateau", "onecycle", "constant") # How lr falls
+    warmup:float = between(.05, 0., 1.)     # Share of the steps in which the rate rises, before it falls
+    cycles:int = between(3, 1, 1000)        # schedule = restarts: how often the rate falls
+    growth:int = between(2, 1, 10)          # schedule = restarts: length of each fall relative to the last
+    drop:float = between(.5, .01, .99)      # schedule = plateau: what the rate is multiplied by
+    drop_after:int = between(3, 0, 10**6)   # schedule = plateau: validations in a row that may be no better
     clip:float = between(1., 0., 1e6)       # Largest gradient norm; 0 for no clipping
     ema:float = between(.97, 0., .9999)     # Decay of the averaged weights that are kept; 0 for none
     every:int = between(20, 1, 10**8)       # Steps between validations
@@ -164,6 +170,7 @@ class OptimConfig(Section):
     encoder_lr:float = between(.1, 0., 10.) # Learning rate of the ASV encoder, as a multiple of lr
     layer_decay:float = between(1., .1, 1.) # Rate of each layer of the encoder, as a multiple of the next
     chunk:int = between(0, 0, 10**6)        # ASVs that a training encoder takes at once; 0: by device
+    fused:bool = True                       # Take PyTorch's fused optimizer; false: one operation at a time
 
 # %% ../nbs/0_start/50_sections.ipynb #58372bd7
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,14 @@ Docs: https://aam-nb.github.io/aam_nb/2_batches/sample_batches.html.md"""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
 from .augment import augment_samples, augment_tokens
+from .budget import asv_part, AsvTurns, check_budget
 from .collate import collate, Signs
 from .draws import AsvDraws, pair_draws
 from .hide import hide_reads
@@ -74,19 +76,29 @@ class SampleBatches:
         temperature:float=1.,  # Of the choice of studies, in a corpus
         rank:int=0,            # Which process this is
         world:int=1,           # How many share each batch
+        batch_asvs:int=0,      # Most ASVs in a batch, those of each sample counted; 0 goes by `batch` alone
     ):
         if not len(dataset):
             raise AamError("There are no samples to train on. Check the split and the selection of samples.")
         check_distances(view, len(dataset.store))
         self.dataset, self.view, self.batch, self.steps = dataset, view, batch, steps
-        self.rank, self.world, self._orders = rank, world, {}
+        self.rank, self.world, self.batch_asvs, self._orders = rank, world, batch_asvs, {}
         self.signs = Signs(dataset.store, view.identity) if view.identity else None
         self.studies = _by_study(dataset.store, dataset.rows)
         sizes = [len(o) for o in self.studies]
-        check_ranks(sizes, batch, rank, world)
+        check_ranks(sizes, max(sizes) if batch_asvs else batch, rank, world)
+        if batch_asvs: sizes = self._budgets()
         self._turns = study_turns(sizes, steps, view.seed, temperature) if len(sizes) > 1 else None
 
     def __len__(self): return self.steps
+
+    def _budgets(self)->list[int]: # ASVs of the samples of each study
+        "Let each study take samples within the budget."
+        asvs = self.dataset.sizes
+        check_budget(asvs, self.batch_asvs, self.world)
+        order = lambda k: partial(self.order, study=k)
+        self.budgets = [AsvTurns(asvs, order(k), self.batch_asvs) for k in range(len(self.studies))]
+        return [int(asvs[o].sum()) or len(o) for o in self.studies]
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #2e8231cd
 @patch
@@ -112,8 +124,18 @@ def study(self:SampleBatches, step:int)->tuple[int,int]:
 def places(self:SampleBatches, step:int)->list[tuple[int,int]]: # For each sample of the global batch
     "Which samples make up a step: each one's epoch, and its number in the dataset."
     study, turn = self.study(step)
-    epochs, at = turns(len(self.studies[study]), self.batch, turn)
+    if self.batch_asvs: epochs, at = self.budgets[study].turn(turn)
+    else: epochs, at = turns(len(self.studies[study]), self.batch, turn)
     return [(e, int(self.order(e, study)[i])) for e, i in zip(epochs.tolist(), at.tolist(), strict=True)]
+
+# %% ../../nbs/2_batches/75_sample_batches.ipynb #58208f8c
+@patch
+def part(self:SampleBatches,
+    places:list[tuple[int,int]], # Epoch and number of each sample of the global batch
+)->slice:
+    "Which samples of a batch this process holds."
+    if not self.batch_asvs: return rank_part(len(places), self.rank, self.world)
+    return asv_part(self.dataset.sizes[[i for _, i in places]], self.rank, self.world)
 
 # %% ../../nbs/2_batches/75_sample_batches.ipynb #5e36fecc
 @patch
@@ -139,7 +161,7 @@ def __getitem__(self:SampleBatches, step:int)->Batch:
     if not 0 <= step < self.steps: raise IndexError(step)
     view, store, places = self.view, self.dataset.store, self.places(step)
     store.check_files()
-    part = rank_part(len(places), self.rank, self.world)
+    part = self.part(places)
     all_samples = self.world > 1 and (bool(view.metrics) or mixes_reads(view))
     samples, mixed = _mixed(self, self.views(places if all_samples else places[part]), step)
     key = draw_key(view.seed, "step", step)

@@ -103,6 +103,13 @@ def look(self:SampleDataset,
     "A sample as one epoch or pass sees it."
     return select_asvs(self.read(i, turn), self.limit, self.select, self.seed, turn)
 
+# %% ../../nbs/2_batches/60_samples.ipynb #fa0fed3c
+@patch(as_prop=True)
+def sizes(self:SampleDataset)->np.ndarray: # int64 [n]
+    "How many ASVs each sample has, up to the limit. No reads are looked at."
+    sizes = self.store.indptr[self.rows + 1] - self.store.indptr[self.rows]
+    return np.minimum(sizes, self.limit) if self.limit else sizes
+
 # %% ../../nbs/2_batches/60_samples.ipynb #c60b10b6
 @patch
 def in_turn(self:SampleDataset,

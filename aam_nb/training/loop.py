@@ -21,7 +21,8 @@ from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
 from .checkpoint import kept_checkpoints, load_checkpoint, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
-from .optim import Ema, make_optimizer, rate, set_rate
+from .optim import Ema, make_optimizer, set_rate
+from .schedule import fallen, rate
 from .track import RunLog
 from ..types import AsvBatch, Batch
 
@@ -137,7 +138,7 @@ class Loop:
         weights = digest([[n, list(p.shape)] for n, p in named])
         chosen = asdict(replace(optim, chunk=objective.chunk))
         self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
-        self.state, self.best, self.history = _State(), None, []
+        self.state, self.best, self.history, self.share = _State(), None, [], 1.
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
         self.flushed = self.saved
@@ -146,7 +147,7 @@ class Loop:
 @patch
 def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
-    lr = set_rate(self.optimizer, self.state.step, self.optim)
+    lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
     terms, norm = self.objective.train_step(batch, self.accelerator.backward), None
     if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
@@ -206,12 +207,20 @@ def check(self:Loop, validate:Callable[[],dict]|None)->None:
     "Validate, and write a record."
     self.flush()
     found, step = {} if validate is None else self.judge(validate), self.state.step
-    record = dict(step=step, seconds=round(self.seconds(), 3), lr=self.optim.lr*rate(step - 1, self.optim))
+    lr = self.optim.lr*rate(step - 1, self.optim)*self.share
+    record = dict(step=step, seconds=round(self.seconds(), 3), lr=lr)
     record |= {k: sum(v)/len(v) for k, v in self.sums.items()}
     record |= {f"valid_{k}": float(v) for k, v in found.items()}
     self.history.append(record)
     self.sums = {}
+    self.listen()
     if self.log: self.log.write(self.stage.name, step, {k: v for k, v in record.items() if k != "step"})
+
+@patch
+def listen(self:Loop)->None:
+    "Let the learning rate follow the scores of all validations, where its schedule is `plateau`."
+    scores = (o[f"valid_{self.stage.monitor}"] for o in self.history)
+    self.share = fallen(scores, self.optim, self.stage.mode)
 
 @patch
 def seconds(self:Loop)->float:
@@ -236,6 +245,7 @@ def save(self:Loop, always:bool=True)->None:
 @patch
 def check_same(self:Loop, settings:dict, source)->None:
     "Raise `AamError` where a checkpoint was written with other settings or on other batches."
+    settings = asdict(OptimConfig()) | settings # Older checkpoints lack settings that came later
     other = [f"{k}={settings.get(k)}, here {v}" for k, v in self.settings.items() if settings.get(k) != v]
     if other:
         raise AamError(f"The checkpoint {self.folder} was written with other settings "
@@ -260,6 +270,7 @@ def restore(self:Loop, source)->None:
             raise AamError(f"The checkpoint {self.folder} does not say how far the training came ({e}). "
                            "Remove it, or restore it from a copy.") from e
     if self.best: self.best = {k: v.to(self.accelerator.device) for k, v in self.best.items()}
+    self.listen()
     if self.log: self.log.rewind(self.stage.name, self.state.step)
 
 # %% ../../nbs/4_training/45_loop.ipynb #3de24f6b
@@ -351,6 +362,15 @@ def finish(self:Loop, validated:bool)->Fit:
                seconds=state.seconds, history=self.history)
 
 # %% ../../nbs/4_training/45_loop.ipynb #0c7bf6dc
+def _check_fit(source, optim:OptimConfig, validate, stage:Stage):
+    "Refuse a stage that cannot be run to its end."
+    if len(source) < optim.steps:
+        raise AamError(f"Stage '{stage.name}' has too few batches: found {len(source):,}, "
+                       f"wanted {optim.steps:,}. Give one for each step.")
+    if optim.schedule == "plateau" and validate is None:
+        raise AamError(f"The schedule 'plateau' follows validation, and stage '{stage.name}' has none here. "
+                       "Take another schedule for it: cosine, restarts, onecycle or constant.")
+
 def fit(
     objective:AsvObjective|SampleObjective, # Model and loss
     source,            # Batch `step` by `source[step]`, always the same one; as long as the stage
@@ -362,9 +382,7 @@ def fit(
 )->Fit:                # The model holds the kept weights, in evaluation mode
     "Train a stage. Raises `AamError` when the loss diverges or a checkpoint belongs to another run."
     if not optim.steps: return Fit(best_step=0, best_score=None, steps=0, seconds=0., history=[])
-    if len(source) < optim.steps:
-        raise AamError(f"Stage '{stage.name}' has too few batches: found {len(source):,}, "
-                       f"wanted {optim.steps:,}. Give one for each step.")
+    _check_fit(source, optim, validate, stage)
     loop = Loop(objective, optim, accelerator, stage)
     if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)

@@ -7,7 +7,6 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/optim.html.md"""
 # %% ../../nbs/4_training/15_optim.ipynb #5cdcfa1e
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from ..core import AamError
 from ..sections import OptimConfig
+from .schedule import momentum, rate
 
 # %% auto #0
-__all__ = ['decays', 'layers_above', 'parameter_groups', 'make_optimizer', 'rate', 'set_rate', 'Ema']
+__all__ = ['decays', 'layers_above', 'parameter_groups', 'make_optimizer', 'set_rate', 'Ema']
 
 # %% ../../nbs/4_training/15_optim.ipynb #bbb5913d
 def decays(
@@ -74,28 +74,21 @@ def make_optimizer(
     slow:str="encoder.", # Names with this beginning learn at `encoder_lr` times the rate
 )->torch.optim.AdamW:
     "AdamW over the parameters that train."
-    return torch.optim.AdamW(parameter_groups(named, config, slow), lr=config.lr, fused=True)
-
-# %% ../../nbs/4_training/15_optim.ipynb #ff8c31cc
-def rate(
-    step:int,           # Number of the step, from 0
-    config:OptimConfig, # `steps` and `warmup`
-)->float:               # 0 to 1, a multiple of the highest rate
-    "Linear warm-up, then a cosine to zero."
-    warm = round(config.warmup*config.steps)
-    if step < warm: return (step + 1)/warm
-    if step >= config.steps: return 0.
-    return .5*(1 + math.cos(math.pi*(step - warm)/(config.steps - warm)))
+    form = dict(fused=True) if config.fused else dict(foreach=True)
+    return torch.optim.AdamW(parameter_groups(named, config, slow), lr=config.lr, **form)
 
 # %% ../../nbs/4_training/15_optim.ipynb #030e23bf
 def set_rate(
     optimizer:torch.optim.Optimizer, # Made by `make_optimizer`
     step:int,           # Number of the step, from 0
     config:OptimConfig,
+    share:float=1.,     # A further factor, by `fallen`
 )->float:               # The rate of the groups that learn in full
-    "Set the learning rate of each group for this step."
-    lr = config.lr*rate(step, config)
-    for g in optimizer.param_groups: g["lr"] = lr*g["share"]
+    "Set the learning rate and the momentum of each group for this step."
+    lr = config.lr*rate(step, config)*share
+    for g in optimizer.param_groups:
+        g["lr"] = lr*g["share"]
+        g["betas"] = momentum(step, config), g["betas"][1]
     return lr
 
 # %% ../../nbs/4_training/15_optim.ipynb #244d638a

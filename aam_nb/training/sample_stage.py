@@ -37,8 +37,8 @@ def sample_stage(
     set_constants(bench, model, rows, place, embeddings)
     view = bench.view(loss, place, seed=bench.seed("pairs", *key), augment=config.augment,
                       mask=0. if optim.freeze else loss.mask)
-    source = SampleBatches(bench.samples(rows), view, batch=optim.batch, steps=optim.steps,
-                           temperature=config.data.temperature)
+    source = SampleBatches(bench.samples(rows), view, batch=optim.batch, batch_asvs=optim.batch_asvs,
+                           steps=optim.steps, temperature=config.data.temperature)
     return SampleObjective(model, loss, embeddings=embeddings), source
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #d60fbf67

@@ -125,8 +125,8 @@ def target_stage(
                             covariates=made.encoded)
     view = bench.view(config.loss, made.place, seed=bench.seed("target", *key), augment=config.augment,
                       chains=covariates.shape.chains if covariates else ())
-    source = SampleBatches(samples, view, batch=optim.batch, steps=optim.steps,
-                           temperature=config.data.temperature)
+    source = SampleBatches(samples, view, batch=optim.batch, batch_asvs=optim.batch_asvs,
+                           steps=optim.steps, temperature=config.data.temperature)
     objective = SampleObjective(made.model, config.loss, embeddings=made.embeddings,
                                 mixup=config.augment.mixup,
                                 smoothing=config.target.smoothing)
