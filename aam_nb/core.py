@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['AamError', 'few', 'note', 'nearest', 'need', 'Caller', 'caller', 'speak', 'speaking', 'option', 'command', 'digest',
-           'draw_key', 'keyed_rng', 'duration']
+__all__ = ['AamError', 'few', 'hushed', 'hush', 'note', 'nearest', 'need', 'Caller', 'caller', 'speak', 'speaking', 'option',
+           'command', 'digest', 'draw_key', 'keyed_rng', 'duration']
 
 # %% ../nbs/0_start/10_core.ipynb #a4b1f1c8
 class AamError(ValueError):
@@ -34,11 +34,24 @@ def few(
     return shown if len(names) <= n else f"{shown} and {len(names)-n:,} more"
 
 # %% ../nbs/0_start/10_core.ipynb #ff6d7229
+_hushed = False # Whether another process speaks for this one
+
+def hushed()->bool:
+    "Whether this process says nothing."
+    return _hushed
+
+def hush(
+    quiet:bool=True, # False lets it speak again
+)->None:
+    "Let this process say nothing; where several processes do one work, one of them speaks for all."
+    global _hushed
+    _hushed = quiet
+
 def note(
     text:str, # A sentence
 )->None:
     "Tell the user something that does not stop the work."
-    print(f"note: {text}", file=sys.stderr)
+    if not hushed(): print(f"note: {text}", file=sys.stderr)
 
 # %% ../nbs/0_start/10_core.ipynb #68d8546c
 def nearest(

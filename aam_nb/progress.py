@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from fastcore.basics import patch
 
-from .core import duration
+from .core import duration, hushed
 
 # %% auto #0
 __all__ = ['someone_looks', 'tell', 'Progress', 'fitting', 'following']
@@ -20,6 +20,7 @@ __all__ = ['someone_looks', 'tell', 'Progress', 'fitting', 'following']
 # %% ../nbs/0_start/25_progress.ipynb #4a074ba0
 def someone_looks()->bool: # False for files, pipes and queues
     "Whether somebody can see a progress bar."
+    if hushed(): return False
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0"): return False
     notebook = "ipykernel" in sys.modules and type(sys.modules["IPython"].get_ipython()).__name__
     return notebook == "ZMQInteractiveShell" or bool(sys.stderr and sys.stderr.isatty())
@@ -28,6 +29,7 @@ def tell(
     text:str, # A line
 )->None:
     "Write a line to stderr, beside a bar if there is one."
+    if hushed(): return
     from tqdm import tqdm
     tqdm.write(text, file=sys.stderr)
 

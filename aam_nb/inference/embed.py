@@ -20,6 +20,7 @@ from .bundle import Bundle
 from .read import check_lengths, read_samples
 from .unseen import Unseen, unseen_notes, unseen_reads
 from ..training.outputs import embed_asvs
+from ..training.ranks import ALONE, Ranks
 from ..types import positions
 
 # %% auto #0
@@ -58,11 +59,11 @@ class Embedding:
         write_frame(path, frame, "name")
 
 # %% ../../nbs/6_inference/30_embed.ipynb #b0fd4d50
-def _embed_asvs(bundle:Bundle, store:SampleSource, ids)->Embedding:
+def _embed_asvs(bundle:Bundle, store:SampleSource, ids, ranks:Ranks)->Embedding:
     "Vectors of the ASVs in some samples."
     check_lengths(bundle, store)
     rows = asvs_in(store, _with_reads(store, ids))
-    vectors = embed_asvs(bundle.model, store.tokens, rows)[rows].cpu().numpy()
+    vectors = embed_asvs(bundle.model, store.tokens, rows, ranks=ranks)[rows].cpu().numpy()
     return Embedding(names=store.sequences[rows], vectors=vectors, note=np.full(len(rows), "", dtype=object),
                      unseen=unseen_reads(bundle, store, _with_reads(store, ids)))
 
@@ -70,9 +71,9 @@ def _with_reads(store, ids)->np.ndarray: # int64, samples
     rows = np.arange(len(store)) if ids is None else positions(store.sample_ids, ids)
     return rows[store.depths[rows] > 0]
 
-def _embed_samples(bundle:Bundle, store:SampleSource, ids, batch:int)->Embedding:
+def _embed_samples(bundle:Bundle, store:SampleSource, ids, batch:int, ranks:Ranks)->Embedding:
     "Vectors of samples, with NaN where a sample cannot be read."
-    samples = read_samples(bundle, store, ids, _no_covariates(bundle, store), batch)
+    samples = read_samples(bundle, store, ids, _no_covariates(bundle, store), batch, ranks)
     found = samples.collect(lambda b, o: o.summary.float(), 0)
     vectors = np.full((len(samples.names), found.shape[1]), np.nan, np.float32)
     good, note = samples.note == "", samples.note.copy()
@@ -93,13 +94,14 @@ def embed_store(
     ids=None,         # Sample ids; every sample of the store if None
     of:str="sample",  # "sample", or "asv" for the ASVs in those samples
     batch:int=64,     # Samples at once
+    ranks:Ranks=ALONE, # The processes that share the work; all of them call this
 )->Embedding:
     """Vectors of samples or of their ASVs. Raises `AamError` for ids that are not in the store, for ASVs
     that are too long and for an untrained sample level."""
-    if of == "asv": return _embed_asvs(bundle, store, ids)
+    if of == "asv": return _embed_asvs(bundle, store, ids, ranks)
     if of != "sample": raise AamError(f"The level is '{of}'; it can be 'sample' or 'asv'.")
     if bundle.targets is None and not bundle.config.pretrain_sample.steps:
         raise AamError("This bundle's sample level has not been trained, so its vectors mean nothing. Embed "
                        "ASVs (level 'asv'), pretrain with "
                        "pretrain_sample.steps above 0, or use a bundle with a target.")
-    return _embed_samples(bundle, store, ids, batch)
+    return _embed_samples(bundle, store, ids, batch, ranks)

@@ -23,6 +23,7 @@ from ..disk import write_frame
 from .bundle import Bundle
 from .read import BundleSamples, read_samples, sample_metadata
 from .unseen import NO_INTERVAL, Unseen, unseen_notes, unseen_reads
+from ..training.ranks import ALONE, Ranks
 from ..types import Batch, Study, Table
 
 if TYPE_CHECKING: import pandas as pd
@@ -163,6 +164,7 @@ def predict_store(
     metadata:pd.DataFrame|None=None, # By sample id, where the bundle has covariates or decodes by a category
     batch:int=64,       # Samples at once
     passes:int=1,       # Looks at each sample, each with its own draw, whose predictions are averaged
+    ranks:Ranks=ALONE,  # The processes that share the work; all of them call this
 )->Prediction:
     """Score samples of a store. Raises `AamError` for ids, metadata, ASVs or passes that the bundle cannot
     use, and for a bundle without a target."""
@@ -172,7 +174,7 @@ def predict_store(
         raise AamError("This bundle is a pretrained encoder without a target. Fine-tune it first: "
                        f"{command('train_run')}, with run.start=BUNDLE.")
     _check_passes(bundle, passes)
-    samples = read_samples(bundle, store, ids, metadata, batch)
+    samples = read_samples(bundle, store, ids, metadata, batch, ranks)
     good = samples.note == ""
     scored = samples.names[good]
     beside = sample_metadata(metadata, scored, targets.needs)

@@ -21,7 +21,8 @@ from ..core import AamError, few, keyed_rng, option
 from ..data.ids import near_ids
 from .bundle import Bundle
 from ..model.aam import AamModel
-from ..training.outputs import embed_asvs, sample_outputs, stack_outputs
+from ..training.outputs import collect_outputs, embed_asvs
+from ..training.ranks import ALONE, Ranks
 from ..types import positions, Sample
 
 if TYPE_CHECKING: import pandas as pd
@@ -125,6 +126,7 @@ class BundleSamples:
     known:np.ndarray     # int64 [asvs], by `known_places`
     model:AamModel
     batch:int            # Samples at once
+    ranks:Ranks = ALONE  # The processes that share the work
 
     def collect(
         self,
@@ -133,9 +135,8 @@ class BundleSamples:
         turn:int=0, # Number of the pass, which draws its own reads
     )->np.ndarray:  # [readable samples, width]
         "What `take` keeps of each batch in one pass."
-        looked = sample_outputs(self.model, self.dataset.in_turn(turn), self.embeddings, self.known,
-                                self.batch)
-        return stack_outputs(looked, take, width)
+        return collect_outputs(self.model, self.dataset.in_turn(turn), self.embeddings, take, width,
+                               self.known, self.batch, self.ranks)
 
 # %% ../../nbs/6_inference/15_read.ipynb #6950e983
 def read_samples(
@@ -144,6 +145,7 @@ def read_samples(
     ids,                # Sample ids; None for every sample of the store
     metadata:pd.DataFrame|None, # By sample id, where the bundle has covariates
     batch:int,          # Samples at once
+    ranks:Ranks=ALONE,  # The processes that share the work; all of them call this
 )->BundleSamples:
     """Samples of a store as a bundle reads them. Raises `AamError` for ids, ASVs or metadata that the
     bundle cannot use."""
@@ -156,6 +158,7 @@ def read_samples(
     covariates = _covariates(bundle, store, good, names[note == ""], metadata)
     dataset = AtDepth(store, good, data.depth, bundle.config.run.seed, limit=data.limit, select=data.select,
                       covariates=covariates)
-    embeddings = embed_asvs(bundle.model, store.tokens, asvs_in(store, good))
+    embeddings = embed_asvs(bundle.model, store.tokens, asvs_in(store, good), ranks=ranks)
     return BundleSamples(names=names, note=note, dataset=dataset, embeddings=embeddings,
-                         known=known_places(store.keys, bundle.known), model=bundle.model, batch=batch)
+                         known=known_places(store.keys, bundle.known), model=bundle.model, batch=batch,
+                         ranks=ranks)

@@ -18,11 +18,23 @@ from ..batches.source import SampleSource
 from ..batches.view import View
 from ..model.aam import AamModel
 from ..model.passes import embed_chunks
-from ..progress import following
+from ..progress import following, Progress
+from .ranks import ALONE, Ranks
 from ..types import Batch, Outputs
 
 # %% auto #0
-__all__ = ['embed_asvs', 'sample_outputs', 'stack_outputs', 'predict_rows']
+__all__ = ['embed_asvs', 'sample_outputs', 'collect_outputs', 'predict_rows']
+
+# %% ../../nbs/4_training/50_outputs.ipynb #a9e5e307
+def _dealt(ranks, n, work, what, unit, show):
+    "What `work` gives for each of `n` pieces, on all processes."
+    with Progress(what, len(range(ranks.rank, n, ranks.world)), unit=unit, show=show) as bar:
+        def done(j):
+            "Do a piece, and move on."
+            found = work(j)
+            bar.update()
+            return found
+        return ranks.deal(n, done)
 
 # %% ../../nbs/4_training/50_outputs.ipynb #a7d6bfec
 def embed_asvs(
@@ -30,22 +42,38 @@ def embed_asvs(
     tokens:np.ndarray, # u8 [asvs, l]
     rows:np.ndarray|None=None, # int64, the ASVs to embed, the others stay zero; all of them if None
     chunk:int=256,     # ASVs at once
+    ranks:Ranks=ALONE, # The processes that share the work; all of them call this
 )->torch.Tensor:       # f32 [asvs, d], on the model's device
     "The embedding of every ASV, in evaluation mode and without graph."
     device, was = next(model.parameters()).device, model.training
     model.eval()
     rows = np.arange(len(tokens)) if rows is None else rows
-    out = torch.zeros(len(tokens), model.config.width, device=device)
-    starts = range(0, len(rows), 4096)
-    for i in following(starts, "ASV embeddings", "block", None if len(starts) > 1 else False):
-        part = rows[i:i+4096]
-        at = torch.from_numpy(part).to(device)
-        out[at] = embed_chunks(model, torch.from_numpy(tokens[part]).to(device), chunk)
+    out, size = torch.zeros(len(tokens), model.config.width, device=device), 4*chunk
+    blocks = [rows[i:i+size] for i in range(0, len(rows), size)]
+    def embed(j):
+        "The vectors of a block."
+        return embed_chunks(model, torch.from_numpy(tokens[blocks[j]]).to(device), chunk)
+    show = None if len(rows) > 4096 else False
+    found = _dealt(ranks, len(blocks), embed, "ASV embeddings", "block", show)
+    for part, vectors in zip(blocks, found, strict=True): out[torch.from_numpy(part).to(device)] = vectors
     model.train(was)
     return out
 
 # %% ../../nbs/4_training/50_outputs.ipynb #2d5efa25
+def _plain(model, dataset, known, batch):
+    "Batches of samples as a model reads them."
+    return PlainBatches(dataset, View(identity=model.config.identity, known=known), batch=batch)
+
 @torch.no_grad()
+def _look(model, source, embeddings, j):
+    "One batch and the outputs for it, in evaluation mode; the model is then in the mode in which it was."
+    was = model.training
+    model.eval()
+    batch = source[j].to(embeddings.device)
+    found = model(batch, asv=embeddings[batch.rows])
+    model.train(was)
+    return batch, found
+
 def sample_outputs(
     model:AamModel,
     dataset:SampleDataset,
@@ -54,23 +82,29 @@ def sample_outputs(
     batch:int=64,           # Samples at once
 )->Iterator[tuple[Batch,Outputs]]:
     "Batches of samples and the outputs for them, in evaluation mode, in the order of the dataset."
-    was = model.training
-    source = PlainBatches(dataset, View(identity=model.config.identity, known=known), batch=batch)
+    source = _plain(model, dataset, known, batch)
     for j in following(range(len(source)), "samples", "batch", None if len(source) > 50 else False):
-        model.eval()
-        b = source[j].to(embeddings.device)
-        yield b, model(b, asv=embeddings[b.rows])
-    model.train(was)
+        yield _look(model, source, embeddings, j)
 
 # %% ../../nbs/4_training/50_outputs.ipynb #a8b471d8
-def stack_outputs(
-    looked,        # Pairs of `Batch` and `Outputs`, from `sample_outputs`
+def collect_outputs(
+    model:AamModel,
+    dataset:SampleDataset,
+    embeddings:torch.Tensor, # As for `sample_outputs`
     take:Callable, # (batch, outputs) -> tensor [b, width], what to keep
     width:int,     # Columns, where there are no samples
+    known:np.ndarray|None=None, # As for `sample_outputs`
+    batch:int=64,  # Samples at once
+    ranks:Ranks=ALONE, # The processes that share the work; all of them call this
 )->np.ndarray:     # [n, width]
-    "What `take` keeps of each batch, stacked in order."
-    out = [take(*o).cpu().numpy() for o in looked]
-    return np.concatenate(out) if out else np.zeros((0, width), dtype=np.float32)
+    "What `take` keeps of each batch, stacked in the order of the dataset."
+    source = _plain(model, dataset, known, batch)
+    def kept(j):
+        "What is kept of one batch."
+        return take(*_look(model, source, embeddings, j)).cpu()
+    show = None if len(source) > 50 else False
+    out = _dealt(ranks, len(source), kept, "samples", "batch", show)
+    return torch.cat(out).cpu().numpy() if out else np.zeros((0, width), dtype=np.float32)
 
 # %% ../../nbs/4_training/50_outputs.ipynb #1d411cd2
 def predict_rows(
@@ -80,9 +114,11 @@ def predict_rows(
     embeddings:torch.Tensor|None=None, # f32 [asvs, d] of every ASV of the store; encoded here if None
     known:np.ndarray|None=None, # int64 [asvs], by `known_places`; None if the model knows them all
     batch:int=64,           # Samples at once
+    ranks:Ranks=ALONE,      # The processes that share the work; all of them call this
     **how,                  # Of the `SampleDataset`: covariates, limit, select, seed
 )->np.ndarray:              # f32 [n, K], the outputs of all targets side by side
     "Model outputs for some samples, in evaluation mode, in the order of `rows`."
-    if embeddings is None: embeddings = embed_asvs(model, store.tokens, asvs_in(store, rows))
-    looked = sample_outputs(model, SampleDataset(store, rows, **how), embeddings, known, batch)
-    return stack_outputs(looked, lambda b, o: o.target.float(), sum(o.outputs for o in model.columns))
+    if embeddings is None: embeddings = embed_asvs(model, store.tokens, asvs_in(store, rows), ranks=ranks)
+    width, samples = sum(o.outputs for o in model.columns), SampleDataset(store, rows, **how)
+    return collect_outputs(model, samples, embeddings, lambda b, o: o.target.float(), width, known, batch,
+                           ranks)

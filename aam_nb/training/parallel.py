@@ -8,6 +8,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/parallel.html.md"""
 from __future__ import annotations
 
 import os, warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,26 @@ from ..sections import RunConfig
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['check_alone', 'pick_device', 'pick_precision', 'make_accelerator']
+__all__ = ['launched', 'check_alone', 'pick_device', 'check_share', 'pick_precision', 'make_accelerator']
+
+# %% ../../nbs/4_training/25_parallel.ipynb #7eaf0d9b
+_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_START = ("Start them with torchrun --nproc_per_node N, or with accelerate launch --multi_gpu "
+          "--num_processes N.")
+
+def launched(
+    environ:dict[str,str]|None=None, # Environment variables; those of this process if None
+)->int: # 1 without a launcher
+    "How many processes were started. Raises `AamError` where a launcher was asked for more than it started."
+    environ = os.environ if environ is None else environ
+    if environ.get("WORLD_SIZE"): return int(environ["WORLD_SIZE"])
+    if any(int(environ.get(o) or 1) > 1 for o in _OF_MPI):
+        raise AamError("Several processes were started by MPI, without the address at which they meet. "
+                       f"{_START}")
+    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= set(environ):
+        raise AamError(f"accelerate launch was asked for several processes and has started one. {_START} "
+                       "If one is what you want, unset MASTER_ADDR.")
+    return 1
 
 # %% ../../nbs/4_training/25_parallel.ipynb #6613f1b8
 def check_alone(
@@ -43,6 +63,18 @@ def pick_device(
                        "Use run.device=auto, or install a PyTorch built for it.")
     return device
 
+# %% ../../nbs/4_training/25_parallel.ipynb #3f7e0f43
+def check_share(
+    device:str, # From `pick_device`
+    local:int,  # Processes on this machine
+)->None:
+    "Raise `AamError` where there are more processes than devices for them."
+    there = dict(cuda=torch.cuda.device_count(), mps=1).get(device, local)
+    if local > there:
+        raise AamError(f"{local} processes were started on this machine, which has {there} {device} "
+                       f"{'device' if there == 1 else 'devices'}. Start one process for each, or use "
+                       "run.device=cpu.")
+
 # %% ../../nbs/4_training/25_parallel.ipynb #9847b05c
 def pick_precision(
     precision:str, # "auto", "fp32" or "bf16"
@@ -57,24 +89,29 @@ def pick_precision(
 
 # %% ../../nbs/4_training/25_parallel.ipynb #3a2b8bcf
 def _accelerate():
-    "Accelerate's two classes; its own progress bar would complain in notebooks without ipywidgets."
+    "Accelerate's classes; its own progress bar would complain in notebooks without ipywidgets."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
-    return Accelerator, AcceleratorState
+    return Accelerator, AcceleratorState, InitProcessGroupKwargs
 
 # %% ../../nbs/4_training/25_parallel.ipynb #f7e17e0d
 def make_accelerator(
     run:RunConfig, # `device`, `precision` and `threads`
 )->Accelerator:
-    "What the loop trains on. Raises `AamError` for a device that is not there and for more than one process."
+    """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a
+    device that is not there and where the processes do not find each other."""
     check_alone()
-    device = pick_device(run.device)
+    world, device = launched(), pick_device(run.device)
+    check_share(device, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     precision = pick_precision(run.precision, device)
     if run.threads: torch.set_num_threads(run.threads)
-    Accelerator, AcceleratorState = _accelerate()
+    Accelerator, AcceleratorState, InitProcessGroupKwargs = _accelerate()
     had = AcceleratorState._shared_state
     if had and (had["_mixed_precision"] != precision or had["device"].type != device):
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    found = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[patient])
+    if found.num_processes == world: return found
+    raise AamError(f"{world} processes were started, and Accelerate joined {found.num_processes}. {_START}")
