@@ -36,7 +36,7 @@ def check_compile(
 )->None:
     "Raises `AamError` where layers cannot be compiled for a device."
     lacking = _lacking(device)
-    if lacking: raise AamError(f"Layers cannot be compiled here: {lacking}. Use run.compile=false, or install it.")
+    if lacking: raise AamError(f"Layers cannot be compiled here: {lacking}. Use run.compile=false.")
 
 # %% ../../nbs/4_training/24_compiled.ipynb #f40e80f5
 LIMIT = 32 # Most compilations of a layer

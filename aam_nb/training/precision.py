@@ -20,7 +20,8 @@ _SIXTEEN = {"bf16": "bf16", "fp16": "fp16"} # By setting, as Accelerate names th
 def _unable(precision, device):
     "Why a precision cannot be had on a device, in words; empty where it can."
     cuda = device == "cuda"
-    if precision in ("fp16", "tf32") and not cuda: return f"{precision} is for NVIDIA GPUs, and this is a {device}"
+    if precision in ("fp16", "tf32") and not cuda:
+        return f"{precision} is for NVIDIA GPUs, and this is a {device}"
     if precision == "tf32" and not torch.cuda.is_tf32_supported(): return "This GPU has no tf32 arithmetic"
     if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "This GPU has no bf16 arithmetic"

@@ -39,8 +39,8 @@ def take_step(
 def _check_scale(scale):
     "Refuse gradients that are too large for fp16 as they are."
     if scale < 1:
-        raise AamError(f"The gradients overflow fp16 even at a scale of {2*scale:g}. Use run.precision=bf16 or "
-                       "fp32, a smaller learning rate (lr), or a longer warm-up.")
+        raise AamError(f"The gradients overflow fp16 even at a scale of {2*scale:g}. Use run.precision=bf16 "
+                       "or fp32, a smaller learning rate (lr), or a longer warm-up.")
 
 # %% ../../nbs/4_training/17_scaler.ipynb #dda2f853
 def scaler_state(
