@@ -220,12 +220,25 @@ def _run_problems(c):
         found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage "
                      "trains "
                      "the ASV encoder, so nothing would read them")
+    if c.run.compile and not (c.encoder_trains or _has_heads(c.model.sample)):
+        found.append("run.compile is true, but no stage trains transformer layers: the ASV encoder is "
+                     f"frozen, and model.sample is '{c.model.sample}'")
     if c.pretrain_asv.batch_asvs:
         found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
                      "stage, whose steps are of ASVs: set pretrain_asv.batch")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
+
+# %% ../nbs/0_start/60_config.ipynb #31e21221
+def _shard_problems(c):
+    "What is wrong with the choices that save the memory of a device."
+    run, found = c.run, []
+    blocks = c.encoder_trains or c.model.sample != "pool" or c.model.fusion == "perceiver"
+    if run.recompute and not blocks:
+        found.append("run.recompute is true, but no stage trains transformer blocks; wanted a stage that "
+                     "trains the ASV encoder, or another model.sample")
+    return found
 
 # %% ../nbs/0_start/60_config.ipynb #046fc20c
 def _asv_stage():
@@ -250,7 +263,7 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _schedule_problems, _run_problems)
+                  _exclusive_problems, _schedule_problems, _run_problems, _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['strings', 'Table', 'Tree', 'positions', 'Study', 'Split', 'Sample', 'sample_of_pairs', 'SampleReads', 'Batch',
-           'AsvBatch', 'Column', 'slices', 'Covariates', 'Outputs', 'Term', 'LossTerms']
+           'AsvBatch', 'Column', 'slices', 'Covariates', 'SampleRows', 'Outputs', 'Term', 'LossTerms']
 
 # %% ../nbs/0_start/80_types.ipynb #aa29f260
 def strings(values)->np.ndarray: # Object array of str
@@ -276,6 +276,16 @@ class Covariates:
     def names(self)->tuple[str,...]: # Of the columns with categories
         "Columns with categories, chain after chain."
         return tuple(o for chain in self.chains for o in chain)
+
+# %% ../nbs/0_start/80_types.ipynb #5340f856
+@dataclass(frozen=True, kw_only=True)
+class SampleRows:
+    "What the model makes of each sample by itself; the heads read it."
+    summary:Tensor            # [b, d], the community
+    met:Tensor|None = None    # [b, d], the summary that covariates have joined; None where there are none
+    linear:Tensor|None = None # [b, k], what the linear path adds to the outputs; None without the path
+    factor:Tensor|None = None # [b, k], what the outputs are multiplied by; None for 1
+    shift:Tensor|None = None  # [b, k], what is then added; None for 0
 
 # %% ../nbs/0_start/80_types.ipynb #b7c8ec44
 @dataclass(frozen=True, kw_only=True)

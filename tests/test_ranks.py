@@ -80,7 +80,10 @@ def test_an_error_of_one_is_an_error_of_all(failing):
 
 def test_a_process_that_dies_ends_the_wait_of_the_others(tmp_path):
     def work(ranks):
-        if ranks.rank == 1: os._exit(9)
+        ranks.wait()
+        if ranks.rank == 1:
+            time.sleep(.3)
+            os._exit(9)
         begun = time.perf_counter()
         try: ranks.wait()
         except AamError as e: (tmp_path/"said").write_text(f"{time.perf_counter() - begun} {e}")

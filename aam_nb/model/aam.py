@@ -22,7 +22,7 @@ from .heads import (
 from .linear import LogComponents
 from .sample_encoder import sample_encoder
 from ..sections import ModelConfig
-from ..types import Batch, Column, Covariates, Outputs, sample_of_pairs, SampleReads
+from ..types import Batch, Column, Covariates, Outputs, sample_of_pairs, SampleReads, SampleRows
 
 # %% auto #0
 __all__ = ['AamModel', 'blend']
@@ -83,6 +83,20 @@ def joined(self:AamModel,
                        "Make the batch with the model's own width (model.identity).")
     return torch.cat([asv, identity.to(asv.dtype)], 1) if wanted else asv
 
+# %% ../../nbs/3_model/70_aam.ipynb #fc1cc1d0
+@patch
+def rows(self:AamModel,
+    asv:Tensor,        # [u, d+i], vectors of the distinct ASVs with their identity signs (see `joined`)
+    reads:SampleReads, # Samples
+)->SampleRows:
+    "What each sample gives by itself, whatever else is in the batch."
+    summary = self.sample(asv, reads)
+    if not self.columns: return SampleRows(summary=summary)
+    met = None if self.fusion is None else self.fusion(summary, reads, asv)
+    linear = None if self.linear is None else self.linear(reads)
+    factor, shift = (None, None) if self.scale is None else self.scale.factors(reads.category)
+    return SampleRows(summary=summary, met=met, linear=linear, factor=factor, shift=shift)
+
 # %% ../../nbs/3_model/70_aam.ipynb #ee2cc868
 def blend(
     x:Tensor, # [b, d]
@@ -92,20 +106,32 @@ def blend(
     return x if mix is None else torch.lerp(x[mix[0]], x, mix[1][:, None].to(x.dtype))
 
 @patch
-def _target(self:AamModel, summary, asv, reads, mix):
-    "The outputs for the targets; the target head reads summaries that covariates have joined."
+def _target(self:AamModel, rows, mix):
+    "The outputs for the targets."
     if not self.columns: return None
-    met = summary if self.fusion is None else self.fusion(summary, reads, asv)
-    out = self.heads["target"](blend(met, mix))
-    if self.linear is not None: out = out + blend(self.linear(reads), mix)
-    if self.scale is not None:
-        scale, shift = (blend(o, mix) for o in self.scale.factors(reads.category))
-        out = out*scale + shift
+    out = self.heads["target"](blend(rows.summary if rows.met is None else rows.met, mix))
+    if rows.linear is not None: out = out + blend(rows.linear, mix)
+    if rows.factor is not None: out = out*blend(rows.factor, mix) + blend(rows.shift, mix)
     return linked(out, self.columns)
+
+@patch
+def outputs_of(self:AamModel,
+    rows:SampleRows, # Of all samples of a batch
+    mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share f32 [b]
+)->Outputs:          # Summary, and whatever there are heads for; without hidden reads
+    "From the rows of samples to the outputs for them."
+    target = self._target(rows, mix)
+    if not self.metrics: return Outputs(summary=rows.summary, target=target)
+    heads = self.heads["distance"].values()
+    distance, unit = torch.stack([o(rows.summary) for o in heads]), torch.stack([o.unit for o in heads])
+    return Outputs(summary=rows.summary, target=target, distance=distance, unit=unit)
 
 # %% ../../nbs/3_model/70_aam.ipynb #647cee44
 @patch
-def _counts(self:AamModel, asv, reads):
+def hidden_counts(self:AamModel,
+    asv:Tensor,        # [u, d+i], as for `rows`
+    reads:SampleReads, # Samples, some of whose reads are hidden
+)->Tensor|None:        # [hidden pairs]; None where the model does not guess or nothing is hidden
     "Logits of the hidden reads, guessed from the rest of their sample."
     if not self.counts or reads.hidden is None: return None
     rest = self.sample(asv, replace(reads, counts=reads.counts*~reads.hidden))
@@ -118,12 +144,8 @@ def from_embeddings(self:AamModel,
     mix:tuple[Tensor,Tensor]|None=None, # Mixup: partner i64 [b], own share f32 [b]
 )->Outputs:            # Summary, and whatever there are heads for
     "From the vectors of ASVs to the outputs for each sample."
-    summary = self.sample(asv, reads)
-    target, counts = self._target(summary, asv, reads, mix), self._counts(asv, reads)
-    if not self.metrics: return Outputs(summary=summary, target=target, counts=counts)
-    heads = self.heads["distance"].values()
-    distance, unit = torch.stack([o(summary) for o in heads]), torch.stack([o.unit for o in heads])
-    return Outputs(summary=summary, target=target, counts=counts, distance=distance, unit=unit)
+    found = self.outputs_of(self.rows(asv, reads), mix)
+    return replace(found, counts=self.hidden_counts(asv, reads))
 
 # %% ../../nbs/3_model/70_aam.ipynb #501e54d1
 @patch

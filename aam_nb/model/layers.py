@@ -14,13 +14,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..core import AamError
 
 # %% auto #0
 __all__ = ['SHORT', 'attention_weights', 'attend', 'Attends', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer',
-           'AttentionPool', 'readable_name', 'attention_kept', 'pair_distances', 'Standardise', 'SideBySide',
-           'full_precision', 'length_groups']
+           'set_recompute', 'AttentionPool', 'readable_name', 'attention_kept', 'full_precision', 'pair_distances',
+           'Standardise', 'SideBySide', 'length_groups']
 
 # %% ../../nbs/3_model/10_layers.ipynb #f28f2f9c
 def attention_weights(
@@ -128,6 +129,7 @@ class Block(nn.Module):
 # %% ../../nbs/3_model/10_layers.ipynb #08e1d73b
 class Transformer(nn.Module):
     "A stack of blocks and a last normalisation."
+    recompute = False # Whether the way back computes what is inside a block again instead of keeping it
     def __init__(self,
         width:int,       # Width of a place
         heads:int,       # Attention heads
@@ -141,8 +143,20 @@ class Transformer(nn.Module):
 
     def forward(self, x:Tensor, mask:Tensor|None=None)->Tensor: # [r, s, d]
         "All blocks in turn. With a mask, the results at padded places have no meaning."
-        for block in self.blocks: x = block(x, mask)
+        again = self.recompute and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, mask, use_reentrant=False) if again else block(x, mask)
         return self.norm(x)
+
+# %% ../../nbs/3_model/10_layers.ipynb #936d76b5
+def set_recompute(
+    model:nn.Module, # Any module; each `Transformer` in it is changed
+    on:bool=True,    # Whether to compute again, or to keep
+)->int:              # How many transformers there are
+    "Trade memory for time in all transformers of a model."
+    found = [o for o in model.modules() if isinstance(o, Transformer)]
+    for o in found: o.recompute = on
+    return len(found)
 
 # %% ../../nbs/3_model/10_layers.ipynb #f3fdef24
 class AttentionPool(Attends):
@@ -182,17 +196,26 @@ def attention_kept(
     finally:
         for layer in layers.values(): layer.kept = None
 
+# %% ../../nbs/3_model/10_layers.ipynb #5a0125a3
+def full_precision(
+    device:str, # Type of the device, such as "cpu" or "cuda"
+):              # A context
+    "A context without autocast."
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
 # %% ../../nbs/3_model/10_layers.ipynb #5182ecb8
 def pair_distances(
     z:Tensor,         # [n, d], one vector in each row
     eps:float=1e-6,   # Added under the root; distances below sqrt(eps) are flattened
 )->Tensor:            # [n, n], 0 on the diagonal
     "Euclidean distances between all rows, with a finite gradient everywhere."
-    z = z - z.detach().mean(0)
-    square = z.square().sum(1)
-    apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
     diagonal = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
-    return (apart*(apart + eps).rsqrt()).masked_fill(diagonal, 0.)
+    with full_precision(z.device.type):
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = z - z.detach().mean(0)
+        square = z.square().sum(1)
+        apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
+        return (apart*(apart + eps).rsqrt()).masked_fill(diagonal, 0.)
 
 # %% ../../nbs/3_model/10_layers.ipynb #1bcec59a
 class Standardise(nn.Module):
@@ -234,13 +257,6 @@ class SideBySide:
         columns = x.split([o.width for o in self.parts], 1)
         for part, own in zip(self.parts, columns, strict=True): part.fit(own)
         return self
-
-# %% ../../nbs/3_model/10_layers.ipynb #5a0125a3
-def full_precision(
-    device:str, # Type of the device, such as "cpu" or "cuda"
-):              # A context
-    "A context without autocast."
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 # %% ../../nbs/3_model/10_layers.ipynb #7d0ffb5b
 def length_groups(

@@ -22,8 +22,9 @@ from ..types import AsvBatch, Batch, Column, LossTerms, Outputs, Term, slices
 if TYPE_CHECKING: from aam_nb.model.aam import AamModel
 
 # %% auto #0
-__all__ = ['weighted', 'known_pairs', 'root_path', 'tree_loss', 'hidden_bases', 'bases_loss', 'bases_scores', 'distance_loss',
-           'count_loss', 'target_loss', 'asv_losses', 'sample_losses']
+__all__ = ['weighted', 'full', 'known_pairs', 'root_path', 'tree_loss', 'hidden_bases', 'bases_loss', 'bases_scores',
+           'distance_loss', 'count_loss', 'target_loss', 'asv_losses', 'paired_losses', 'hidden_samples', 'hidden_loss',
+           'sample_losses']
 
 # %% ../../nbs/4_training/05_losses.ipynb #a90e389f
 def weighted(
@@ -34,7 +35,9 @@ def weighted(
     return Term(sum=(values*weight).sum(), weight=weight.sum())
 
 # %% ../../nbs/4_training/05_losses.ipynb #63db36b8
-def _full(x): return x if x.dtype == torch.float64 else x.float()
+def full(x:Tensor)->Tensor:
+    "The same numbers in float32, or in float64 where they are."
+    return x if x.dtype == torch.float64 else x.float()
 
 # %% ../../nbs/4_training/05_losses.ipynb #ccb56ba0
 def known_pairs(
@@ -61,7 +64,7 @@ def tree_loss(
     unit:Tensor|None=None, # Scalar, mean root path of the global batch; None where these rows are all of it
 )->Term:
     "Mean squared error against sqrt(path) in units of its mean."
-    predicted = _full(predicted)
+    predicted = full(predicted)
     path = path.to(predicted.dtype)
     if unit is None: unit = root_path(path, start).mean
     root = path.nan_to_num(0.).clamp_min(0.).sqrt()
@@ -95,7 +98,7 @@ def bases_loss(
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
 )->Term:           # In nats
     "Cross-entropy of the hidden bases."
-    logits, answer = _full(logits), _answers(places, tokens, patch)
+    logits, answer = full(logits), _answers(places, tokens, patch)
     losses = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="none").view_as(answer)
     heavy = (answer >= 0).to(logits.dtype)
     if weight is not None: heavy = heavy*weight.to(logits.dtype)[:, None].expand_as(places)[places][:, None]
@@ -110,7 +113,7 @@ def bases_scores(
     patch:int,     # Bases in a patch
 )->tuple[Tensor,Tensor,Tensor]: # Scalars: cross-entropy in nats, summed; bases guessed right; bases to guess
     "The sums from which perplexity and accuracy of the hidden bases follow."
-    logits, answer = _full(logits), _answers(places, tokens, patch)
+    logits, answer = full(logits), _answers(places, tokens, patch)
     nats = F.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="sum")
     return nats, (logits.argmax(-1) == answer).sum(), (answer >= 0).sum()
 
@@ -122,7 +125,7 @@ def distance_loss(
     start:int=0,      # The column of the first row
 )->Term:
     "Mean squared error over known pairs of different samples."
-    predicted = _full(predicted)
+    predicted = full(predicted)
     pairs = known_pairs(observed, start).to(predicted.dtype)
     error = predicted - observed.to(predicted.dtype).nan_to_num(0.)
     if unit is not None: error = error/unit.to(error.dtype)
@@ -143,7 +146,7 @@ def count_loss(
     sample:Tensor, # i64 [h], which sample each belongs to
 )->Term:           # In nats, over the samples that have hidden reads
     "Divergence of the softmax over each sample's hidden ASVs from their shares."
-    logits = _full(logits)
+    logits = full(logits)
     reads = reads.to(logits.dtype)
     names, group = sample.unique(return_inverse=True)
     per_sample = logits.new_zeros(len(names))
@@ -209,7 +212,7 @@ def target_loss(
 )->dict[str,Term]: # One for each column, by its name
     "Loss over the known labels of each column. Raises `AamError` for outputs or targets of other columns."
     _check_fit(outputs, target, columns)
-    outputs = _full(outputs)
+    outputs = full(outputs)
     own = target, heavy = _labels(target, weight, outputs.dtype)
     if mix is not None:
         others = own if partners is None else _labels(*partners, outputs.dtype)
@@ -247,6 +250,44 @@ def _distance_losses(outputs, batch, metrics):
     parts = zip(metrics, outputs.distance, batch.distance, units, strict=True)
     return {k: distance_loss(*o, batch.start) for k, *o in parts}
 
+# %% ../../nbs/4_training/05_losses.ipynb #9a6b58e5
+def paired_losses(
+    outputs:Outputs,
+    batch:Batch,
+    loss:LossConfig, # `target` and `distance`
+    columns:tuple[Column,...]=(), # The targets, in order
+    metrics:tuple[str,...]=(),    # The distances between samples, in order
+    smoothing:float=0., # Of classes
+    mix:tuple[Tensor,Tensor]|None=None, # As it was given to the model
+    partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None for its own
+)->LossTerms:        # `target`, `distance`; `target:NAME` and `distance:METRIC` for several; perhaps none
+    "The losses for which samples need each other: targets, which can be mixed, and distances."
+    terms = {}
+    if columns and loss.target and outputs.target is not None:
+        found = target_loss(outputs.target, batch.target, columns, batch.weight, mix, smoothing, partners)
+        terms |= _shared("target", loss.target, found)
+    if metrics and loss.distance and outputs.distance is not None and batch.distance is not None:
+        terms |= _shared("distance", loss.distance, _distance_losses(outputs, batch, metrics))
+    return LossTerms(terms=terms)
+
+# %% ../../nbs/4_training/05_losses.ipynb #0e0a59e4
+def hidden_samples(
+    batch:Batch,
+)->Tensor: # Scalar
+    "How many samples have hidden reads."
+    if batch.hidden is None: return batch.counts.new_zeros(())
+    hidden = batch.counts.new_zeros(batch.size).index_add(0, batch.sample, batch.counts*batch.hidden)
+    return (hidden > 0).sum().to(batch.counts.dtype)
+
+def hidden_loss(
+    logits:Tensor, # [hidden pairs], as the model gives them
+    batch:Batch,
+    loss:LossConfig, # `counts`
+)->Term:
+    "The loss of a batch's hidden reads."
+    found = count_loss(logits, batch.counts[batch.hidden], batch.sample[batch.hidden])
+    return replace(found, factor=loss.counts)
+
 # %% ../../nbs/4_training/05_losses.ipynb #f144f3e4
 def sample_losses(
     outputs:Outputs,
@@ -257,17 +298,11 @@ def sample_losses(
     smoothing:float=0., # Of classes
     mix:tuple[Tensor,Tensor]|None=None, # As it was given to the model
     partners:tuple[Tensor,Tensor|None]|None=None, # Targets and weights of the global batch; None for its own
-)->LossTerms:        # `target`, `distance`, `counts`; `target:NAME` and `distance:METRIC` for several
+)->LossTerms:        # As from `paired_losses`, and `counts`
     "How wrong the outputs for some samples are. Raises `AamError` when no term applies."
-    terms = {}
-    if columns and loss.target and outputs.target is not None:
-        found = target_loss(outputs.target, batch.target, columns, batch.weight, mix, smoothing, partners)
-        terms |= _shared("target", loss.target, found)
-    if metrics and loss.distance and outputs.distance is not None and batch.distance is not None:
-        terms |= _shared("distance", loss.distance, _distance_losses(outputs, batch, metrics))
+    terms = dict(paired_losses(outputs, batch, loss, columns, metrics, smoothing, mix, partners).terms)
     if loss.counts and outputs.counts is not None and batch.hidden is not None:
-        hidden = count_loss(outputs.counts, batch.counts[batch.hidden], batch.sample[batch.hidden])
-        terms |= _shared("counts", loss.counts, dict(counts=hidden))
+        terms["counts"] = hidden_loss(outputs.counts, batch, loss)
     if terms: return LossTerms(terms=terms)
     raise AamError("There is nothing to learn: no target, no distances between samples and no hidden reads. "
                    "Give a target, or a tree and loss.distance above 0, or set loss.counts above 0.")

@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/objectives.html.md"""
 # %% ../../nbs/4_training/35_objectives.ipynb #ed0d12e5
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,14 +21,14 @@ from ..core import AamError, draw_key, keyed_rng
 from ..model.aam import AamModel
 from ..model.passes import backward_chunks, embed_chunks
 from ..sections import LossConfig, ModelConfig, OptimConfig
-from .losses import bases_loss, hidden_bases, sample_losses, tree_loss
+from .losses import bases_loss, full, hidden_bases, sample_losses, tree_loss
 from ..types import AsvBatch, Batch, LossTerms, Outputs
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'learn', 'through_encoder', 'guess_chunks', 'guess_bases', 'seed_dropout', 'asvs_at_once', 'Objective',
-           'AsvObjective', 'mixup_pairs', 'occurrences', 'SampleObjective']
+           'nothing_to_learn', 'AsvObjective', 'mixup_pairs', 'occurrences', 'SampleObjective']
 
 # %% ../../nbs/4_training/35_objectives.ipynb #29332feb
 def learn(
@@ -75,20 +75,19 @@ def guess_chunks(
 
 # %% ../../nbs/4_training/35_objectives.ipynb #45553a52
 def guess_bases(
-    model:AamModel,
+    chunks:Iterable[tuple[slice,Tensor,Tensor]], # From `guess_chunks`
     tokens:Tensor,   # u8 [u, l], the true bases
-    masked:Tensor,   # u8 [u, l], the view with hidden patches
+    patch:int,       # Bases in a patch
+    whole:Tensor,    # Scalar, weighted number of bases to guess in the whole batch, by `hidden_bases`
     factor:float,    # Weight of the loss relative to others
-    chunk:int,       # ASVs at a time
     weight:Tensor|None=None, # [u], of each ASV; 1 if None
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
-    autocast:Callable=nullcontext,
 )->Tensor:           # Scalar, detached
     "The loss of hidden bases, chunk by chunk, with its gradient added."
-    whole, value = hidden_bases(tokens, masked, weight), 0.
-    for at, logits, places in guess_chunks(model, tokens, masked, chunk, autocast):
+    value = torch.zeros((), device=tokens.device)
+    for at, logits, places in chunks:
         heavy = None if weight is None else weight[at]
-        part = bases_loss(logits, places, tokens[at], model.config.patch, heavy).part_of(whole)
+        part = bases_loss(logits, places, tokens[at], patch, heavy).part_of(whole)
         value = value + learn(LossTerms(terms=dict(bases=replace(part, factor=factor))), backward)["bases"]
     return value
 
@@ -139,6 +138,12 @@ class Objective:
         memory = torch.cuda.get_device_properties(device).total_memory
         return asvs_at_once(self.model.config, self.model.encoder.places, memory)
 
+    def bases(self, tokens, masked, whole, weight=None, backward=torch.Tensor.backward)->Tensor: # Scalar
+        "The loss of hidden bases of some ASVs, as `guess_bases` gives it, with its gradient added."
+        chunks = guess_chunks(self.model, tokens, masked, self.chunk, self.autocast)
+        patch = self.model.config.patch
+        return guess_bases(chunks, tokens, patch, whole, self.loss.bases, weight, backward)
+
     @contextmanager
     def looking(self)->Iterator[None]:
         "Inside, the model is in evaluation mode and no graph is kept."
@@ -147,6 +152,13 @@ class Objective:
         try:
             with torch.no_grad(): yield
         finally: self.model.train(was)
+
+# %% ../../nbs/4_training/35_objectives.ipynb #439421bf
+def nothing_to_learn()->AamError:
+    "The error for a batch without a teacher."
+    return AamError("There is nothing to learn: no target, no tree or distances between samples, no hidden "
+                    "reads and no hidden bases. Give a target, or a tree with loss.tree or loss.distance "
+                    "above 0, or set loss.bases or loss.counts above 0.")
 
 # %% ../../nbs/4_training/35_objectives.ipynb #7efe1d25
 class AsvObjective(Objective):
@@ -169,17 +181,16 @@ class AsvObjective(Objective):
             tree = lambda z: self.tree(z, batch)
             values |= through_encoder(self.model, batch.tokens, tree, self.chunk, batch.key, **how)
         if self.loss.bases:
-            views, factor = (batch.tokens, batch.masked), self.loss.bases
-            values["bases"] = guess_bases(self.model, *views, factor, self.chunk, **how)
+            whole = hidden_bases(batch.tokens, batch.masked)
+            values["bases"] = self.bases(batch.tokens, batch.masked, whole, backward=backward)
         if values: return values
-        raise AamError("There is nothing to learn: there is no tree, and loss.bases is 0. "
-                       "Give a tree, or set loss.bases above 0.")
+        raise nothing_to_learn()
 
 # %% ../../nbs/4_training/35_objectives.ipynb #d41aaed0
 @patch
 def tree(self:AsvObjective, z:Tensor, batch:AsvBatch)->LossTerms: # The term `tree`
     "The loss of tree distances for the vectors `z` [u, d] of a batch's ASVs."
-    found = tree_loss(self.model.tree_distance(z.float()), batch.distance, batch.start)
+    found = tree_loss(self.model.tree_distance(full(z)), batch.distance, batch.start)
     return LossTerms(terms=dict(tree=replace(found, factor=self.loss.tree)))
 
 # %% ../../nbs/4_training/35_objectives.ipynb #c2e4a901
@@ -272,5 +283,5 @@ def train_step(self:SampleObjective,
     values = through_encoder(self.model, batch.tokens, loss, self.chunk, batch.key, **how)
     if self.learns_bases(batch):
         views, often = (batch.tokens, batch.masked), occurrences(batch)
-        values["bases"] = guess_bases(self.model, *views, self.loss.bases, self.chunk, often, **how)
+        values["bases"] = self.bases(*views, hidden_bases(*views, often), often, backward)
     return values
