@@ -63,7 +63,7 @@ def _fell_apart(losses:list[float])->bool:
     smooth = smoothed(losses)
     return bool(smooth[-1] > 4*smooth.min())
 
-# %% ../../nbs/4_training/86_lr.ipynb #440ba455
+# %% ../../nbs/4_training/86_lr.ipynb #cf5b492b
 def _losses(loop:Loop, source, rates:np.ndarray)->list[float]:
     "The loss of a step at each rate, until it falls apart."
     loop.refuse = lambda *what: None # A loss that is no number ends the test, and is no error
@@ -85,7 +85,7 @@ def range_test(
 )->RangeTest:
     "Learn at rising rates, and forget it. Raises `AamError` where not even two steps gave a loss."
     rates = rising_rates() if rates is None else rates
-    plain = replace(optim, schedule="constant", warmup=0., ema=0., lr=1.)
+    plain = replace(optim, schedule="constant", steps=len(rates), warmup=0., ema=0., lr=1.)
     model = objective.model
     before, training = {k: v.clone() for k, v in model.state_dict().items()}, model.training
     with torch.random.fork_rng():
