@@ -30,7 +30,7 @@ from .start import start_bundle, start_report
 from ..training.encoder_stage import pretrain_asvs
 from ..training.parallel import make_accelerator
 from ..training.sample_stage import pretrain_samples
-from ..training.track import read_log
+from ..training.log import read_log
 
 # %% auto #0
 __all__ = ['hold_back', 'prepare_corpus', 'last_checks', 'pretrain_run']
@@ -101,8 +101,9 @@ def pretrain_run(
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=measure), rows, held_back=measure)
     folder = keep_bundle(ready, model, rows, dict(samples=len(rows), pretrained_on=store.digest))
-    bench.log.close()
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
     say(f"The pretrained bundle is in {folder}. The run took {taken(sittings)}.")
-    return finish(ready.out, [folder])
+    finish(ready.out, [folder])
+    bench.log.close()
+    return folder

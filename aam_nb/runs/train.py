@@ -29,7 +29,7 @@ from .prepare import keep_bundle, prepare, Prepared
 from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
-from ..training.track import read_log
+from ..training.log import read_log
 from ..types import Study
 
 # %% auto #0
@@ -96,12 +96,13 @@ def train_run(
     found = held_out_evaluations(ready, made, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
-    bench.log.close()
     reports = _reports(ready, found)
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
         f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
     for o in reports: say(f"The report is {o}.")
-    return finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    bench.log.close()
+    return folder
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
