@@ -37,7 +37,7 @@ def check_track(
     raise AamError(f"{folder} holds no run: there is no metrics.jsonl. Name the folder that was given as "
                    "run.out.")
 
-# %% ../../nbs/9_runs/62_track.ipynb #1710992f
+# %% ../../nbs/9_runs/62_track.ipynb #88402529
 def track_run(
     folder:str|Path, # Run folder
     to:str,          # tensorboard, mlflow or wandb
@@ -59,6 +59,6 @@ def track_run(
     side.listen()
     side.process.stdout.close()
     side.process.stdin.close()
-    if code != 0: raise AamError(" ".join(heard).removeprefix("warning: ") or f"{to} did not answer in {limit:.0f} s.")
+    if code != 0: raise AamError(" ".join(heard).removeprefix("warning: ") or f"{to} did not answer in time.")
     say(heard[-1])
     return heard[-1]

@@ -115,13 +115,13 @@ def round(self:Courier)->None:
     self.cursor.save()
     self.done = True
 
-# %% ../../nbs/4_training/34_follow.ipynb #de66a265
+# %% ../../nbs/4_training/34_follow.ipynb #483545ee
 @patch
 def warn(self:Courier, why:str)->None:
     "Tell the user once that a tracker does not take its points."
     if self.warned: return
     self.warned = True
-    goes_on = "" if self.over.is_set() else " Training goes on, and what is missing is brought when it answers."
+    goes_on = "" if self.over.is_set() else " Training goes on; what is missing is brought when it answers."
     self.say(f"warning: {self.name} does not get the numbers of this run ({why}).{goes_on}")
 
 @patch
@@ -139,7 +139,7 @@ def pause(self:Courier)->None:
     if self.over.is_set(): time.sleep(seconds)
     else: self.over.wait(seconds)
 
-# %% ../../nbs/4_training/34_follow.ipynb #d80c91bf
+# %% ../../nbs/4_training/34_follow.ipynb #72c53434
 @patch
 def work(self:Courier)->None:
     "Rounds, until all is delivered, or until it gives up."
@@ -148,7 +148,7 @@ def work(self:Courier)->None:
         try: self.round()
         except Exception as e: self.failed(e)
         else:
-            if self.failures: self.say(f"{self.name} answers again; it has {self.sent} new points of this run.")
+            if self.failures: self.say(f"{self.name} answers again; it got {self.sent} points of this run.")
             self.failures = 0
         self.since = None
         if not self.done and not self.gave_up(): self.pause()
@@ -213,7 +213,7 @@ class Watch:
             for o in self.threads: o.join(.05)
         return all(o.done for o in self.couriers)
 
-# %% ../../nbs/4_training/34_follow.ipynb #a792503f
+# %% ../../nbs/4_training/34_follow.ipynb #e33163d0
 def _options(words):
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -244,7 +244,8 @@ def _report(courier, once, say):
     if not courier.done:
         courier.warn("no answer in time")
         say(f"{name} has not got all of this run; the next try goes on from there.")
-    elif once: say(f"{name} has the whole run, {courier.cursor.count} points; {courier.sent} of them are new.")
+    elif once:
+        say(f"{name} has the whole run, {courier.cursor.count} points; {courier.sent} of them are new.")
 
 # %% ../../nbs/4_training/34_follow.ipynb #89bf2c53
 if __name__ == "__main__": os._exit(main())

@@ -21,11 +21,11 @@ from .cursor import tracking_folder
 # %% auto #0
 __all__ = ['side_environment', 'start_side', 'Follower', 'track_hint']
 
-# %% ../../nbs/4_training/29_side.ipynb #5a028249
+# %% ../../nbs/4_training/29_side.ipynb #e3bedd09
 _TOGETHER = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
 _QUIET = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_SILENT": "true",
           "WANDB_CONSOLE": "off", "CUDA_VISIBLE_DEVICES": ""}
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} # Unless they are set
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} # If not set
 
 def side_environment(
     environ:Mapping[str,str]=os.environ,
@@ -81,7 +81,7 @@ def listen(self:Follower)->None:
     for o in whole:
         with suppress(ValueError): self.say(json.loads(o)["say"])
 
-# %% ../../nbs/4_training/29_side.ipynb #aec50e10
+# %% ../../nbs/4_training/29_side.ipynb #c2bb1016
 def track_hint(
     folder:str|Path, # Run folder
 )->str:
@@ -106,5 +106,5 @@ def close(self:Follower)->None:
 @patch
 def _say_left(self:Follower, names):
     if not names: return
-    self.say(f"The numbers of this run are still on their way to {' and '.join(names)}; they are brought in the "
-             f"background. `{track_hint(self.folder)}` brings what is missing.")
+    self.say(f"The numbers of this run are still on their way to {' and '.join(names)}; they are brought in "
+             f"the background. `{track_hint(self.folder)}` brings what is missing.")
