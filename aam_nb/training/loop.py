@@ -25,6 +25,7 @@ from .checkpoint import (
 from .objectives import AsvObjective, SampleObjective
 from .optim import Ema, make_optimizer, set_rate
 from .ranks import ALONE, Ranks
+from .scaler import scaler_state, set_scaler_state, take_step, unscale
 from .schedule import fallen, rate
 from .shared import learn_from
 from .track import RunLog
@@ -135,7 +136,7 @@ class Loop:
         objective.prepare(accelerator, optim, ranks)
         self.objective, self.model, self.ranks = objective, objective.model, ranks
         if not ranks.alone: set_weights(self.model, ranks.tensors(self.model.state_dict()))
-        self.optim, self.accelerator = optim, accelerator
+        self.optim, self.accelerator, self.scaler = optim, accelerator, accelerator.scaler
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -171,9 +172,11 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     self.optimizer.zero_grad(set_to_none=True)
     held, backward = self.held(batch), self.accelerator.backward
     terms, norm = learn_from(self.objective, held, self.ranks, backward), None
+    unscale(self.optimizer, self.scaler)
     if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
-    self.optimizer.step()
-    if self.ema: self.ema.update()
+    moved = take_step(self.optimizer, self.scaler)
+    if not moved: norm = None
+    if moved and self.ema: self.ema.update()
     self.state.step += 1
     self.state.key = batch.key
     self.pending.append((self.state.step, step_size(batch), lr, norm, terms))
@@ -261,7 +264,7 @@ def save(self:Loop, always:bool=True)->None:
     if self.folder is None or not self.ranks.main or not (always or self.due()): return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
-                 settings=self.settings)
+                 settings=self.settings, scaler=scaler_state(self.scaler))
     save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best, self.stage.keep)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
@@ -307,6 +310,7 @@ def restore(self:Loop, source)->None:
         state = self.hand_over(state)
         try:
             self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
+            set_scaler_state(self.scaler, state.pop("scaler", {}))
             self.state = _State(**state)
             self.check_same(settings, source)
         except (AttributeError, KeyError, IndexError, TypeError) as e:
