@@ -32,8 +32,9 @@ work=(train aam                   # Or evaluate
 export PATH="$environment/bin:$PATH"
 gpus="$SLURM_GPUS_ON_NODE"
 threads=$((SLURM_CPUS_PER_TASK / gpus))
-launch=(torchrun --standalone --nproc-per-node "$gpus"
-    --log-dir "$run-logs" --tee 3 --no-python aam)
+# In the log [node0-1] is the second process of this node.
+launch=(torchrun --standalone --nproc-per-node "$gpus" --role "node0-"
+    --log-dir "$run-logs/node0" --tee 3 --no-python aam)
 export OMP_NUM_THREADS="$threads"
 work+=(--threads "$threads")
 if [ -f "$run/config.toml" ]; then work+=(--resume); fi

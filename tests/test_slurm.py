@@ -105,7 +105,8 @@ def test_one_node_starts_a_process_for_each_gpu(job, tmp_path, monkeypatch):
     code, ran, errors = job("one_node")
     assert (code, [o["command"] for o in ran]) == (0, ["srun", "torchrun"]), errors
     args, words = launched(ran[1]["words"])
-    assert args.standalone and args.nproc_per_node == "4" and args.log_dir == f"{tmp_path}/runs/age-logs"
+    assert args.standalone and args.nproc_per_node == "4"
+    assert (args.role, args.log_dir) == ("node0-", f"{tmp_path}/runs/age-logs/node0")
     assert configuration(words, monkeypatch).run.threads == 8 and ran[1]["env"] == {"OMP_NUM_THREADS": "8"}
 
 
@@ -115,6 +116,8 @@ def test_many_nodes_meet_on_the_first(job, monkeypatch):
     assert ran[0]["options"] == {"kill-on-bad-exit": "1", "cpus-per-task": "32"}
     all_args, words = zip(*(launched(o["words"]) for o in ran[1:]))
     assert sorted(o.node_rank for o in all_args) == [0, 1, 2]
+    assert all(o.role == f"node{o.node_rank}-" for o in all_args)
+    assert all(o.log_dir.endswith(f"/runs/age-logs/node{o.node_rank}") for o in all_args)
     assert {(o.nnodes, o.nproc_per_node, o.master_addr) for o in all_args} == {("3", "4", "node1")}
     ports = {o.master_port for o in all_args}
     assert len(ports) == 1 and 1024 < ports.pop() < 32768 # below the ports that systems deal out themselves
