@@ -227,6 +227,16 @@ def _run_problems(c):
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
 
+# %% ../nbs/0_start/60_config.ipynb #31e21221
+def _shard_problems(c):
+    "What is wrong with the choices that save the memory of a device."
+    run, found = c.run, []
+    blocks = c.encoder_trains or c.model.sample != "pool" or c.model.fusion == "perceiver"
+    if run.recompute and not blocks:
+        found.append("run.recompute is true, but no stage trains transformer blocks; wanted a stage that "
+                     "trains the ASV encoder, or another model.sample")
+    return found
+
 # %% ../nbs/0_start/60_config.ipynb #046fc20c
 def _asv_stage():
     return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
@@ -250,7 +260,7 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _schedule_problems, _run_problems)
+                  _exclusive_problems, _schedule_problems, _run_problems, _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 

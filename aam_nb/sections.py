@@ -181,6 +181,7 @@ class RunConfig(Section):
     device:str = one_of("auto", "auto", "cpu", "cuda", "mps") # auto takes a GPU where there is one
     threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
     precision:str = one_of("auto", "auto", "fp32", "bf16") # auto: bf16 on GPUs that have it, fp32 elsewhere
+    recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained

@@ -14,13 +14,14 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..core import AamError
 
 # %% auto #0
 __all__ = ['SHORT', 'attention_weights', 'attend', 'Attends', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer',
-           'AttentionPool', 'readable_name', 'attention_kept', 'pair_distances', 'Standardise', 'SideBySide',
-           'full_precision', 'length_groups']
+           'set_recompute', 'AttentionPool', 'readable_name', 'attention_kept', 'pair_distances', 'Standardise',
+           'SideBySide', 'full_precision', 'length_groups']
 
 # %% ../../nbs/3_model/10_layers.ipynb #f28f2f9c
 def attention_weights(
@@ -128,6 +129,7 @@ class Block(nn.Module):
 # %% ../../nbs/3_model/10_layers.ipynb #08e1d73b
 class Transformer(nn.Module):
     "A stack of blocks and a last normalisation."
+    recompute = False # Whether the way back computes what is inside a block again instead of keeping it
     def __init__(self,
         width:int,       # Width of a place
         heads:int,       # Attention heads
@@ -141,8 +143,20 @@ class Transformer(nn.Module):
 
     def forward(self, x:Tensor, mask:Tensor|None=None)->Tensor: # [r, s, d]
         "All blocks in turn. With a mask, the results at padded places have no meaning."
-        for block in self.blocks: x = block(x, mask)
+        again = self.recompute and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, mask, use_reentrant=False) if again else block(x, mask)
         return self.norm(x)
+
+# %% ../../nbs/3_model/10_layers.ipynb #936d76b5
+def set_recompute(
+    model:nn.Module, # Any module; each `Transformer` in it is changed
+    on:bool=True,    # Whether to compute again, or to keep
+)->int:              # How many transformers there are
+    "Trade memory for time in all transformers of a model."
+    found = [o for o in model.modules() if isinstance(o, Transformer)]
+    for o in found: o.recompute = on
+    return len(found)
 
 # %% ../../nbs/3_model/10_layers.ipynb #f3fdef24
 class AttentionPool(Attends):

@@ -30,6 +30,7 @@ from ..data.covariates import CovariateCodec
 from ..data.distance_files import Distances
 from ..data.targets import Targets
 from ..model.aam import AamModel
+from ..model.layers import set_recompute
 from ..model.passes import fit_constants
 from ..sections import LossConfig, OptimConfig
 from .loop import fit as run_stage
@@ -150,10 +151,12 @@ def new_model(
     linear = config.linear if targets else "none"
     with torch.random.fork_rng():
         torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
-        return AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
+        made = AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
                         covariates=covariates and covariates.shape, known=known if linear != "none" else 0,
                         branches=_branches(bench) if linear in ("branches", "both") else 0,
                         counts=bench.config.loss.counts > 0)
+    set_recompute(made, bench.config.run.recompute)
+    return made
 
 # %% ../../nbs/4_training/60_bench.ipynb #7ea34a1c
 def set_constants(
