@@ -220,6 +220,9 @@ def _run_problems(c):
         found.append("augment varies bases (substitution, indel, window, reverse or also), but no stage "
                      "trains "
                      "the ASV encoder, so nothing would read them")
+    if c.run.compile and not (c.encoder_trains or _has_heads(c.model.sample)):
+        found.append("run.compile is true, but no stage trains transformer layers: the ASV encoder is "
+                     f"frozen, and model.sample is '{c.model.sample}'")
     if c.pretrain_asv.batch_asvs:
         found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
                      "stage, whose steps are of ASVs: set pretrain_asv.batch")

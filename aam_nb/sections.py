@@ -180,7 +180,8 @@ class RunConfig(Section):
     seed:int = between(42, 0, 2**31-1)      # Seed of every random draw
     device:str = one_of("auto", "auto", "cpu", "cuda", "mps") # auto takes a GPU where there is one
     threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
-    precision:str = one_of("auto", "auto", "fp32", "bf16") # auto: bf16 on GPUs that have it, fp32 elsewhere
+    precision:str = one_of("auto", "auto", "fp32", "tf32", "bf16", "fp16") # auto: bf16 on GPUs, else fp32
+    compile:bool = False                    # Compile the transformer layers while a stage trains
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from

@@ -33,6 +33,7 @@ from ..model.aam import AamModel
 from ..model.layers import set_recompute
 from ..model.passes import fit_constants
 from ..sections import LossConfig, OptimConfig
+from .compiled import compiled
 from .loop import fit as run_stage
 from .loop import Stage
 from .outputs import embed_asvs
@@ -112,7 +113,8 @@ def fit(self:Bench,
     resume = run.resume and folder is not None
     stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep)
     ahead = partial(loader, workers=run.workers) if run.workers else None
-    return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
+    with compiled(objective.model, run.compile):
+        return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(

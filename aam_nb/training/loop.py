@@ -22,6 +22,7 @@ from ..sections import OptimConfig
 from .checkpoint import kept_checkpoints, load_checkpoint, save_checkpoint, set_weights
 from .objectives import AsvObjective, SampleObjective
 from .optim import Ema, make_optimizer, set_rate
+from .scaler import scaler_state, set_scaler_state, take_step, unscale
 from .schedule import fallen, rate
 from .track import RunLog
 from ..types import AsvBatch, Batch
@@ -129,7 +130,7 @@ class Loop:
     ):
         objective.prepare(accelerator, optim)
         self.objective, self.model = objective, objective.model
-        self.optim, self.accelerator = optim, accelerator
+        self.optim, self.accelerator, self.scaler = optim, accelerator, accelerator.scaler
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -150,9 +151,11 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
     terms, norm = self.objective.train_step(batch, self.accelerator.backward), None
+    unscale(self.optimizer, self.scaler)
     if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
-    self.optimizer.step()
-    if self.ema: self.ema.update()
+    moved = take_step(self.optimizer, self.scaler)
+    if not moved: norm = None
+    if moved and self.ema: self.ema.update()
     self.state.step += 1
     self.state.key = batch.key
     self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
@@ -236,7 +239,7 @@ def save(self:Loop, always:bool=True)->None:
     if self.folder is None or not due: return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
-                 settings=self.settings)
+                 settings=self.settings, scaler=scaler_state(self.scaler))
     save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best, self.stage.keep)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
@@ -264,6 +267,7 @@ def restore(self:Loop, source)->None:
         state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
         try:
             self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
+            set_scaler_state(self.scaler, state.pop("scaler", {}))
             self.state = _State(**state)
             self.check_same(settings, source)
         except (AttributeError, KeyError, IndexError, TypeError) as e:
