@@ -63,7 +63,7 @@ def _fell_apart(losses:list[float])->bool:
     smooth = smoothed(losses)
     return bool(smooth[-1] > 4*smooth.min())
 
-# %% ../../nbs/4_training/86_lr.ipynb #cf5b492b
+# %% ../../nbs/4_training/86_lr.ipynb #598c1e62
 def _losses(loop:Loop, source, rates:np.ndarray)->list[float]:
     "The loss of a step at each rate, until it falls apart."
     loop.refuse = lambda *what: None # A loss that is no number ends the test, and is no error
@@ -96,8 +96,8 @@ def range_test(
             model.load_state_dict(before)
             model.train(training)
     if len(losses) > 1: return RangeTest(rates=rates[:len(losses)], losses=np.array(losses), now=optim.lr)
-    raise AamError(f"The loss is no number at a learning rate of {rates[0]:.1g} already. Look for values that "
-                   "are not finite in the data.")
+    raise AamError(f"The loss is no number at a learning rate of {rates[0]:.1g} already. Look for values "
+                   "that are not finite in the data.")
 
 # %% ../../nbs/4_training/86_lr.ipynb #e3a9d0e7
 def suggested(
@@ -108,14 +108,14 @@ def suggested(
     if smooth[0] - smooth[lowest] <= .01*abs(smooth[0]): return None
     return float(test.rates[lowest])/10
 
-# %% ../../nbs/4_training/86_lr.ipynb #038af681
+# %% ../../nbs/4_training/86_lr.ipynb #65358be0
 def rate_text(
     stage:str, # "pretrain_asv", "pretrain_sample" or "optim"
     test:RangeTest,
 )->str:        # One line
     "What a range test suggests, beside what is set."
     rate = suggested(test)
-    if rate is None: return f"{stage}.lr: {test.now:.2g} is set; the loss fell at no rate, so none is suggested."
+    if rate is None: return f"{stage}.lr: {test.now:.2g} is set; the loss fell at no rate; none is suggested."
     return f"{stage}.lr={rate:.2g} is suggested; {test.now:.2g} is set."
 
 # %% ../../nbs/4_training/86_lr.ipynb #a6c1d784
