@@ -185,7 +185,7 @@ class RunConfig(Section):
     compile:bool = False                    # Compile the transformer layers while a stage trains
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
     batch_size:int|str = "" # Samples of a step held at once: a number, or auto; empty: as the stages say
-    memory:float = between(0., 0., 1e6)     # GB that a process may hold, for batch_size = auto; 0: what is free
+    memory:float = between(0., 0., 1e6)     # GB a process may hold, for batch_size = auto; 0: what is free
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
