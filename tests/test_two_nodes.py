@@ -12,7 +12,8 @@ from aam_nb.data.simulate import simulate, study_files, write_study
 
 SMALL = ["model.width=8", "model.layers=1", "model.sample_width=8", "model.head_width=8", "model.identity=8",
          "model.heads=2", "pretrain_asv.steps=10", "pretrain_asv.batch=16", "pretrain_asv.every=5",
-         "optim.batch=8", "optim.every=10", "run.threads=1", "run.device=cpu"]
+         "optim.steps=400", "optim.batch=8", "optim.every=10", "run.threads=1", "run.device=cpu",
+         "data.target=age", "data.groups=subject"]
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def train(pair, study, out, *more):
     script = out.parent/"often.py"
     script.write_text(textwrap.dedent(OFTEN))
     files = [f"data.{k}={v}" for k, v in study_files(study).items()]
-    pair.start(script, "demo", *files, "data.target=age", "data.groups=subject", f"run.out={out}", *SMALL, *more)
+    pair.start(script, "demo", *files, *SMALL, f"run.out={out}", *more)
 
 
 def whole(pair, study, out, *more):
