@@ -170,6 +170,7 @@ class OptimConfig(Section):
     encoder_lr:float = between(.1, 0., 10.) # Learning rate of the ASV encoder, as a multiple of lr
     layer_decay:float = between(1., .1, 1.) # Rate of each layer of the encoder, as a multiple of the next
     chunk:int = between(0, 0, 10**6)        # ASVs that a training encoder takes at once; 0: by device
+    at_once:int = between(0, 0, 10**6) # Samples of a step that a process holds at once; 0: all of its part
     fused:bool = True                       # Take PyTorch's fused optimizer; false: one operation at a time
 
 # %% ../nbs/0_start/50_sections.ipynb #58372bd7

@@ -33,7 +33,10 @@ def launched(
 )->int: # 1 without a launcher
     "How many processes were started. Raises `AamError` where a launcher was asked for more than it started."
     environ = os.environ if environ is None else environ
-    if environ.get("WORLD_SIZE"): return int(environ["WORLD_SIZE"])
+    world = int(environ.get("WORLD_SIZE") or 0)
+    if world > 1 and not environ.get("RANK"):
+        raise AamError(f"{world} processes were launched, but RANK does not say which this is. {_START}")
+    if world: return world
     if any(int(environ.get(o) or 1) > 1 for o in _OF_MPI):
         raise AamError("Several processes were started by MPI, without the address at which they meet. "
                        f"{_START}")
@@ -92,7 +95,6 @@ def make_accelerator(
 )->Accelerator:
     """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a
     device that is not there and where the processes do not find each other."""
-    check_alone()
     world, device = launched(), pick_device(run.device)
     check_share(device, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     precision = pick_precision(run.precision, device)
