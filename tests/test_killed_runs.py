@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 
 from aam_nb.data.simulate import simulate, write_study
 
-# Forks the processes of a run, ends them at a random moment and resumes, at most eight times; then leaves the
-# run to its end. Now and then a byte of the newest checkpoint is flipped in between. Prints how many ends there
-# were, how many of them fell after the first checkpoint, how many runs, how many flipped bytes, and the longest
-# time that a run took to leave.
+# Forks the processes of a run, ends them at a random moment and resumes, at most eight times; then leaves
+# the run to its end. Now and then a byte of the newest checkpoint is flipped in between. Prints how many ends
+# there were, how many of them fell after the first checkpoint, how many runs, how many flipped bytes, and the
+# longest time that a run took to leave.
 LIVES = """
     import os, random, signal, socket, sys, time
     from pathlib import Path
@@ -152,12 +152,12 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("name,check,kills,processes,workers", [
+@pytest.mark.parametrize("name,check,kills,world,workers", [
     ("train", check_train, 2, 1, 0), pytest.param("train", check_train, 50, 1, 0, marks=slow),
     pytest.param("train", check_train, 50, 1, 2, marks=slow),
     pytest.param("evaluate", check_evaluate, 40, 1, 0, marks=slow)])
-def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path, name, check, kills, processes, workers):
-    made, late, runs, flipped, _ = lives(tmp_path, name, kills, processes, workers, flips=name == "train")
+def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path, name, check, kills, world, workers):
+    made, late, runs, flipped, _ = lives(tmp_path, name, kills, world, workers, flips=name == "train")
     assert made >= kills and late >= .75*kills and (kills < 10 or name != "train" or flipped)
     for i in range(runs): check(tmp_path/"whole", Path(tmp_path/f"run{i}"))
 

@@ -35,7 +35,7 @@ class Requests:
         try: yield
         finally: self.may_cut = False
 
-# %% ../../nbs/4_training/43_stopping.ipynb #8e679f42
+# %% ../../nbs/4_training/43_stopping.ipynb #90062ceb
 STOPS = [getattr(signal, o) for o in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, o)]
 
 def _ending(number):
@@ -43,12 +43,13 @@ def _ending(number):
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 @patch
-def ask(self:Requests, number:int, say:Callable|None=None, patience:float=PATIENCE)->None:
+def ask(self:Requests, number:int, say:Callable|None=None, patience:float|None=None)->None:
     "Keep the first request; act at once on the second."
     if os.getpid() != self.process: return
     if self.first is not None: raise _ending(number)
     self.first = _ending(number)
-    if hasattr(signal, "SIGALRM"): signal.setitimer(signal.ITIMER_REAL, patience, .1)
+    wait = PATIENCE if patience is None else patience
+    if hasattr(signal, "SIGALRM"): signal.setitimer(signal.ITIMER_REAL, wait, .1)
     if say: say("Stopping after this step, with a checkpoint. Ask again to stop at once, without one.")
 
 @patch
@@ -63,7 +64,7 @@ def cut(self:Requests)->None:
     self.over()
     raise CutShort
 
-# %% ../../nbs/4_training/43_stopping.ipynb #c4b9f88b
+# %% ../../nbs/4_training/43_stopping.ipynb #8707b410
 def _listen(handlers:dict)->dict:
     "Set the handlers of signals. Gives those before."
     return {o: signal.signal(o, handler) for o, handler in handlers.items()}
@@ -72,7 +73,7 @@ def _listen(handlers:dict)->dict:
 def stop_requests(
     active:bool=True, # Whether there is a checkpoint to be kept; otherwise signals act as usual
     say:Callable[[str],None]|None=None, # Gets a message at the first request
-    patience:float=PATIENCE, # Seconds that a step may still take
+    patience:float|None=None, # Seconds that a step may still take; `PATIENCE` if None
 )->Iterator[Requests]: # False until somebody asks to stop
     "Note the first request to stop instead of acting on it."
     asked, handlers = Requests(), {}
