@@ -2,8 +2,8 @@
 
     python benchmarks/tracking.py > benchmarks/results/tracking.md
 
-Times of steps and records are of the processor, since the machine may be busy with other things; that of the end
-of a run is of the clock.
+Times of steps and records are of the processor, since the machine may be busy with other things; that of
+the end of a run is of the clock.
 """
 import json
 import os
@@ -29,8 +29,8 @@ NUMBERS = ("seconds", "lr", "loss", "target", "norm", "valid_loss", "valid_mae")
 HEAD = """
 ## A step and the end of a run
 
-A step of ASV pretraining by the recipe `small`: {:.0f} ms on one core. A record is written every {} steps, {} of
-them in {:.0f} s. `side process` is what that process took of a processor until the end of the run.
+A step of ASV pretraining by the recipe `small`: {:.0f} ms on one core. A record is written every {} steps,
+{} of them in {:.0f} s. `side process` is what that process took of a processor until the end of the run.
 
 | trackers | a record | share of its steps | first record | end of the run | side process |
 | --- | --- | --- | --- | --- | --- |"""
@@ -148,7 +148,8 @@ def main():
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             record, first, end, own = run_with(trackers, folder, pause)
         share = 100*record/(EVERY*step)
-        print(f"| {name} | {1000*record:.2f} ms | {share:.3f} % | {1000*first:.1f} ms | {end:.2f} s | {own:.1f} s |")
+        cells = f"{1000*record:.2f} ms | {share:.3f} % | {1000*first:.1f} ms | {end:.2f} s | {own:.1f} s"
+        print(f"| {name} | {cells} |")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with tempfile.TemporaryDirectory() as folder: ours, theirs = delivered(500, folder)
     print("\n## A delivery\n\n500 records of 8 numbers into an MLflow database: "
