@@ -110,7 +110,7 @@ def weights_of(model): return torch.cat([p.detach().double().flatten() for p in 
 
 def matters(case):
     """Which weights can change the loss. A shift that all distances ignore, or the bias of the keys of
-    attention, has a gradient of zero; what rounding leaves of it is noise, which AdamW makes full steps of."""
+    attention, has a gradient of zero; what rounding leaves of it is noise, and AdamW enlarges it."""
     objective, found = objective_of(case), gradient(case)
     flat = [found.get(n, [0.]*p.numel()) for n, p in objective.model.named_parameters()]
     size = np.abs(np.concatenate(flat))
