@@ -30,7 +30,7 @@ from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
-from ..training.track import read_log
+from ..training.log import read_log
 from ..types import Study
 
 # %% auto #0
@@ -105,12 +105,12 @@ def _write_results(ready, made, rows, say):
     found = held_out_evaluations(ready, made, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
-    ready.bench.log.close()
     reports = _reports(ready, found)
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
         f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
     for o in reports: say(f"The report is {o}.")
     finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    ready.bench.log.close()
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
