@@ -231,6 +231,10 @@ def _run_problems(c):
 def _shard_problems(c):
     "What is wrong with the choices that save the memory of a device."
     run, found = c.run, []
+    if run.offload and run.shard == "none":
+        found.append("run.offload is true, but run.shard is none; wanted run.shard = fsdp")
+    if run.shard != "none" and run.device in ("cpu", "mps"):
+        found.append(f"run.shard is {run.shard}, but run.device is {run.device}; wanted run.device = cuda")
     blocks = c.encoder_trains or c.model.sample != "pool" or c.model.fusion == "perceiver"
     if run.recompute and not blocks:
         found.append("run.recompute is true, but no stage trains transformer blocks; wanted a stage that "
