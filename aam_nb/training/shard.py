@@ -140,7 +140,10 @@ def _share_out(model:AamModel, accelerator:Accelerator)->None:
     fsdp2_prepare_model(accelerator, model)
     for name in WAYS_IN: register_fsdp_forward_method(model, name)
 
-# %% ../../nbs/4_training/24_shard.ipynb #f311e5b9
+# %% ../../nbs/4_training/24_shard.ipynb #57fe6a66
+def _own(p:Tensor)->nn.Parameter:
+    return nn.Parameter(local(p).detach(), requires_grad=p.requires_grad) if is_shared(p) else p
+
 class Shards:
     "A model whose parameters are shared out among processes; `sharded` makes it."
     def __init__(self,
@@ -156,7 +159,10 @@ class Shards:
         _share_out(model, accelerator)
         _give(model, weights, self.device, self.offload)
         self.units = [o for o in model.modules() if isinstance(o, FSDPModule)]
+        self.units[0].unshard() # FSDP2 lays out its memory at the first use
+        self.units[0].reshard()
         self.plain = [p for p in model.parameters() if p.requires_grad and not is_shared(p)]
+        self.own = {n: _own(p) for n, p in model.named_parameters()}
 
 def sharded(
     model:AamModel, # Is changed where there are shards
@@ -164,6 +170,20 @@ def sharded(
 )->Shards|None:     # None where nobody asked for shards
     "Share out a model where Accelerate was told to."
     return Shards(model, accelerator) if accelerator.is_fsdp2 else None
+
+# %% ../../nbs/4_training/24_shard.ipynb #d28fa259
+@patch
+def hand(self:Shards)->None:
+    "Give the gradients of this process's rows to the parameters in `own`."
+    for name, p in self.model.named_parameters():
+        if not is_shared(p): continue
+        self.own[name].grad = None if p.grad is None else local(p.grad)
+        p.grad = None
+
+@patch
+def state_dict(self:Shards)->dict[str,Tensor]: # By name; they share memory with the model
+    "The rows of this process, and the whole of what is not shared out; as for a checkpoint."
+    return {k: local(v) for k, v in self.model.state_dict().items()}
 
 # %% ../../nbs/4_training/24_shard.ipynb #45fc8473
 @patch
@@ -190,13 +210,14 @@ def join(self:Shards)->AamModel: # The same object, an ordinary model again
     model.__class__, model.__dict__ = type(twin), twin.__dict__
     return model.train(training)
 
-# %% ../../nbs/4_training/24_shard.ipynb #6372b893
+# %% ../../nbs/4_training/24_shard.ipynb #65915c98
 @patch
 def rows(self:Shards,
     ranks:Ranks, # The processes
-)->dict[str,tuple[int,int]]: # By name, for what is shared out: the first row and the number of rows
+)->dict[str,tuple[int,int,int]]: # By name, for what is shared out: first row, rows, and rows of the whole
     "Which rows of each parameter this process holds."
-    held = {n: len(local(p)) for n, p in self.model.named_parameters() if is_shared(p)}
-    before = ranks.values([*held.values()])[:ranks.rank]
+    shared = {n: p for n, p in self.model.named_parameters() if is_shared(p)}
+    held = [len(local(p)) for p in shared.values()]
+    before = ranks.values(held)[:ranks.rank]
     starts = [sum(o) for o in zip(*before, strict=True)] or [0]*len(held)
-    return {n: (start, rows) for (n, rows), start in zip(held.items(), starts, strict=True)}
+    return {n: (start, k, len(p)) for (n, p), start, k in zip(shared.items(), starts, held, strict=True)}
