@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['by_name', 'by_group', 'rows_of', 'write_own', 'index_of', 'read_parts', 'own_rows']
+__all__ = ['by_name', 'by_group', 'rows_of', 'own_file', 'write_own', 'index_of', 'OtherModel', 'read_parts', 'own_rows']
 
 # %% ../../nbs/4_training/18_shard_files.ipynb #471ef28d
 def by_name(
@@ -47,8 +47,8 @@ def rows_of(
     "Which rows of a tensor a process holds."
     return rows.get(key.rpartition("/")[2]) if len(shape) else None
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #d508fd1e
-def _file(rank)->str: return f"rank-{rank}.safetensors"
+# %% ../../nbs/4_training/18_shard_files.ipynb #e82e5151
+def own_file(rank:int)->str: return f"rank-{rank}.safetensors"
 
 def write_own(
     folder:str|Path, # Of the checkpoint
@@ -59,17 +59,17 @@ def write_own(
     "Write the file of one process."
     at = {k: rows_of(k, v.shape, rows) for k, v in tensors.items()}
     own = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if at[k] or not rank}
-    save_file(own, Path(folder)/_file(rank))
+    save_file(own, Path(folder)/own_file(rank))
     kind = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix("torch.")) for k, v in own.items()}
     return {k: dict(o, start=at[k] and at[k][0]) for k, o in kind.items()}
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #fac9fa60
+# %% ../../nbs/4_training/18_shard_files.ipynb #62e2ed58
 def _entry(key, found)->dict:
     "What the index says of one tensor, from (process, what it wrote) in the order of the processes."
     rank, first = found[0]
     kind = dict(shape=first["shape"], dtype=first["dtype"])
-    if first["start"] is None: return dict(kind, placement="whole", parts=[dict(file=_file(rank))])
-    parts = [dict(file=_file(rank), start=o["start"], rows=o["shape"][0]) for rank, o in found]
+    if first["start"] is None: return dict(kind, placement="whole", parts=[dict(file=own_file(rank))])
+    parts = [dict(file=own_file(rank), start=o["start"], rows=o["shape"][0]) for rank, o in found]
     ends = [o["start"] + o["rows"] for o in parts]
     if [o["start"] for o in parts] != [0, *ends[:-1]]:
         raise AamError(f"The processes hold rows of '{key}' that do not follow each other: {parts}. "
@@ -84,10 +84,13 @@ def index_of(
     found = {k: [(rank, o[k]) for rank, o in enumerate(said) if k in o] for k in keys}
     return dict(format=1, ranks=len(said), tensors={k: _entry(k, v) for k, v in found.items()})
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #cc05ae2a
+# %% ../../nbs/4_training/18_shard_files.ipynb #18189543
+class OtherModel(AamError):
+    "Tensors of a model of another size."
+
 def _of_another(key, found, wanted)->AamError:
-    return AamError(f"These weights belong to another model: {key} has {found} rows, the model has {wanted}. "
-                    "Use the settings they came from.")
+    return OtherModel(f"These weights belong to another model: {key} has {found} rows, the model has "
+                      f"{wanted}. Use the settings they came from.")
 
 def _read(key, entry, wish, files)->Tensor:
     "Some rows of one tensor; all of it where `wish` is None."
