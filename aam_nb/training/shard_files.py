@@ -47,8 +47,10 @@ def rows_of(
     "Which rows of a tensor a process holds."
     return rows.get(key.rpartition("/")[2]) if len(shape) else None
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #e82e5151
-def own_file(rank:int)->str: return f"rank-{rank}.safetensors"
+# %% ../../nbs/4_training/18_shard_files.ipynb #895270c5
+def own_file(rank:int)->str:
+    "The name of the file that a process writes."
+    return f"rank-{rank}.safetensors"
 
 def write_own(
     folder:str|Path, # Of the checkpoint
@@ -63,7 +65,7 @@ def write_own(
     kind = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix("torch.")) for k, v in own.items()}
     return {k: dict(o, start=at[k] and at[k][0]) for k, o in kind.items()}
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #62e2ed58
+# %% ../../nbs/4_training/18_shard_files.ipynb #d69b479a
 def _entry(key, found)->dict:
     "What the index says of one tensor, from (process, what it wrote) in the order of the processes."
     rank, first = found[0]
@@ -81,8 +83,8 @@ def index_of(
 )->dict: # For JSON
     "The index of a checkpoint in parts: shape, type and place of each tensor. Raises `AamError` for gaps."
     keys = dict.fromkeys(k for o in said for k in o)
-    found = {k: [(rank, o[k]) for rank, o in enumerate(said) if k in o] for k in keys}
-    return dict(format=1, ranks=len(said), tensors={k: _entry(k, v) for k, v in found.items()})
+    def written(key): return [(rank, o[key]) for rank, o in enumerate(said) if key in o]
+    return dict(format=1, ranks=len(said), tensors={k: _entry(k, written(k)) for k in keys})
 
 # %% ../../nbs/4_training/18_shard_files.ipynb #18189543
 class OtherModel(AamError):
