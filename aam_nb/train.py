@@ -20,6 +20,7 @@ from .core import AamError, Caller, speaking
 from .disk_errors import using_disk
 from .recipe import load_config
 from .runs.columns import columns_named
+from .runs.ending import ending
 
 # %% auto #0
 __all__ = ['FLAGS', 'WANTED', 'WORDS', 'HELP_ALL', 'COMMANDS', 'TRAINING', 'wanted', 'flag', 'with_flags', 'config_from_flags',
@@ -140,7 +141,7 @@ def shown(
 ):                    # What the command returns
     "Run a command; show errors as sentences and exit with a status that scripts can read."
     try:
-        with using_disk(config and config.run.out or "the run"): return command(config)
+        with ending(), using_disk(config and config.run.out or "the run"): return command(config)
     except AamError as e:
         print(f"error: {e}", file=sys.stderr)
         raise typer.Exit(2) from None

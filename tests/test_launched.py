@@ -27,6 +27,10 @@ def test_processes_of_mpi_are_sent_to_torchrun(name):
     with pytest.raises(AamError, match="by MPI, without the address"): launched({name: "2"})
 
 
+def test_a_process_must_know_which_one_it_is():
+    with pytest.raises(AamError, match="2 processes were launched, but RANK"): launched(dict(WORLD_SIZE="2"))
+
+
 def test_each_process_needs_a_device_or_the_cpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     check_share("cuda", 2)

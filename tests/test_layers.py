@@ -73,6 +73,18 @@ def test_pair_distances():
     assert torch.autograd.gradcheck(pair_distances, z[:5].clone().requires_grad_())
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_pair_distances_keep_their_digits_under_autocast(half):
+    "Distances of 1e-3, also those of a hundred in float32, whose square is beyond fp16, and their gradients."
+    z = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
+    for x in (z*10, 1 + z*1e-3, torch.cat([z, z])):
+        x = x.requires_grad_()
+        with torch.autocast("cpu", half): found = pair_distances(x)
+        torch.testing.assert_close(found, pair_distances(x.detach()), rtol=1e-6, atol=1e-6)
+        assert torch.autograd.grad(found.sum(), x)[0].isfinite().all()
+    with torch.autocast("cpu", half): assert pair_distances((z*10).to(half)).dtype == torch.float32
+
+
 def test_pair_distances_of_equal_vectors_have_finite_gradient():
     z = torch.randn(1, 8).expand(5, 8).clone().requires_grad_()
     d = pair_distances(z)

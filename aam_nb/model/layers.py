@@ -20,8 +20,8 @@ from ..core import AamError
 
 # %% auto #0
 __all__ = ['SHORT', 'attention_weights', 'attend', 'Attends', 'SelfAttention', 'CrossAttention', 'Block', 'Transformer',
-           'set_recompute', 'AttentionPool', 'readable_name', 'attention_kept', 'pair_distances', 'Standardise',
-           'SideBySide', 'full_precision', 'length_groups']
+           'set_recompute', 'AttentionPool', 'readable_name', 'attention_kept', 'full_precision', 'pair_distances',
+           'Standardise', 'SideBySide', 'length_groups']
 
 # %% ../../nbs/3_model/10_layers.ipynb #f28f2f9c
 def attention_weights(
@@ -196,17 +196,26 @@ def attention_kept(
     finally:
         for layer in layers.values(): layer.kept = None
 
+# %% ../../nbs/3_model/10_layers.ipynb #5a0125a3
+def full_precision(
+    device:str, # Type of the device, such as "cpu" or "cuda"
+):              # A context
+    "A context without autocast."
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
 # %% ../../nbs/3_model/10_layers.ipynb #5182ecb8
 def pair_distances(
     z:Tensor,         # [n, d], one vector in each row
     eps:float=1e-6,   # Added under the root; distances below sqrt(eps) are flattened
 )->Tensor:            # [n, n], 0 on the diagonal
     "Euclidean distances between all rows, with a finite gradient everywhere."
-    z = z - z.detach().mean(0)
-    square = z.square().sum(1)
-    apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
     diagonal = torch.eye(z.shape[0], dtype=torch.bool, device=z.device)
-    return (apart*(apart + eps).rsqrt()).masked_fill(diagonal, 0.)
+    with full_precision(z.device.type):
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = z - z.detach().mean(0)
+        square = z.square().sum(1)
+        apart = (square[:, None] + square - 2*(z @ z.T)).clamp_min(0)
+        return (apart*(apart + eps).rsqrt()).masked_fill(diagonal, 0.)
 
 # %% ../../nbs/3_model/10_layers.ipynb #1bcec59a
 class Standardise(nn.Module):
@@ -248,13 +257,6 @@ class SideBySide:
         columns = x.split([o.width for o in self.parts], 1)
         for part, own in zip(self.parts, columns, strict=True): part.fit(own)
         return self
-
-# %% ../../nbs/3_model/10_layers.ipynb #5a0125a3
-def full_precision(
-    device:str, # Type of the device, such as "cpu" or "cuda"
-):              # A context
-    "A context without autocast."
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 # %% ../../nbs/3_model/10_layers.ipynb #7d0ffb5b
 def length_groups(

@@ -32,7 +32,7 @@ from .prepare import prepare, Prepared
 from .samples import stored
 from .sittings import finish, finished_run, SITTINGS, taken
 from ..training.bench import Bench
-from ..training.track import read_log
+from ..training.log import read_log
 from ..types import positions, Study
 
 # %% auto #0
@@ -166,12 +166,13 @@ def evaluate_run(
             say(str(one))
             found[name].append(replace(one, warnings=all_warnings(ready.leaks, one, len(depths) > 1)))
             write_evaluation(found[name][-1], folder/name if len(found) > 1 else folder)
-    ready.bench.log.close()
     where = lambda name: ready.out/name if len(found) > 1 else ready.out
     paths = [_report(ready, o, where(name), config.data.depth) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     say(f"The evaluation took {taken(sittings)}.")
-    return finish(ready.out, paths)
+    finish(ready.out, paths)
+    ready.bench.log.close()
+    return paths[0]
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth

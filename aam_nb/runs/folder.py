@@ -50,7 +50,8 @@ def _check_overwrite(out, config):
                        f"another {option('run.out')}.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #82faaea3
-FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out"}
+FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread", "trackers",
+        "experiment", "mlflow"}
 
 def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were different."
@@ -74,6 +75,11 @@ def versions()->dict[str,str]: # By package
     return found
 
 # %% ../../nbs/9_runs/10_folder.ipynb #da8dca5b
+def _machine_text(o)->str:
+    "Threads, device and processes in words."
+    processes = f"{o['processes']} processes of " if "processes" in o else ""
+    return f"{processes}{o['threads']} {'thread' if o['threads'] == 1 else 'threads'} ({o['device']})"
+
 def machine_notes(
     out:Path,           # Run folder
     machine:dict,       # Device and threads of this sitting
@@ -83,8 +89,7 @@ def machine_notes(
     except AamError: known = []
     machines = known if machine in known else [*known, machine]
     if len(machines) == 1: return machines, []
-    said = " and ".join(f"{o['threads']} {'thread' if o['threads'] == 1 else 'threads'} ({o['device']})"
-                        for o in machines)
+    said = " and ".join(map(_machine_text, machines))
     return machines, [f"The sittings of this run were made with {said}. Sums are rounded otherwise there, so "
                       "its result is not to the bit that of a run with the same number throughout."]
 

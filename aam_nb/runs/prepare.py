@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,11 +33,12 @@ from .choice import check_classes, check_columns, group_values, to_depth, with_t
 from .folder import check_out, machine_notes, open_run
 from .inputs import inputs_for
 from .parts import Folds, with_split
+from .processes import by_main, cache_of, check_seen, check_shared, join, main_first, speaker
 from .samples import load_study, stored
 from .sittings import Sittings, SITTINGS
 from .start import start_bundle, start_note, start_report, transductive_note
 from ..training.bench import Bench, known_asvs
-from ..training.parallel import make_accelerator
+from ..training.ranks import Ranks, ranks_of
 from ..training.track import RunLog
 from ..types import Split, Study
 
@@ -45,8 +47,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'machine_of', 'prepare',
-           'keep_bundle']
+__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'machine_of', 'new_folder',
+           'with_machines', 'prepare', 'keep_bundle']
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
@@ -132,9 +134,10 @@ def run_bench(
     "The bench of a run: log, time and cache in the run's folder, and the model to start from."
     sample_level = start is not None and (start.targets is not None or start.config.pretrain_sample.steps > 0)
     model = None if start is None else start.model.to(accelerator.device)
-    log = RunLog(out, resume=config.run.resume, trackers=config.run.trackers)
-    log.sinks[SITTINGS] = Sittings(out, config.run.resume)
-    cache = Cache(config.run.cache or out/"cache")
+    ranks, resume = ranks_of(accelerator), config.run.resume
+    log = RunLog(out, resume, trackers=config.run.trackers) if ranks.main else RunLog(show=False)
+    log.sinks[SITTINGS] = Sittings(out if ranks.main else None, resume)
+    cache = cache_of(config.run.cache or out/"cache", ranks)
     return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
                  sample_level=sample_level, start=model, cache=cache, **more)
 
@@ -149,10 +152,15 @@ class _Checked:
     parts:Split|Folds|None = None
     leaks:tuple[str,...] = ()
 
+def _study(config, ranks)->Study:
+    "Read the study. Where its tree is kept as arrays, the main process reads it first, and keeps them."
+    kept = config.run.cache and config.data.tree
+    read = partial(load_study, config.data, Cache(config.run.cache) if config.run.cache else None)
+    if kept: return main_first(ranks, read)
+    with ranks.together(): return read()
+
 def _read(config, divide, rarefied, study)->_Checked:
-    "Read and check everything that a configuration names."
-    cache = Cache(config.run.cache) if config.run.cache else None
-    if study is None: study = load_study(config.data, cache)
+    "Check everything that a configuration names, and what belongs to the study."
     if divide:
         study = with_target(with_split(study, config.data), config.data)
         group_values(study, config.data)
@@ -195,7 +203,37 @@ def machine_of(
 )->dict: # device and threads
     "What the rounding of sums depends on."
     import torch
-    return dict(device=accelerator.device.type, threads=torch.get_num_threads())
+    found = dict(device=accelerator.device.type, threads=torch.get_num_threads())
+    ranks = ranks_of(accelerator)
+    return found if ranks.alone else found | dict(processes=ranks.world)
+
+# %% ../../nbs/9_runs/20_prepare.ipynb #2923c794
+def new_folder(
+    config:Config,
+    inputs:dict, # Digests, as for `open_run`
+    ranks:Ranks,
+)->Path:         # The run folder
+    "Make the run folder. Raises `AamError` where not all processes would see it."
+    out = Path(config.run.out)
+    check_shared(ranks, out)
+    by_main(ranks, lambda: open_run(config, inputs))
+    check_seen(ranks, out/"config.toml")
+    return out
+
+def with_machines(
+    out:Path,    # The run folder
+    study:Study,
+    store:Store, # Of the study
+    accelerator:Accelerator,
+)->Study:        # With a note where the machines of a run differ
+    "Write down what a run works on, and with what."
+    ranks = ranks_of(accelerator)
+    machines, said = ranks.told(machine_notes(out, machine_of(accelerator)) if ranks.main else None)
+    notes = (*study.notes, *said)
+    about = dict(digest=store.digest, samples=len(store), asvs=len(store.tokens), notes=list(notes),
+                 machines=machines)
+    by_main(ranks, lambda: write_json(out/"data.json", about))
+    return replace(study, notes=notes)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #ea47154a
 def prepare(
@@ -206,19 +244,20 @@ def prepare(
     study:Study|None=None,     # Read from the files that the configuration names if None
 )->Prepared:
     "Read and check everything, then make the run folder. Raises `AamError` before anything is written."
-    check_out(config)
-    inputs, notes = inputs_for(config, study)
-    checked = _read(config, divide, rarefied, study)
+    accelerator, ranks = join(config.run) # Refuses an absent device before the folder is made
+    say = speaker(ranks, say)
+    with ranks.together():
+        check_out(config)
+        inputs, notes = inputs_for(config, study)
+    if study is None: study = _study(config, ranks)
+    with ranks.together(): checked = _read(config, divide, rarefied, study)
     start, data = checked.start, config.data
     study = replace(checked.study, notes=(*checked.study.notes, *notes))
-    accelerator = make_accelerator(config.run) # Refuses an absent device before the folder is made
-    out = open_run(config, inputs)
-    store = stored(study, data, out/"store")
-    machines, said = machine_notes(out, machine_of(accelerator))
-    study = replace(study, notes=(*study.notes, *filter(None, [start_note(start, store)]), *said))
-    about = dict(digest=store.digest, samples=len(study.ids), asvs=len(store.tokens), notes=list(study.notes),
-                 machines=machines)
-    write_json(out/"data.json", about)
+    out = new_folder(config, inputs, ranks)
+    store = main_first(ranks, lambda: stored(study, data, out/"store"))
+    note = start_note(start, store)
+    study = replace(study, notes=(*study.notes, *([note] if note else ())))
+    study = with_machines(out, study, store, accelerator)
     say_study(study, data.corpus and store, say)
     if not rarefied: config = replace(config, data=replace(data, depth=0))
     more = dict(distances=checked.distances, metadata=study.metadata)

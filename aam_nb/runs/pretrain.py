@@ -17,20 +17,19 @@ from ..batches.corpus import Corpus
 from ..batches.store import open_store
 from ..config import Config
 from ..core import keyed_rng
-from ..disk import write_json
 from .choice import group_values
-from .folder import check_out, machine_notes, open_run
+from .folder import check_out
 from .inputs import inputs_for
 from .plan import planned
 from .prepare import (
-    check_settings, keep_bundle, machine_of, no_keys, prepare, Prepared, run_bench)
+    check_settings, keep_bundle, new_folder, no_keys, prepare, Prepared, run_bench, with_machines)
+from .processes import by_main, join, speaker
 from .samples import corpus_folders
-from .sittings import finish, finished_run, SITTINGS, taken
+from .sittings import begin, finish, SITTINGS, taken
 from .start import start_bundle, start_report
 from ..training.encoder_stage import pretrain_asvs
-from ..training.parallel import make_accelerator
 from ..training.sample_stage import pretrain_samples
-from ..training.track import read_log
+from ..training.log import read_log
 
 # %% auto #0
 __all__ = ['hold_back', 'prepare_corpus', 'last_checks', 'pretrain_run']
@@ -57,24 +56,23 @@ def prepare_corpus(
     say:Callable=print,
 )->Prepared:
     "Open the stores of a corpus and make the run folder and its log."
-    check_out(config)
-    inputs, notes = inputs_for(config)
-    folders = corpus_folders(config.data)
-    corpus = Corpus([open_store(o) for o in folders.values()])
-    first = corpus.stores[0].study()
-    check_settings(config, first)
-    start = start_bundle(config, corpus.tokens.shape[1])
-    accelerator = make_accelerator(config.run)
-    out = open_run(config, inputs)
-    machines, said = machine_notes(out, machine_of(accelerator))
-    notes = (*(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True)), *notes, *said)
-    about = dict(digest=corpus.digest, samples=len(corpus), asvs=len(corpus.tokens), notes=list(notes),
-                 machines=machines)
-    write_json(out/"data.json", about)
-    say("\n  ".join([str(corpus), *notes]))
+    accelerator, ranks = join(config.run)
+    say = speaker(ranks, say)
+    with ranks.together():
+        check_out(config)
+        inputs, notes = inputs_for(config)
+        folders = corpus_folders(config.data)
+        corpus = Corpus([open_store(o) for o in folders.values()])
+        first = corpus.stores[0].study()
+        check_settings(config, first)
+        start = start_bundle(config, corpus.tokens.shape[1])
+    out = new_folder(config, inputs, ranks)
+    notes = (*(f"{k}: {o}" for k, o in zip(folders, corpus.stores, strict=True)), *notes)
+    first = with_machines(out, replace(first, notes=notes), corpus, accelerator)
+    say("\n  ".join([str(corpus), *first.notes]))
     bench = run_bench(config, corpus, accelerator, out, start)
     if start: say(str(start_report(bench, False)))
-    return Prepared(study=replace(first, notes=notes), out=out, bench=bench,
+    return Prepared(study=first, out=out, bench=bench,
                     taught=no_keys() if start is None else start.samples)
 
 # %% ../../nbs/9_runs/40_pretrain.ipynb #b7444e91
@@ -92,17 +90,23 @@ def pretrain_run(
     say:Callable=print,
 )->Path:           # The bundle folder
     "Train the encoders on the samples of the table, and keep them as a bundle."
-    if (done := finished_run(config, say)) is not None: return done
+    ranks, say, done = begin(config, say)
+    if done is not None: return done
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say)
     bench, store = ready.bench, ready.bench.store
     groups = group_values(ready.study, config.data) if config.data.groups else None
-    sittings = bench.log.sinks[SITTINGS]
     rows, measure = hold_back(store.sample_ids, groups, config)
     say(planned(bench))
     model = pretrain_samples(bench, pretrain_asvs(bench, rows, held_back=measure), rows, held_back=measure)
+    by_main(ranks, lambda: _keep(ready, model, rows, say))
+    return ready.out/"bundle"
+
+def _keep(ready, model, rows, say):
+    "Keep the model as a bundle, say how well it does, and finish the run."
+    sittings, store = ready.bench.log.sinks[SITTINGS], ready.bench.store
     folder = keep_bundle(ready, model, rows, dict(samples=len(rows), pretrained_on=store.digest))
-    bench.log.close()
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
     say(f"The pretrained bundle is in {folder}. The run took {taken(sittings)}.")
-    return finish(ready.out, [folder])
+    finish(ready.out, [folder])
+    ready.bench.log.close()

@@ -16,10 +16,13 @@ from ..core import AamError, duration
 from ..disk import read_json, write_json
 from .folder import check_out
 from .inputs import inputs_for
+from .processes import check_same, join, speaker
+from ..training.parallel import check_alone
+from ..training.ranks import Ranks
 from ..types import Study
 
 # %% auto #0
-__all__ = ['SITTINGS', 'FINISHED', 'Sittings', 'taken', 'finish', 'finished_run']
+__all__ = ['SITTINGS', 'FINISHED', 'Sittings', 'taken', 'finish', 'finished_run', 'begin']
 
 # %% ../../nbs/9_runs/12_sittings.ipynb #c7b1f63c
 SITTINGS = "sittings" # The name of the sink
@@ -33,11 +36,11 @@ def _earlier(path:Path)->list[float]:
 class Sittings:
     "The time that a run has taken, in all its sittings."
     def __init__(self,
-        folder:str|Path,   # Run folder
-        resume:bool=False, # Whether earlier sittings count
+        folder:str|Path|None, # Run folder; None keeps no file
+        resume:bool=False,    # Whether earlier sittings count
     ):
-        self.path, self.begun = Path(folder)/"sittings.json", time.perf_counter()
-        self.before, self.kept = _earlier(self.path) if resume else [], 0.
+        self.path, self.begun = folder and Path(folder)/"sittings.json", time.perf_counter()
+        self.before, self.kept = _earlier(self.path) if resume and folder else [], 0.
         self.close()
 
     def now(self)->float: # Seconds
@@ -54,7 +57,7 @@ class Sittings:
     def close(self)->None:
         "Keep the time."
         self.kept = self.now()
-        write_json(self.path, [*(round(o, 2) for o in self.before), round(self.kept, 2)])
+        if self.path: write_json(self.path, [*(round(o, 2) for o in self.before), round(self.kept, 2)])
 
 # %% ../../nbs/9_runs/12_sittings.ipynb #a6b533b7
 def taken(
@@ -98,3 +101,16 @@ def finished_run(
     say(f"The run in {out} is finished, so nothing was done. Its results:")
     for o in results: say(f"  {o}")
     return results[0]
+
+# %% ../../nbs/9_runs/12_sittings.ipynb #ee239ab1
+def begin(
+    config:Config,
+    say:Callable=print,
+    study:Study|None=None, # As for `finished_run`
+)->tuple[Ranks,Callable,Path|None]: # The processes; how to speak; what `finished_run` gives
+    "Begin a run in all its processes. Raises `AamError` where they do not see the same run folder."
+    check_alone()
+    ranks = join(config.run)[1]
+    say = speaker(ranks, say)
+    if config.run.out: check_same(ranks, Path(config.run.out))
+    with ranks.together(): return ranks, say, finished_run(config, say, study)

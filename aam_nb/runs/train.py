@@ -26,10 +26,11 @@ from .held_out import held_out_evaluations, held_out_scores, score_line, score_l
 from .parts import choose_split
 from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared
-from .sittings import finish, finished_run, SITTINGS, taken
+from .processes import by_main
+from .sittings import begin, finish, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
-from ..training.track import read_log
+from ..training.log import read_log
 from ..types import Study
 
 # %% auto #0
@@ -80,15 +81,23 @@ def train_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
-    if (done := finished_run(config, say, study)) is not None: return done
+    ranks, say, done = begin(config, say, study)
+    if done is not None: return done
     ready = prepare(config, choose_split, say, study=study)
-    sittings = ready.bench.log.sinks[SITTINGS]
+    by_main(ranks, lambda: _write_split(ready))
     split, study = ready.parts, ready.study
-    _write_split(ready)
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(ready.bench, True)}")
     bench = pretrained_on_all(ready.bench)
     made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
+    by_main(ranks, lambda: _write_results(ready, made, (train, valid, test), say))
+    return ready.out/"bundle"
+
+# %% ../../nbs/9_runs/50_train.ipynb #f9c144f9
+def _write_results(ready, made, rows, say):
+    "Calibrate, score, and write the bundle, the predictions and the reports; then the run is finished."
+    train, valid, test = rows
+    sittings = ready.bench.log.sinks[SITTINGS]
     targets, notes = with_calibration(ready, made, valid)
     for o in notes: say(o)
     made = replace(made, targets=targets)
@@ -96,12 +105,12 @@ def train_run(
     found = held_out_evaluations(ready, made, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
-    bench.log.close()
     reports = _reports(ready, found)
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
         f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
     for o in reports: say(f"The report is {o}.")
-    return finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    ready.bench.log.close()
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):

@@ -1,4 +1,4 @@
-"""Which machine trains, how many threads it uses, and in which precision
+"""Which machine trains, how many processes share the work, and how many threads they use
 
 Docs: https://aam-nb.github.io/aam_nb/4_training/parallel.html.md"""
 
@@ -15,11 +15,13 @@ import torch
 
 from ..core import AamError
 from ..sections import RunConfig
+from .compiled import check_compile
+from .precision import pick_precision, set_products
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['launched', 'check_alone', 'pick_device', 'check_share', 'pick_precision', 'make_accelerator']
+__all__ = ['launched', 'check_alone', 'pick_device', 'check_share', 'make_accelerator']
 
 # %% ../../nbs/4_training/25_parallel.ipynb #7eaf0d9b
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -31,7 +33,10 @@ def launched(
 )->int: # 1 without a launcher
     "How many processes were started. Raises `AamError` where a launcher was asked for more than it started."
     environ = os.environ if environ is None else environ
-    if environ.get("WORLD_SIZE"): return int(environ["WORLD_SIZE"])
+    world = int(environ.get("WORLD_SIZE") or 0)
+    if world > 1 and not environ.get("RANK"):
+        raise AamError(f"{world} processes were launched, but RANK does not say which this is. {_START}")
+    if world: return world
     if any(int(environ.get(o) or 1) > 1 for o in _OF_MPI):
         raise AamError("Several processes were started by MPI, without the address at which they meet. "
                        f"{_START}")
@@ -75,18 +80,6 @@ def check_share(
                        f"{'device' if there == 1 else 'devices'}. Start one process for each, or use "
                        "run.device=cpu.")
 
-# %% ../../nbs/4_training/25_parallel.ipynb #9847b05c
-def pick_precision(
-    precision:str, # "auto", "fp32" or "bf16"
-    device:str,    # From `pick_device`
-)->str:            # "no" or "bf16", as Accelerate names them
-    "Mixed precision or none. Raises `AamError` for bf16 on a GPU that cannot do it."
-    able = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "auto": return "bf16" if able else "no"
-    if precision == "bf16" and device == "cuda" and not able:
-        raise AamError("This GPU has no bf16 arithmetic. Use run.precision=fp32, or auto.")
-    return "bf16" if precision == "bf16" else "no"
-
 # %% ../../nbs/4_training/25_parallel.ipynb #3a2b8bcf
 def _accelerate():
     "Accelerate's classes; its own progress bar would complain in notebooks without ipywidgets."
@@ -98,14 +91,15 @@ def _accelerate():
 
 # %% ../../nbs/4_training/25_parallel.ipynb #f7e17e0d
 def make_accelerator(
-    run:RunConfig, # `device`, `precision` and `threads`
+    run:RunConfig, # `device`, `precision`, `compile` and `threads`
 )->Accelerator:
     """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a
     device that is not there and where the processes do not find each other."""
-    check_alone()
     world, device = launched(), pick_device(run.device)
     check_share(device, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     precision = pick_precision(run.precision, device)
+    set_products(run.precision)
+    if run.compile: check_compile(device)
     if run.threads: torch.set_num_threads(run.threads)
     Accelerator, AcceleratorState, InitProcessGroupKwargs = _accelerate()
     had = AcceleratorState._shared_state
