@@ -181,35 +181,10 @@ class RunConfig(Section):
     seed:int = between(42, 0, 2**31-1)      # Seed of every random draw
     device:str = one_of("auto", "auto", "cpu", "cuda", "mps") # auto takes a GPU where there is one
     threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
-    precision:str = one_of("auto", "auto", "fp32", "bf16") # auto: bf16 on GPUs that have it, fp32 elsewhere
-    shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
-    offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
-    recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
-    workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
-    start:str = ""                          # Bundle whose encoder the run starts from
-    transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
-    cache:str = "" # Folder for costly results that runs share; the run folder if empty
-    resume:bool = False                     # Continue the run in `out` from its last checkpoint
-    keep:int = between(3, 1, 100)           # Checkpoints that stay of each stage, in case one is damaged
-    overwrite:bool = False                  # Replace the run in `out`
-    watch:float = between(.1, 0., .5) # Share of samples that `aam pretrain` holds back to measure pretraining
-    folds:int = between(5, 2, 100)          # Outer folds of an evaluation
-    repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
-    inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
-    trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
-    experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb
-    mlflow:str = "" # Address of MLflow; empty: MLFLOW_TRACKING_URI, or a database in the run folder
-
-# %% ../nbs/0_start/50_sections.ipynb #58372bd7
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Section):
-    "Where the run goes, its seed, and the machine it uses."
-    out:str = ""                            # Folder of the run
-    seed:int = between(42, 0, 2**31-1)      # Seed of every random draw
-    device:str = one_of("auto", "auto", "cpu", "cuda", "mps") # auto takes a GPU where there is one
-    threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
     precision:str = one_of("auto", "auto", "fp32", "tf32", "bf16", "fp16") # auto: bf16 on GPUs, else fp32
     compile:bool = False                    # Compile the transformer layers while a stage trains
+    shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
+    offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from

@@ -59,8 +59,8 @@ def _give(model:nn.Module, weights:dict[str,Tensor], device:torch.device, offloa
         rows = distribute_tensor(weights.pop(name).to(device), p.device_mesh, p.placements)
         model.load_state_dict({name: rows.cpu() if offload else rows}, strict=False, assign=True)
 
-# %% ../../nbs/4_training/26_shard.ipynb #14bb0541
-WAYS_IN = ("encode", "masked_bases", "tree_distance") # Methods through which a model trains
+# %% ../../nbs/4_training/26_shard.ipynb #ef90a00b
+WAYS_IN = ("encode", "masked_bases", "tree_distance", "rows", "hidden_counts", "outputs_of")
 
 def _share_out(model:AamModel, accelerator:Accelerator)->None:
     "Turn the parameters of a model into shares, by Accelerate's plugin."
@@ -118,7 +118,7 @@ def state_dict(self:Shards)->dict[str,Tensor]: # By name; they share memory with
     "The rows of this process, and the whole of what is not shared out; as for a checkpoint."
     return {k: local(v) for k, v in self.model.state_dict().items()}
 
-# %% ../../nbs/4_training/26_shard.ipynb #ea12841f
+# %% ../../nbs/4_training/26_shard.ipynb #1cea0c9a
 def _square(grads:list[Tensor], like:Tensor)->Tensor: # Scalar
     "The sum of squares of some gradients."
     return nn.utils.get_total_norm(grads).to(like).square() if grads else torch.zeros_like(like)
@@ -132,7 +132,8 @@ def clip(self:Shards,
     "Shorten the gradients in `own` where the norm of the whole gradient is above `most`."
     trained, plain = [p for p in self.own.values() if p.grad is not None], {id(p) for p in self.plain}
     like = torch.zeros((), device=ranks.device, dtype=trained[0].dtype)
-    rows, whole = [[p.grad for p in trained if (id(p) in plain) == o] for o in (False, True)]
+    rows = [p.grad for p in trained if id(p) not in plain]
+    whole = [p.grad for p in trained if id(p) in plain]
     norm = (ranks.sum(_square(rows, like)) + _square(whole, like)).sqrt()
     nn.utils.clip_grads_with_norm_(trained, most, norm)
     return norm

@@ -38,6 +38,7 @@ class Piece:
         self.objective, self.batch, self.key, self.graph = objective, batch, key, graph
         frozen = objective.embeddings is not None or objective.model.frozen
         self.trains = not frozen
+        self.chunks = objective.chunks(len(batch.tokens)) if self.trains else 0
 
     @contextmanager
     def draws(self):
@@ -55,7 +56,7 @@ def vectors(self:Piece)->Tensor: # [u, d]
     if o.embeddings is not None: return o.embeddings[self.batch.rows]
     with o.autocast():
         if not self.trains: return o.model.encode(tokens)
-        return embed_chunks(o.model, tokens, o.chunk, self.key).requires_grad_()
+        return embed_chunks(o.model, tokens, o.chunk, self.key, self.chunks).requires_grad_()
 
 @patch
 def forward(self:Piece)->Tensor: # [b, all widths]
@@ -90,7 +91,7 @@ def back(self:Piece,
     if "counts" in whole: own |= learn(self.hidden(whole["counts"]), more)
     grad = self.leaves.grad
     with o.autocast():
-        if grad is not None: backward_chunks(o.model, self.batch.tokens, grad, o.chunk, self.key)
+        if grad is not None: backward_chunks(o.model, self.batch.tokens, grad, o.chunk, self.key, self.chunks)
     if "bases" in whole:
         views, often = (self.batch.tokens, self.batch.masked), occurrences(self.batch)
         own["bases"] = o.bases(*views, whole["bases"], often, more)
@@ -167,13 +168,14 @@ def step_on_samples(
 def _tree_step(objective:AsvObjective, batch:AsvBatch, ranks:Ranks, backward)->dict[str,Tensor]:
     "The loss of tree distances of the whole batch, with the gradient of this process's ASVs."
     key, model, tokens = part_key(batch.key, ranks), objective.model, batch.tokens
+    how = objective.chunk, key, objective.chunks(len(tokens))
     sizes = ranks.sizes(len(tokens))
     whole = paths_of_all(batch, ranks, sizes)
-    with objective.autocast(): z = embed_chunks(model, tokens, objective.chunk, key)
+    with objective.autocast(): z = embed_chunks(model, tokens, *how)
     seam = Seam([z], ranks, sizes)
     values = learn(objective.tree(seam.whole, whole), backward)
     pull, = seam.gradients()
-    with objective.autocast(): backward_chunks(model, tokens, pull, objective.chunk, key)
+    with objective.autocast(): backward_chunks(model, tokens, pull, *how)
     return values
 
 def step_on_asvs(
@@ -203,11 +205,14 @@ def learn_from(
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
 )->dict[str,Tensor]: # The value of each term over the whole batch, detached
     "Put the gradients of a batch into the parameters, the same in all processes."
-    if ranks.alone and not isinstance(batch, list): return objective.train_step(batch, backward)
+    shards = objective.shards
+    if ranks.alone and shards is None and not isinstance(batch, list):
+        return objective.train_step(batch, backward)
     pieces = batch if isinstance(batch, list) else [batch]
     step = step_on_asvs if isinstance(objective, AsvObjective) else step_on_samples
     values, own = step(objective, pieces, ranks, backward)
     trained = [p for p in objective.model.parameters() if p.requires_grad]
+    if shards is not None: trained = shards.plain
     numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=trained[0].device)
     sums = ranks.average(trained, numbers.to(trained[0].dtype))
     return values | dict(zip(own, sums, strict=True))
