@@ -15,7 +15,7 @@ from aam_nb.batches.view import View
 from aam_nb.model.aam import AamModel
 from aam_nb.model.passes import embed_chunks
 from aam_nb.sections import LossConfig, ModelConfig, OptimConfig
-from aam_nb.training.loop import fit
+from aam_nb.training.loop import fit, Stage
 from aam_nb.training.measure import measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
 from aam_nb.training.ranks import ALONE
@@ -108,13 +108,14 @@ def source_of(case, steps, ranks, **more):
 def weights_of(model): return torch.cat([v.double().flatten() for v in model.state_dict().values()])
 
 
-def trained(case, ranks=ALONE, steps=20, kind=torch.float64, at_once=0, validated=False, **more):
-    "The losses of each step and the weights at the end."
+def trained(case, ranks=ALONE, steps=20, kind=torch.float64, at_once=0, validated=False, on=CPU, stage=None,
+            **more):
+    "The losses of each step and the weights at the end; `on` is an accelerator."
     objective, source = objective_of(case, kind), source_of(case, steps, ranks, **more)
     optim = OptimConfig(steps=steps, lr=5e-3, every=1, ema=.9, chunk=5, freeze=False, at_once=at_once)
     plain = PlainBatches(samples_of(case), view_of(case), batch=3) if validated else None
     validate = (lambda: measure_samples(objective, plain)) if validated else None
-    found = fit(objective, source, optim, CPU, validate, ranks=ranks)
+    found = fit(objective, source, optim, on, validate, stage or Stage(), ranks=ranks)
     records = [{k: v for k, v in o.items() if k != "seconds"} for o in found.history]
     return records, weights_of(objective.model).tolist(), found.best_step
 

@@ -171,6 +171,12 @@ def held(self:Loop, batch:AsvBatch|Batch):
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
+def clip(self:Loop, most:float)->torch.Tensor: # Scalar, the norm before
+    "Shorten the gradient to a norm of `most`, over all processes."
+    if self.shards: return self.shards.clip(most, self.ranks)
+    return self.accelerator.clip_grad_norm_(list(self.trained.values()), most)
+
+@patch
 def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
@@ -189,12 +195,6 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     if len(self.pending) >= 10 or time.perf_counter() - self.flushed > 5: self.flush()
 
 # %% ../../nbs/4_training/45_loop.ipynb #767cb5fc
-@patch
-def clip(self:Loop, most:float)->torch.Tensor: # Scalar, the norm before
-    "Shorten the gradient to a norm of `most`, over all processes."
-    if self.shards: return self.shards.clip(most, self.ranks)
-    return self.accelerator.clip_grad_norm_(list(self.trained.values()), most)
-
 @patch
 def refuse(self:Loop, step:int, lr:float, numbers:dict[str,float])->None:
     "Raise `AamError` for losses that are not finite."

@@ -213,6 +213,6 @@ def learn_from(
     values, own = step(objective, pieces, ranks, backward)
     trained = [p for p in objective.model.parameters() if p.requires_grad]
     if shards is not None: trained = shards.plain
-    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=trained[0].device)
-    sums = ranks.average(trained, numbers.to(trained[0].dtype))
+    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=pieces[0].tokens.device)
+    sums = ranks.average(trained, numbers.to(next(objective.model.parameters()).dtype))
     return values | dict(zip(own, sums, strict=True))
