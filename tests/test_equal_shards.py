@@ -1,4 +1,4 @@
-"Training on shards, through FSDP2 on CPUs, ends with the losses and weights of one process that shares nothing."
+"Training on shards, by FSDP2 on CPUs, ends with the losses and weights of one process."
 from functools import partial
 
 import pytest

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import draw_key
 from ..model.passes import backward_chunks, embed_chunks
+from .encoded import Encoded
 from .losses import hidden_bases, hidden_loss, hidden_samples, paired_losses
 from .objectives import (
     AsvObjective, learn, nothing_to_learn, Objective, occurrences, SampleObjective, seed_dropout)
@@ -48,6 +49,25 @@ class Piece:
             seed_dropout(self.key, device)
             yield
 
+# %% ../../nbs/4_training/37_shared.ipynb #37676fce
+class Piece:
+    "Samples that are in memory at once: to their rows, and back from the gradient of the rows."
+    def __init__(self,
+        objective:SampleObjective,
+        batch:Batch, # The samples
+        key:int,     # Of the draws of this piece
+        graph:bool,  # Whether the graph stays until the way back
+    ):
+        self.objective, self.batch, self.key, self.graph = objective, batch, key, graph
+
+    @contextmanager
+    def draws(self):
+        "Draws of this piece; afterwards the generators are where they were."
+        device = self.batch.tokens.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            seed_dropout(self.key, device)
+            yield
+
 # %% ../../nbs/4_training/37_shared.ipynb #f20ddcbd
 @patch
 def vectors(self:Piece)->Tensor: # [u, d]
@@ -63,14 +83,39 @@ def forward(self:Piece)->Tensor: # [b, all widths]
     "The rows of the samples, packed."
     o = self.objective
     with self.draws(), o.autocast():
-        self.asv = o.model.joined(self.leaves, self.batch.identity)
+        self.asv = o.model.joined(self.leaf, self.batch.identity)
         self.made = o.model.rows(self.asv, self.batch.reads)
     return packed(self.made)
 
 @patch
-def rows(self:Piece)->Tensor: # [b, all widths]
-    "The rows of the samples, with graph where it stays."
-    self.leaves = self.vectors()
+def rows(self:Piece, encoded:Encoded|None=None)->Tensor: # [b, all widths]
+    "The rows of the samples, with graph where it stays; `encoded` holds the ASVs of an encoder that trains."
+    o, batch = self.objective, self.batch
+    if encoded is not None: self.leaf = encoded.leaf(batch)
+    elif o.embeddings is not None: self.leaf = o.embeddings[batch.rows]
+    else:
+        with o.autocast(): self.leaf = o.model.encode(batch.tokens)
+    with torch.set_grad_enabled(self.graph): self.packed = self.forward()
+    return self.packed
+
+# %% ../../nbs/4_training/37_shared.ipynb #f20ddcbd
+@patch
+def forward(self:Piece)->Tensor: # [b, all widths]
+    "The rows of the samples, packed."
+    o = self.objective
+    with self.draws(), o.autocast():
+        self.asv = o.model.joined(self.leaf, self.batch.identity)
+        self.made = o.model.rows(self.asv, self.batch.reads)
+    return packed(self.made)
+
+@patch
+def rows(self:Piece, encoded:Encoded|None=None)->Tensor: # [b, all widths]
+    "The rows of the samples, with graph where it stays; `encoded` holds the ASVs of an encoder that trains."
+    o, batch = self.objective, self.batch
+    if encoded is not None: self.leaf = encoded.leaf(batch)
+    elif o.embeddings is not None: self.leaf = o.embeddings[batch.rows]
+    else:
+        with o.autocast(): self.leaf = o.model.encode(batch.tokens)
     with torch.set_grad_enabled(self.graph): self.packed = self.forward()
     return self.packed
 
@@ -81,11 +126,9 @@ def back(self:Piece,
     whole:dict[str,Tensor], # What the whole batch weighs, by `local_weights`
     world:int,    # Processes
     backward:Callable[[Tensor],None],
-)->dict[str,Tensor]: # The piece's part of the losses of hidden reads and bases
-    "Bring the gradient into the parameters."
-    own, o = {}, self.objective
+)->dict[str,Tensor]: # The piece's part of the loss of hidden reads
+    "Bring the gradient into the parameters of the sample level, and into the leaf."
     if not self.graph: self.packed = self.forward()
-    more = lambda x: backward(x*world)
     pull, again = pull.to(self.packed.dtype), "counts" in whole
     if self.packed.requires_grad: self.packed.backward(pull, retain_graph=again)
     if "counts" in whole: own |= learn(self.hidden(whole["counts"]), more)
@@ -96,6 +139,29 @@ def back(self:Piece,
         views, often = (self.batch.tokens, self.batch.masked), occurrences(self.batch)
         own["bases"] = o.bases(*views, whole["bases"], often, more)
     return own
+
+@patch
+def hidden(self:Piece, whole:Tensor)->LossTerms: # The term `counts`
+    "The piece's part of the loss of hidden reads."
+    o = self.objective
+    with self.draws(), o.autocast(): logits = o.model.hidden_counts(self.asv, self.batch.reads)
+    part = hidden_loss(logits, self.batch, o.loss).part_of(whole)
+    return LossTerms(terms=dict(counts=part))
+
+# %% ../../nbs/4_training/37_shared.ipynb #c6c1e3c3
+@patch
+def back(self:Piece,
+    pull:Tensor,  # [b, all widths], gradient of the rows
+    whole:dict[str,Tensor], # What the whole batch weighs, by `local_weights`
+    world:int,    # Processes
+    backward:Callable[[Tensor],None],
+)->dict[str,Tensor]: # The piece's part of the loss of hidden reads
+    "Bring the gradient into the parameters of the sample level, and into the leaf."
+    if not self.graph: self.packed = self.forward()
+    pull, again = pull.to(self.packed.dtype), "counts" in whole
+    if self.packed.requires_grad: self.packed.backward(pull, retain_graph=again)
+    if "counts" not in whole: return {}
+    return learn(self.hidden(whole["counts"]), lambda x: backward(x*world))
 
 @patch
 def hidden(self:Piece, whole:Tensor)->LossTerms: # The term `counts`
@@ -146,6 +212,14 @@ def heads_step(
     return learn(terms, backward) if terms.terms else {}
 
 # %% ../../nbs/4_training/37_shared.ipynb #0ad1a6af
+def _go_back(held:list[Piece], encoded:Encoded|None, seam:Seam, weights, backward)->dict[str,Tensor]:
+    "All pieces go back, and then the encoder; this process's part of the losses of hidden reads and bases."
+    own, world = {}, seam.ranks.world
+    for piece, pull in zip(held, seam.gradients(), strict=True):
+        for k, v in piece.back(pull, weights, world, backward).items(): own[k] = own.get(k, 0.) + v
+        if encoded is not None: encoded.collect(piece.batch, piece.leaf)
+    return own if encoded is None else own | encoded.back(weights, backward)
+
 def step_on_samples(
     objective:SampleObjective,
     pieces:list[Batch], # The parts of a batch that this process holds, in order
@@ -154,13 +228,14 @@ def step_on_samples(
 )->tuple[dict[str,Tensor],dict[str,Tensor]]: # Losses of the whole batch; this process's part of the others
     "Add this process's gradients of a shared batch; their mean over the processes is that of the whole."
     sizes, weights = ranks.sizes(sum(o.size for o in pieces)), local_weights(objective, pieces, ranks)
-    whole = labels_of_all(pieces, ranks, sizes)
-    keys, graph = [part_key(whole.key, ranks, i) for i in range(len(pieces))], len(pieces) == 1
-    held = [Piece(objective, o, key, graph) for o, key in zip(pieces, keys, strict=True)]
-    seam, own = Seam([o.rows() for o in held], ranks, sizes), {}
+    whole, graph = labels_of_all(pieces, ranks, sizes), len(pieces) == 1
+    keys = [part_key(whole.key, ranks, i) for i in range(len(pieces) + 1)]
+    frozen = objective.embeddings is not None or objective.model.frozen
+    encoded = None if frozen else Encoded(objective, pieces, ranks, keys[-1]).forward()
+    held = [Piece(objective, o, key, graph) for o, key in zip(pieces, keys, strict=False)]
+    seam = Seam([o.rows(encoded) for o in held], ranks, sizes)
     values = heads_step(objective, seam, held[0].made, whole, backward)
-    for piece, pull in zip(held, seam.gradients(), strict=True):
-        for k, v in piece.back(pull, weights, ranks.world, backward).items(): own[k] = own.get(k, 0.) + v
+    own = _go_back(held, encoded, seam, weights, backward)
     if values or own: return values, own
     raise nothing_to_learn()
 
