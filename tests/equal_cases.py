@@ -27,7 +27,7 @@ CLASS = Column(name="site", task="classification", outputs=3)
 KNOWN = np.random.default_rng(1).random((11, 2)) < .35 # Most labels are missing
 CODES = np.random.default_rng(2).integers(0, 4, (11, 1))
 NUMBERS = np.random.default_rng(3).normal(size=(11, 1))
-CPU = cpu()
+CPU, PLAIN = cpu(), Stage()
 
 
 def labels(columns, some=False):
@@ -118,7 +118,7 @@ def matters(case):
 
 
 def trained(case, ranks=ALONE, steps=20, kind=torch.float64, at_once=0, validated=False, lr=5e-3, on=CPU,
-            stage=Stage(), **more):
+            stage=PLAIN, **more):
     "The losses of each step and the weights at the end; `on` is an accelerator."
     objective, source = objective_of(case, kind), source_of(case, steps, ranks, **more)
     optim = OptimConfig(steps=steps, lr=lr, every=1, ema=.9, chunk=5, freeze=False, at_once=at_once)

@@ -37,9 +37,6 @@ class Piece:
         graph:bool,  # Whether the graph stays until the way back
     ):
         self.objective, self.batch, self.key, self.graph = objective, batch, key, graph
-        frozen = objective.embeddings is not None or objective.model.frozen
-        self.trains = not frozen
-        self.chunks = objective.chunks(len(batch.tokens)) if self.trains else 0
 
     @contextmanager
     def draws(self):
@@ -48,55 +45,6 @@ class Piece:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             seed_dropout(self.key, device)
             yield
-
-# %% ../../nbs/4_training/37_shared.ipynb #37676fce
-class Piece:
-    "Samples that are in memory at once: to their rows, and back from the gradient of the rows."
-    def __init__(self,
-        objective:SampleObjective,
-        batch:Batch, # The samples
-        key:int,     # Of the draws of this piece
-        graph:bool,  # Whether the graph stays until the way back
-    ):
-        self.objective, self.batch, self.key, self.graph = objective, batch, key, graph
-
-    @contextmanager
-    def draws(self):
-        "Draws of this piece; afterwards the generators are where they were."
-        device = self.batch.tokens.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            seed_dropout(self.key, device)
-            yield
-
-# %% ../../nbs/4_training/37_shared.ipynb #f20ddcbd
-@patch
-def vectors(self:Piece)->Tensor: # [u, d]
-    "The vectors of the piece's ASVs; leaves, where the encoder trains."
-    o, tokens = self.objective, self.batch.tokens
-    if o.embeddings is not None: return o.embeddings[self.batch.rows]
-    with o.autocast():
-        if not self.trains: return o.model.encode(tokens)
-        return embed_chunks(o.model, tokens, o.chunk, self.key, self.chunks).requires_grad_()
-
-@patch
-def forward(self:Piece)->Tensor: # [b, all widths]
-    "The rows of the samples, packed."
-    o = self.objective
-    with self.draws(), o.autocast():
-        self.asv = o.model.joined(self.leaf, self.batch.identity)
-        self.made = o.model.rows(self.asv, self.batch.reads)
-    return packed(self.made)
-
-@patch
-def rows(self:Piece, encoded:Encoded|None=None)->Tensor: # [b, all widths]
-    "The rows of the samples, with graph where it stays; `encoded` holds the ASVs of an encoder that trains."
-    o, batch = self.objective, self.batch
-    if encoded is not None: self.leaf = encoded.leaf(batch)
-    elif o.embeddings is not None: self.leaf = o.embeddings[batch.rows]
-    else:
-        with o.autocast(): self.leaf = o.model.encode(batch.tokens)
-    with torch.set_grad_enabled(self.graph): self.packed = self.forward()
-    return self.packed
 
 # %% ../../nbs/4_training/37_shared.ipynb #f20ddcbd
 @patch
@@ -118,35 +66,6 @@ def rows(self:Piece, encoded:Encoded|None=None)->Tensor: # [b, all widths]
         with o.autocast(): self.leaf = o.model.encode(batch.tokens)
     with torch.set_grad_enabled(self.graph): self.packed = self.forward()
     return self.packed
-
-# %% ../../nbs/4_training/37_shared.ipynb #c6c1e3c3
-@patch
-def back(self:Piece,
-    pull:Tensor,  # [b, all widths], gradient of the rows
-    whole:dict[str,Tensor], # What the whole batch weighs, by `local_weights`
-    world:int,    # Processes
-    backward:Callable[[Tensor],None],
-)->dict[str,Tensor]: # The piece's part of the loss of hidden reads
-    "Bring the gradient into the parameters of the sample level, and into the leaf."
-    if not self.graph: self.packed = self.forward()
-    pull, again = pull.to(self.packed.dtype), "counts" in whole
-    if self.packed.requires_grad: self.packed.backward(pull, retain_graph=again)
-    if "counts" in whole: own |= learn(self.hidden(whole["counts"]), more)
-    grad = self.leaves.grad
-    with o.autocast():
-        if grad is not None: backward_chunks(o.model, self.batch.tokens, grad, o.chunk, self.key, self.chunks)
-    if "bases" in whole:
-        views, often = (self.batch.tokens, self.batch.masked), occurrences(self.batch)
-        own["bases"] = o.bases(*views, whole["bases"], often, more)
-    return own
-
-@patch
-def hidden(self:Piece, whole:Tensor)->LossTerms: # The term `counts`
-    "The piece's part of the loss of hidden reads."
-    o = self.objective
-    with self.draws(), o.autocast(): logits = o.model.hidden_counts(self.asv, self.batch.reads)
-    part = hidden_loss(logits, self.batch, o.loss).part_of(whole)
-    return LossTerms(terms=dict(counts=part))
 
 # %% ../../nbs/4_training/37_shared.ipynb #c6c1e3c3
 @patch
@@ -286,8 +205,7 @@ def learn_from(
     pieces = batch if isinstance(batch, list) else [batch]
     step = step_on_asvs if isinstance(objective, AsvObjective) else step_on_samples
     values, own = step(objective, pieces, ranks, backward)
-    trained = [p for p in objective.model.parameters() if p.requires_grad]
-    if shards is not None: trained = shards.plain
+    trained = [p for p in objective.model.parameters() if p.requires_grad] if shards is None else shards.plain
     numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=pieces[0].tokens.device)
     sums = ranks.average(trained, numbers.to(next(objective.model.parameters()).dtype))
     return values | dict(zip(own, sums, strict=True))
