@@ -192,6 +192,8 @@ class RunConfig(Section):
     cache:str = "" # Folder for costly results that runs share; the run folder if empty
     resume:bool = False                     # Continue the run in `out` from its last checkpoint
     keep:int = between(3, 1, 100)           # Checkpoints that stay of each stage, in case one is damaged
+    save_minutes:float = between(.5, 0., 1e4) # Time between checkpoints; at least 20 times what one takes
+    save_steps:int = between(0, 0, 10**8)   # A checkpoint after each so many steps too; 0: by time alone
     overwrite:bool = False                  # Replace the run in `out`
     watch:float = between(.1, 0., .5) # Share of samples that `aam pretrain` holds back to measure pretraining
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
