@@ -23,7 +23,7 @@ from .mlflow_runs import MlflowRuns
 from .wandb_runs import wandb_place, WandbRuns
 
 # %% auto #0
-__all__ = ['BACK_ENDS', 'tracker_place', 'cursor_path', 'Courier', 'speaker', 'Watch', 'main']
+__all__ = ['BACK_ENDS', 'tracker_place', 'cursor_path', 'Courier', 'speaker', 'yield_to_training', 'Watch', 'main']
 
 # %% ../../nbs/4_training/34_follow.ipynb #37db4951
 BACK_ENDS = {"tensorboard": Boards, "mlflow": MlflowRuns, "wandb": WandbRuns}
@@ -183,7 +183,18 @@ def _ended(parent:int, seconds:float)->bool:
     ready = select.select([sys.stdin], [], [], seconds)[0]
     return bool(ready) or os.getppid() != parent
 
-# %% ../../nbs/4_training/34_follow.ipynb #ace8feb4
+# %% ../../nbs/4_training/34_follow.ipynb #c6ab2638
+def yield_to_training(
+    training:bool,   # Whether the training goes on
+    threads:list[int]=(0,), # Of this process, by their numbers in the system; 0 is the one that calls
+)->None:
+    "Take only time that nobody else wants, or time as other programs of low priority do."
+    if not hasattr(os, "SCHED_IDLE"): return # Not on every platform
+    kind = os.SCHED_IDLE if training else os.SCHED_OTHER
+    for o in threads:
+        with suppress(OSError): os.sched_setscheduler(o, kind, os.sched_param(0))
+
+# %% ../../nbs/4_training/34_follow.ipynb #56888ffb
 _HANGS = 45. # Seconds in one round
 
 class Watch:
@@ -208,12 +219,13 @@ class Watch:
         "Wait for the end of the run, and then for the trackers."
         while not self.over.is_set() and self.busy():
             if _ended(parent, 1.): self.over.set()
+        yield_to_training(False, [0, *(o.native_id for o in self.threads)])
         until = time.monotonic() + self.linger
         while self.busy() and time.monotonic() < until:
             for o in self.threads: o.join(.05)
         return all(o.done for o in self.couriers)
 
-# %% ../../nbs/4_training/34_follow.ipynb #e33163d0
+# %% ../../nbs/4_training/34_follow.ipynb #999bde5c
 def _options(words):
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -229,6 +241,7 @@ def main(
     "Follow the log of a run until it is over; with `--once`, bring what there is."
     given, over, parent = _options(words), threading.Event(), os.getppid()
     with suppress(OSError): os.nice(19)
+    yield_to_training(not given.once)
     say = speaker(given.folder)
     how = {o: dict(register=given.register) if o == "mlflow" else {} for o in given.names}
     if given.once: over.set()
