@@ -3,10 +3,9 @@
     python benchmarks/batch_size.py            one process, samples of unequal size
     python benchmarks/batch_size.py --two      two processes that share each step, samples of equal size
 
-Brute force: for each size of pieces, one after the other, the stage is trained for three steps in new
-processes, by the loop of every training and with nothing of the search, and the peak that the kernel noted
-decides. The search is that of the run. Both may hold the same memory, chosen so that some sizes fit and
-some do not.
+Brute force: the stage is trained in new processes, by the loop of every training and with nothing of the
+search, and the peak that the kernel noted decides whether a size fits. Sizes are halved until the largest that
+fits lies next to the smallest that does not. The search is that of the run. Both may hold the same memory.
 Result: results/batch_size.md
 """
 from __future__ import annotations
@@ -50,7 +49,7 @@ def config_of(memory):
     return config_from({
         "model": {"sample": "attention", "sample_width": 128, "sample_layers": 4, "heads": 4},
         "data": {"target": "age", "independent": True}, "augment": {"rarefy": 0., "asv_dropout": 0.},
-        "pretrain_asv": {"steps": 0}, "optim": {"batch": SAMPLES, "steps": 3},
+        "pretrain_asv": {"steps": 0}, "optim": {"batch": SAMPLES, "steps": 2},
         "run": {"device": "cpu", "threads": 1, "batch_size": "auto", "memory": memory}})
 
 
@@ -67,7 +66,7 @@ def bench_of(folder, memory):
 
 
 def train(folder, n, equal):
-    "Three steps that hold `n` samples at once; prints the peak of this process."
+    "Two steps that hold `n` samples at once; prints the peak of this process."
     from aam_nb.batches.largest import LargestBatches
     from aam_nb.training.loop import fit
     from aam_nb.training.memory import peak
@@ -80,7 +79,7 @@ def train(folder, n, equal):
     source = made[2] if equal else LargestBatches(made[2])
     optim = replace(bench.config.optim, at_once=n)
     found = fit(made[1], source, optim, bench.accelerator, ranks=bench.ranks)
-    assert found.steps == 3
+    assert found.steps == 2
     print(json.dumps(dict(peak=peak())), flush=True)
 
 
@@ -109,18 +108,27 @@ def peak_of(folder, n, world):
     return max(o["peak"] for o in start(["--train", folder, n] + ["--two"]*(world > 1), world))
 
 
-def compare(world, room):
+def brute_force(folder, sizes, limit, world):
+    "Peaks by size, for sizes that are halved until the border of what fits is found."
+    peaks, low, high = {}, -1, len(sizes)
+    while high - low > 1:
+        at = (low + high)//2
+        peaks[sizes[at]] = peak_of(folder, sizes[at], world)
+        if peaks[sizes[at]] <= limit: low = at
+        else: high = at
+    return dict(sorted(peaks.items()))
+
+
+def compare(world, limit):
     "Search and brute force on one study; a report in lines of Markdown."
     from aam_nb.batches.build import build_store
     from aam_nb.training.batch_size import piece_sizes
     with tempfile.TemporaryDirectory() as folder:
         build_store(study(world > 1), Path(folder)/"store")
-        sizes = piece_sizes(-(-SAMPLES//world)).tolist()
-        peaks = {n: peak_of(Path(folder)/"store", n, world) for n in sizes}
-        limit = peaks[sizes[0]] + room*(peaks[sizes[-1]] - peaks[sizes[0]])
         begun = time.perf_counter()
         found = start(["--search", Path(folder)/"store", limit/1e9], world)
         seconds = time.perf_counter() - begun
+        peaks = brute_force(Path(folder)/"store", piece_sizes(-(-SAMPLES//world)).tolist(), limit, world)
     best = max(n for n, peak in peaks.items() if peak <= limit)
     yield f"## {world} process{'es'*(world > 1)}, a limit of {limit/1e6:,.0f} MB for each\n"
     yield "| samples at once | peak, MB | fits |\n|---:|---:|---|"
@@ -136,11 +144,11 @@ if __name__ == "__main__":
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
     parser.add_argument("--two", action="store_true")
-    parser.add_argument("--room", type=float, default=.45, help="share of the range of peaks that fits")
+    parser.add_argument("--limit", type=float, default=800., help="MB that a process may hold")
     parser.add_argument("--train", nargs=2)
     parser.add_argument("--search", nargs=2)
     given = parser.parse_args()
     if given.train: train(given.train[0], int(given.train[1]), given.two)
     elif given.search: search(given.search[0], float(given.search[1]))
     else:
-        for line in compare(1 + given.two, given.room): print(line, flush=True)
+        for line in compare(1 + given.two, given.limit*1e6): print(line, flush=True)
