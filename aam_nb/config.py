@@ -219,7 +219,7 @@ def _batch_size_problems(c):
     if n not in ("", "auto") and not (str(n).isdecimal() and 0 < int(n) <= 10**6):
         found.append(f"run.batch_size is {n!r}; wanted a number of samples from 1 to 1,000,000, or auto")
     if n == "auto" and c.run.shard != "none":
-        found.append("run.batch_size = auto tries steps in one process, but with run.shard each process holds "
+        found.append("run.batch_size = auto tries steps in one process, but with run.shard each one holds "
                      "a part of the weights; give a number")
     if c.pretrain_asv.batch_asvs:
         found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "

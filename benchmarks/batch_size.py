@@ -4,8 +4,8 @@
     python benchmarks/batch_size.py --two      two processes that share each step, samples of equal size
 
 Brute force: the stage is trained in new processes, by the loop of every training and with nothing of the
-search, and the peak that the kernel noted decides whether a size fits. Sizes are halved until the largest that
-fits lies next to the smallest that does not. The search is that of the run. Both may hold the same memory.
+search, and the peak that the kernel noted decides whether a size fits. Sizes are halved until the largest
+that fits lies next to the smallest that does not. The search is that of the run. Both may hold the same memory.
 Result: results/batch_size.md
 """
 from __future__ import annotations

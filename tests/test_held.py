@@ -188,7 +188,7 @@ def test_the_flag_and_what_it_may_be():
     assert config_from_flags(["run.batch_size=16", "run.memory=2.5"]).run.batch_size == 16
     for wrong in ("many", "0", "-3", "1.5", "²"):
         with pytest.raises(AamError, match="wanted a number of samples"): config_from_flags(batch_size=wrong)
-    with pytest.raises(AamError, match="with run.shard each process holds a part"):
+    with pytest.raises(AamError, match="with run.shard each one holds a part"):
         config_from({"run": {"batch_size": "auto", "shard": "fsdp"}})
     for command in ("train", "pretrain", "evaluate"):
         from typer.testing import CliRunner
