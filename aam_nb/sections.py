@@ -183,6 +183,8 @@ class RunConfig(Section):
     threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
     precision:str = one_of("auto", "auto", "fp32", "tf32", "bf16", "fp16") # auto: bf16 on GPUs, else fp32
     compile:bool = False                    # Compile the transformer layers while a stage trains
+    shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
+    offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from

@@ -27,6 +27,7 @@ from .optim import Ema, make_optimizer, set_rate
 from .ranks import ALONE, Ranks
 from .scaler import scaler_state, set_scaler_state, take_step, unscale
 from .schedule import fallen, rate
+from .shard_checkpoint import load_shards, save_shards
 from .shared import learn_from
 from .stage import Fit, Pace, Stage, State, USUAL
 from .stopping import CutShort, Requests, stop_requests
@@ -50,14 +51,16 @@ class Loop:
     ):
         objective.prepare(accelerator, optim, ranks)
         self.objective, self.model, self.ranks = objective, objective.model, ranks
-        if not ranks.alone: set_weights(self.model, ranks.tensors(self.model.state_dict()))
+        self.shards = objective.shards
+        if not (ranks.alone or self.shards): set_weights(self.model, ranks.tensors(self.model.state_dict()))
         self.optim, self.accelerator, self.scaler = optim, accelerator, accelerator.scaler
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
-        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        whole = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        named = [(n, self.shards.own[n] if self.shards else p) for n, p in whole]
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
-        weights = digest([[n, list(p.shape)] for n, p in named])
+        weights = digest([[n, list(p.shape)] for n, p in whole])
         chosen = asdict(replace(optim, chunk=objective.chunk, at_once=0)) # Pieces change no result
         self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history, self.share = State(), None, [], 1.
@@ -75,21 +78,35 @@ def step_size(batch:AsvBatch|Batch)->int:
 def held(self:Loop, batch:AsvBatch|Batch):
     "A batch on the device, or its pieces, where not all samples are held at once."
     device = self.accelerator.device
-    pieces = in_pieces(batch, self.optim.at_once) if isinstance(batch, Batch) else [batch]
+    pieces, at_once = [batch], self.optim.at_once
+    if at_once and isinstance(batch, Batch):
+        pieces = in_pieces(batch, at_once, max(self.ranks.sizes(batch.size)) if self.shards else 0)
     moved = pieces if device.type == "cpu" else [o.to(device) for o in pieces]
     return moved if len(moved) > 1 else moved[0]
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
+@patch
+def cuttable(self:Loop):
+    "Inside, work may be cut short by a request to stop; not where the processes must save together."
+    return nullcontext() if self.shards else self.asked.cuttable()
+
+@patch
+def clip(self:Loop, most:float)->torch.Tensor: # Scalar, the norm before
+    "Shorten the gradient to a norm of `most`, over all processes."
+    if self.shards: return self.shards.clip(most, self.ranks)
+    return self.accelerator.clip_grad_norm_(list(self.trained.values()), most)
+
 @patch
 def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
     held, backward = self.held(batch), self.accelerator.backward
-    with self.asked.cuttable(): terms = learn_from(self.objective, held, self.ranks, backward)
+    with self.cuttable(): terms = learn_from(self.objective, held, self.ranks, backward)
     norm = None
+    if self.shards: self.shards.hand()
     unscale(self.optimizer, self.scaler)
-    if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
+    if self.optim.clip: norm = self.clip(self.optim.clip)
     moved = take_step(self.optimizer, self.scaler)
     if not moved: norm = None
     if moved and self.ema: self.ema.update()
@@ -126,9 +143,10 @@ def flush(self:Loop)->None:
 def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
     "Validate the averaged weights, and remember them where they are the best."
     state = self.state
-    with torch.no_grad(), self.ema.applied() if self.ema else nullcontext():
+    average = self.ema.applied() if self.ema else nullcontext()
+    with torch.no_grad(), average, self.shards.whole() if self.shards else nullcontext():
         self.model.eval()
-        with self.asked.cuttable(): found = {k: float(v) for k, v in validate().items()}
+        with self.cuttable(): found = {k: float(v) for k, v in validate().items()}
         found = self.ranks.told(found)
         self.model.train()
         if self.stage.monitor not in found:
@@ -176,14 +194,16 @@ def due(self:Loop)->bool:
     return time.perf_counter() - self.saved > max(self.stage.save_seconds, 20*self.cost)
 
 @patch
-def save(self:Loop, always:bool=True)->None:
-    "Write a checkpoint; with `always=False` only when it is due."
+def save(self:Loop)->None:
+    "Write a checkpoint."
     now = time.perf_counter()
-    if self.folder is None or not self.ranks.main or not (always or self.due()): return
+    if self.folder is None or not (self.ranks.main or self.shards): return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
                  settings=self.settings, scaler=scaler_state(self.scaler))
-    save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best, self.stage.keep)
+    what = self.optimizer, self.ema, state, self.best, self.stage.keep
+    if self.shards: save_shards(self.folder, self.shards, *what, self.ranks)
+    else: save_checkpoint(self.folder, self.model, *what)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
 
@@ -206,7 +226,7 @@ def check_same(self:Loop, settings:dict, source)->None:
 @patch
 def hand_over(self:Loop, state:dict)->dict: # The state, on all processes
     "Give what the main process read to the others: state, weights, moments, average and best weights."
-    if self.ranks.alone: return state
+    if self.ranks.alone or self.shards: return state
     share = self.ranks.tensors
     set_weights(self.model, share(self.model.state_dict()))
     set_optimizer_tensors(self.optimizer, share(optimizer_tensors(self.optimizer)))
@@ -221,10 +241,10 @@ def hand_over(self:Loop, state:dict)->dict: # The state, on all processes
 def restore(self:Loop, source)->None:
     "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
     if self.ranks.told(bool(kept_checkpoints(self.folder))):
-        state = None
+        state, what = None, (self.optimizer, self.ema)
         with self.ranks.together():
-            if self.ranks.main:
-                state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
+            if self.shards: state, self.best = load_shards(self.folder, self.shards, *what, self.ranks)
+            elif self.ranks.main: state, self.best = load_checkpoint(self.folder, self.model, *what)
         state = self.hand_over(state)
         try:
             self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
@@ -301,13 +321,14 @@ def turns(self:Loop, source, validate, loader:Callable|None)->None:
     if self.over(): return
     batches = iter((loader or in_turn)(source, self.state.step))
     while True:
-        with self.asked.cuttable(): batch = next(batches, None)
+        with self.cuttable(): batch = next(batches, None)
         if batch is None: return
         self.step(batch)
         self.look(validate)
         if self.over(): return
-        if self.ranks.agreed(bool(self.asked))[0]: self.stop()
-        self.save(always=False)
+        stop, due = self.ranks.agreed(bool(self.asked), self.ranks.main and self.due())
+        if stop: self.stop()
+        if due: self.save()
 
 @patch
 def stop(self:Loop)->None:
@@ -338,7 +359,8 @@ def finish(self:Loop, validated:bool)->Fit:
         state.done = True
         self.save()
         state.seconds = self.seconds()
-    set_weights(self.model, self.best, whole=False)
+    set_weights(self.shards or self.model, self.best, whole=False)
+    if self.shards: self.shards.join()
     self.model.eval()
     return Fit(best_step=state.best_step, best_score=state.best_score, steps=state.step,
                seconds=state.seconds, history=self.history)
