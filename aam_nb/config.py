@@ -239,6 +239,12 @@ def _run_problems(c):
 def _shard_problems(c):
     "What is wrong with the choices that save the memory of a device."
     run, found = c.run, []
+    if run.offload and run.shard == "none":
+        found.append("run.offload is true, but run.shard is none; wanted run.shard = fsdp")
+    if run.shard != "none":
+        wanted = dict(device=("auto", "cuda"), precision=("auto", "fp32", "tf32", "bf16"), compile=(False,))
+        found += [f"run.shard is {run.shard}, but run.{k} is {toml_value(getattr(run, k))}; wanted "
+                  f"{toml_value(o[-1])}" for k, o in wanted.items() if getattr(run, k) not in o]
     blocks = c.encoder_trains or c.model.sample != "pool" or c.model.fusion == "perceiver"
     if run.recompute and not blocks:
         found.append("run.recompute is true, but no stage trains transformer blocks; wanted a stage that "

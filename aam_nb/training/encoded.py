@@ -41,6 +41,7 @@ class Encoded:
         first = which.new_empty(len(self.rows)).index_copy(0, which, first)
         self.part = rank_part(len(self.rows), ranks.rank, ranks.world)
         self.tokens = gathered("tokens")[first[self.part]]
+        self.chunks = objective.chunks(len(self.tokens))
         learns = objective.learns_bases(pieces[0])
         self.masked = gathered("masked")[first[self.part]] if learns else None
         often = ranks.gather(torch.cat([occurrences(o) for o in pieces]), sizes)
@@ -51,7 +52,7 @@ class Encoded:
 def forward(self:Encoded)->Encoded: # Itself
     "Encode the own part, and get all vectors."
     o = self.objective
-    with o.autocast(): own = embed_chunks(o.model, self.tokens, o.chunk, self.key)
+    with o.autocast(): own = embed_chunks(o.model, self.tokens, o.chunk, self.key, self.chunks)
     edges = [rank_part(len(self.rows), rank, self.ranks.world) for rank in range(self.ranks.world)]
     self.vectors = self.ranks.gather(full(own), [e.stop - e.start for e in edges])
     self.pull = torch.zeros_like(self.vectors)
@@ -75,7 +76,7 @@ def back(self:Encoded,
 )->dict[str,Tensor]:        # This process's part of the loss of hidden bases
     "Bring the gradient of all vectors into the encoder."
     o, pull = self.objective, self.ranks.sum(self.pull)[self.part]
-    with o.autocast(): backward_chunks(o.model, self.tokens, pull, o.chunk, self.key)
+    with o.autocast(): backward_chunks(o.model, self.tokens, pull, o.chunk, self.key, self.chunks)
     if "bases" not in whole: return {}
     more = lambda x: backward(x*self.ranks.world)
     return dict(bases=o.bases(self.tokens, self.masked, whole["bases"], self.often, more))

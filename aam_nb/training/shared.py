@@ -162,13 +162,14 @@ def step_on_samples(
 def _tree_step(objective:AsvObjective, batch:AsvBatch, ranks:Ranks, backward)->dict[str,Tensor]:
     "The loss of tree distances of the whole batch, with the gradient of this process's ASVs."
     key, model, tokens = part_key(batch.key, ranks), objective.model, batch.tokens
+    how = objective.chunk, key, objective.chunks(len(tokens))
     sizes = ranks.sizes(len(tokens))
     whole = paths_of_all(batch, ranks, sizes)
-    with objective.autocast(): z = embed_chunks(model, tokens, objective.chunk, key)
+    with objective.autocast(): z = embed_chunks(model, tokens, *how)
     seam = Seam([z], ranks, sizes)
     values = learn(objective.tree(seam.whole, whole), backward)
     pull, = seam.gradients()
-    with objective.autocast(): backward_chunks(model, tokens, pull, objective.chunk, key)
+    with objective.autocast(): backward_chunks(model, tokens, pull, *how)
     return values
 
 def step_on_asvs(
@@ -198,11 +199,13 @@ def learn_from(
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
 )->dict[str,Tensor]: # The value of each term over the whole batch, detached
     "Put the gradients of a batch into the parameters, the same in all processes."
-    if ranks.alone and not isinstance(batch, list): return objective.train_step(batch, backward)
+    shards = objective.shards
+    if ranks.alone and shards is None and not isinstance(batch, list):
+        return objective.train_step(batch, backward)
     pieces = batch if isinstance(batch, list) else [batch]
     step = step_on_asvs if isinstance(objective, AsvObjective) else step_on_samples
     values, own = step(objective, pieces, ranks, backward)
-    trained = [p for p in objective.model.parameters() if p.requires_grad]
-    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=trained[0].device)
-    sums = ranks.average(trained, numbers.to(trained[0].dtype))
+    trained = [p for p in objective.model.parameters() if p.requires_grad] if shards is None else shards.plain
+    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=pieces[0].tokens.device)
+    sums = ranks.average(trained, numbers.to(next(objective.model.parameters()).dtype))
     return values | dict(zip(own, sums, strict=True))
