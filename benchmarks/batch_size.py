@@ -5,7 +5,7 @@
 
 Brute force: the stage is trained in new processes, by the loop of every training and with nothing of the
 search, and the peak that the kernel noted decides whether a size fits. Sizes are halved until the largest
-that fits lies next to the smallest that does not. The search is that of the run. Both may hold the same memory.
+that fits lies next to the smallest that does not. The search is that of the run, with the same limit.
 Result: results/batch_size.md
 """
 from __future__ import annotations
