@@ -25,7 +25,7 @@ from ..inference.predict import decoded
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
-from .prepare import keep_bundle, prepare, Prepared
+from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
 from ..training.sample_stage import pretrained, pretrained_on_all
@@ -83,6 +83,7 @@ def train_run(
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
+    say_spread(config, say)
     ready = prepare(config, choose_split, say, study=study)
     by_main(ranks, lambda: _write_split(ready))
     split, study = ready.parts, ready.study
