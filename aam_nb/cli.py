@@ -1,4 +1,4 @@
-"""`aam demo | inspect | cache | pretrain | train | evaluate | predict | embed | recipe`
+"""`aam demo | inspect | cache | pretrain | train | evaluate | predict | embed | track | recipe`
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 
@@ -18,9 +18,9 @@ from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAIN
 
 # %% auto #0
 __all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES',
-           'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'NAME', 'SEED', 'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect',
-           'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'predict', 'embed', 'recipe', 'demo',
-           'main']
+           'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN', 'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE',
+           'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate',
+           'predict', 'embed', 'track', 'recipe', 'demo', 'main']
 
 # %% ../nbs/9_runs/90_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -154,6 +154,23 @@ def embed(bundle:BUNDLE, table:READ_TABLE, out:VECTORS, sequences:SEQUENCES=None
         "Embed with the flags; there is no configuration."
         from aam_nb.runs.predict import embed_run
         embed_run(bundle, table, out, sequences=sequences, samples=samples, level=level, overwrite=overwrite)
+    shown(work, None)
+
+# %% ../nbs/9_runs/90_cli.ipynb #2c97e6cc
+RUN = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")]
+
+TO = Annotated[str, typer.Option("--to", metavar="TRACKER", help="mlflow, wandb or tensorboard.")]
+
+REGISTER = Annotated[str, typer.Option("--register", metavar="NAME", show_default=False,
+                                       help="Register the bundle in MLflow as a model of this name.")]
+
+@app.command("track", cls=AamCommand)
+def track(run:RUN, to:TO, register:REGISTER=""):
+    "Bring the numbers, choices, reports and bundle of a run to a tracker; nothing comes twice."
+    def work(config):
+        "Track with the flags; there is no configuration."
+        from aam_nb.runs.track import track_run
+        track_run(run, to, register)
     shown(work, None)
 
 # %% ../nbs/9_runs/90_cli.ipynb #389664f8

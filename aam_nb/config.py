@@ -24,13 +24,15 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['ENCODERS', 'POOLS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text', 'check_quantiles',
-           'limits', 'Config', 'config_from', 'all_keys', 'explained']
+__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text',
+           'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
 ENCODERS = ("pool", "attention", "both")
 
 POOLS = ("clade", "presence", "mean", "attention", "sum")
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
@@ -227,8 +229,11 @@ def _run_problems(c):
         found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
                      "stage, whose steps are of ASVs: set pretrain_asv.batch")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
+    if "@" in c.run.mlflow.partition("://")[2].partition("/")[0]:
+        found.append("run.mlflow holds a user or a password, which would be kept with the run; wanted an "
+                     "address without them. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
-            + unknown_names(c.run.trackers, "run.trackers", registry.trackers, ("tensorboard",)))
+            + unknown_names(c.run.trackers, "run.trackers", registry.trackers, TRACKERS))
 
 # %% ../nbs/0_start/60_config.ipynb #31e21221
 def _shard_problems(c):

@@ -170,6 +170,7 @@ class OptimConfig(Section):
     encoder_lr:float = between(.1, 0., 10.) # Learning rate of the ASV encoder, as a multiple of lr
     layer_decay:float = between(1., .1, 1.) # Rate of each layer of the encoder, as a multiple of the next
     chunk:int = between(0, 0, 10**6)        # ASVs that a training encoder takes at once; 0: by device
+    at_once:int = between(0, 0, 10**6) # Samples of a step that a process holds at once; 0: all of its part
     fused:bool = True                       # Take PyTorch's fused optimizer; false: one operation at a time
 
 # %% ../nbs/0_start/50_sections.ipynb #58372bd7
@@ -195,4 +196,6 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
-    trackers:tuple[str,...] = ("tensorboard",) # Registered trackers that follow the training
+    trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
+    experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb
+    mlflow:str = "" # Address of MLflow; empty: MLFLOW_TRACKING_URI, or a database in the run folder

@@ -35,12 +35,12 @@ gpus="$SLURM_GPUS_ON_NODE"
 threads=$((SLURM_CPUS_PER_TASK / gpus))
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((10000 + SLURM_JOB_ID % 20000))
-# Each node puts in its own number.
+# Each node puts in its own number; in the log [node1-0] is the first process of the second node.
 # shellcheck disable=SC2016
-launch=(bash -c 'exec torchrun --node-rank "$SLURM_NODEID" "$@"' torchrun
+launch=(bash -c 'exec torchrun --node-rank "$SLURM_NODEID" --role "node$SLURM_NODEID-" \
+        --log-dir "$0/node$SLURM_NODEID" "$@"' "$run-logs"
     --nnodes "$SLURM_NNODES" --nproc-per-node "$gpus"
-    --master-addr "${nodes[0]}" --master-port "$port"
-    --log-dir "$run-logs" --tee 3 --no-python aam)
+    --master-addr "${nodes[0]}" --master-port "$port" --tee 3 --no-python aam)
 if [ -n "$network" ]; then
     export GLOO_SOCKET_IFNAME="$network" NCCL_SOCKET_IFNAME="$network"
 fi
@@ -59,6 +59,7 @@ if [ -n "$leaving" ]; then
     # USR1 ended the first wait, not the run.
     code=0
     wait "$!" || code=$?
-    if [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    # A run that had not even begun would not get further the next time.
+    if [ -f "$run/config.toml" ] && [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 fi
 exit "$code"

@@ -47,6 +47,7 @@ if [ -n "$leaving" ]; then
     # USR1 ended the first wait, not the run.
     code=0
     wait "$!" || code=$?
-    if [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    # A run that had not even begun would not get further the next time.
+    if [ -f "$run/config.toml" ] && [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 fi
 exit "$code"

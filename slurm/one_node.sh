@@ -32,8 +32,9 @@ work=(train aam                   # Or evaluate
 export PATH="$environment/bin:$PATH"
 gpus="$SLURM_GPUS_ON_NODE"
 threads=$((SLURM_CPUS_PER_TASK / gpus))
-launch=(torchrun --standalone --nproc-per-node "$gpus"
-    --log-dir "$run-logs" --tee 3 --no-python aam)
+# In the log [node0-1] is the second process of this node.
+launch=(torchrun --standalone --nproc-per-node "$gpus" --role "node0-"
+    --log-dir "$run-logs/node0" --tee 3 --no-python aam)
 export OMP_NUM_THREADS="$threads"
 work+=(--threads "$threads")
 if [ -f "$run/config.toml" ]; then work+=(--resume); fi
@@ -49,6 +50,7 @@ if [ -n "$leaving" ]; then
     # USR1 ended the first wait, not the run.
     code=0
     wait "$!" || code=$?
-    if [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    # A run that had not even begun would not get further the next time.
+    if [ -f "$run/config.toml" ] && [ ! -f "$run/finished.json" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 fi
 exit "$code"

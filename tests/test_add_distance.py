@@ -20,7 +20,7 @@ from aam_nb.model.heads import distance_head
 from aam_nb.recipe import load_config
 from aam_nb.registry import metrics, registered
 from aam_nb.runs.train import train_run
-from aam_nb.training.track import read_log
+from aam_nb.training.log import read_log
 
 SHORT = ["pretrain_asv.steps=0", "pretrain_sample.steps=6", "pretrain_sample.batch=8", "optim.steps=6",
          "optim.batch=8", "loss.distance=1", "model.width=16", "model.layers=1", "model.sample_width=16",

@@ -11,7 +11,8 @@ from aam_nb.recipe import load_config
 from aam_nb.registry import registered, trackers
 from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.train import train_run
-from aam_nb.training.track import Tracker, read_log
+from aam_nb.training.log import read_log
+from aam_nb.training.track import Tracker
 
 SHORT = ["pretrain_asv.steps=4", "pretrain_asv.every=2", "optim.steps=6", "optim.every=3", "optim.batch=8",
          "model.width=16", "model.layers=1", "model.sample_width=16", "run.threads=1"]

@@ -17,7 +17,7 @@ from aam_nb.runs.train import train_run
 from aam_nb.sections import LossConfig
 from aam_nb.training.measure import measure_samples
 from aam_nb.training.objectives import SampleObjective
-from aam_nb.training.track import read_log
+from aam_nb.training.log import read_log
 
 
 @pytest.fixture(scope="module")

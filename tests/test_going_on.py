@@ -15,7 +15,7 @@ from aam_nb.runs.folds import Course
 from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.sittings import Sittings, taken
 from aam_nb.runs.train import train_run
-from aam_nb.training.track import read_log
+from aam_nb.training.log import read_log
 
 SMALL = {"model": dict(width=8, layers=1, sample_width=8, head_width=8, identity=8, heads=2),
          "pretrain_asv": dict(steps=4, batch=8, every=2), "optim": dict(steps=6, batch=8, every=3),

@@ -14,7 +14,8 @@ from aam_nb.training.loop import Loop, Stage, fit
 from aam_nb.training.measure import measure_asvs, measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
 from aam_nb.training.parallel import check_alone, make_accelerator, pick_device
-from aam_nb.training.track import RunLog, read_log
+from aam_nb.training.log import read_log
+from aam_nb.training.track import RunLog
 
 
 def weights(model): return dict(model.named_parameters())

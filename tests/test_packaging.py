@@ -59,11 +59,11 @@ def test_settings_pyproject_and_package_agree(settings, project):
 
 def test_extras(settings, setup_py):
     extras = setup_py.extras(settings)
-    assert set(extras) == {"track", "tune", "explain", "mix", "export", "docs", "dev"}
+    assert set(extras) == {"track", "mlflow", "wandb", "tune", "explain", "mix", "export", "docs", "dev"}
     assert all(set(v) <= set(extras["dev"]) for v in extras.values()), "dev holds all"
     base = names(settings["requirements"].split())
-    heavy = {"optuna", "captum", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "scikit-bio",
-             "nbdev", "pytest"}
+    heavy = {"optuna", "captum", "onnx", "onnxruntime", "onnxscript", "tensorboard", "mlflow", "wandb",
+             "scikit-bio", "nbdev", "pytest"}
     assert not base & heavy, "the base install carries only what the main job needs"
 
 

@@ -18,7 +18,8 @@ from aam_nb.training.checkpoint import read_checkpoint
 from aam_nb.training.loop import Stage, fit, stop_requests
 from aam_nb.training.measure import measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
-from aam_nb.training.track import RunLog, read_log
+from aam_nb.training.log import read_log
+from aam_nb.training.track import RunLog
 
 LIFE = replace(QUICK, steps=24, every=6, chunk=8)
 

@@ -105,7 +105,8 @@ def test_one_node_starts_a_process_for_each_gpu(job, tmp_path, monkeypatch):
     code, ran, errors = job("one_node")
     assert (code, [o["command"] for o in ran]) == (0, ["srun", "torchrun"]), errors
     args, words = launched(ran[1]["words"])
-    assert args.standalone and args.nproc_per_node == "4" and args.log_dir == f"{tmp_path}/runs/age-logs"
+    assert args.standalone and args.nproc_per_node == "4"
+    assert (args.role, args.log_dir) == ("node0-", f"{tmp_path}/runs/age-logs/node0")
     assert configuration(words, monkeypatch).run.threads == 8 and ran[1]["env"] == {"OMP_NUM_THREADS": "8"}
 
 
@@ -115,6 +116,8 @@ def test_many_nodes_meet_on_the_first(job, monkeypatch):
     assert ran[0]["options"] == {"kill-on-bad-exit": "1", "cpus-per-task": "32"}
     all_args, words = zip(*(launched(o["words"]) for o in ran[1:]))
     assert sorted(o.node_rank for o in all_args) == [0, 1, 2]
+    assert all(o.role == f"node{o.node_rank}-" for o in all_args)
+    assert all(o.log_dir.endswith(f"/runs/age-logs/node{o.node_rank}") for o in all_args)
     assert {(o.nnodes, o.nproc_per_node, o.master_addr) for o in all_args} == {("3", "4", "node1")}
     ports = {o.master_port for o in all_args}
     assert len(ports) == 1 and 1024 < ports.pop() < 32768 # below the ports that systems deal out themselves
@@ -133,26 +136,34 @@ def test_the_same_script_evaluates(job, monkeypatch):
     assert configuration(launched(ran[1]["words"])[1], monkeypatch).data.groups == "host_subject_id"
 
 
+@pytest.fixture
+def run(tmp_path):
+    "The folder of a run that has begun."
+    folder = tmp_path/"runs/age"
+    folder.mkdir(parents=True)
+    (folder/"config.toml").write_text("")
+    return folder
+
+
 @PARTS
-def test_a_folder_that_holds_a_run_is_resumed(script, job, tmp_path):
-    (tmp_path/"runs/age").mkdir(parents=True)
-    assert "--resume" not in job(script.stem)[1][-1]["words"]  # nothing there yet
-    (tmp_path/"runs/age/config.toml").write_text("")
+def test_a_folder_that_holds_a_run_is_resumed(script, job, run):
     assert job(script.stem)[1][-1]["words"].count("--resume") == 1
+    (run/"config.toml").unlink()
+    assert "--resume" not in job(script.stem)[1][-1]["words"] # nothing there yet
 
 
 @PARTS
-def test_before_the_time_is_up_a_job_saves_and_is_queued_again(script, job):
+def test_before_the_time_is_up_a_job_saves_and_is_queued_again(script, job, run):
     code, ran, errors = job(script.stem, [("--nodes=2", "--nodes=1")], STUB_USR1="yes")
     assert [o["command"] for o in ran[-2:]] == ["left", "requeue"] and ran[-2]["asked"], errors
     assert code == 1 and [o["command"] for o in ran].count("requeue") == 1
 
 
-def test_a_job_that_finished_in_time_is_not_queued_again(job, tmp_path):
-    (tmp_path/"runs/age").mkdir(parents=True)
-    (tmp_path/"runs/age/finished.json").write_text("[]")
-    ran = job("one_node", STUB_USR1="yes")[1]
-    assert [o["command"] for o in ran][-1] == "left"
+@pytest.mark.parametrize("file,there", [("finished.json", True), ("config.toml", False)])
+def test_a_job_that_has_finished_or_not_begun_is_not_queued_again(job, run, file, there):
+    if there: (run/file).write_text("[]")
+    else: (run/file).unlink()
+    assert [o["command"] for o in job("one_node", STUB_USR1="yes")[1]][-1] == "left"
 
 
 @PARTS

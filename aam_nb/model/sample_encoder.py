@@ -97,7 +97,7 @@ def attention_pool(self:PoolEncoder,
     if self.power is not None:
         weight = weight*(self.power[:, None, None]*torch.where(R > 0, R, 1.).log()).exp()  # h b u
     score = (3*torch.tanh(score/3)).exp().T[..., None]  # h u 1
-    values = h.view(h.shape[0], self.heads, -1).transpose(0, 1)  # h u e
+    values = h.view(h.shape[0], self.heads, h.shape[1]//self.heads).transpose(0, 1)  # h u e
     out = weight @ torch.cat([values*score, score], 2)  # h b e+1
     if self.kept is not None:
         loud = weight*score.transpose(1, 2)

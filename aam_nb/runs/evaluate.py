@@ -32,8 +32,8 @@ from .samples import stored
 from .sittings import begin, finish, SITTINGS, taken
 from .spread import by_folds, Round, round_of, share_work
 from ..training.bench import Bench
+from ..training.log import read_log
 from ..training.ranks import ranks_of
-from ..training.track import read_log
 from ..types import positions, Study
 
 # %% auto #0
@@ -174,11 +174,11 @@ def _write_results(ready, rounds, known, say):
             say(str(e))
             found[name].append(replace(e, warnings=all_warnings(ready.leaks, e, len(rounds) > 1)))
             write_evaluation(found[name][-1], one.folder/name if len(found) > 1 else one.folder)
-    ready.bench.log.close()
     paths = [_report(ready, o, _where(ready, name), asked) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     say(f"The evaluation took {taken(sittings)}.")
     finish(ready.out, paths)
+    ready.bench.log.close()
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth

@@ -50,7 +50,8 @@ def _check_overwrite(out, config):
                        f"another {option('run.out')}.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #82faaea3
-FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread"}
+FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread", "trackers",
+        "experiment", "mlflow"}
 
 def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were different."

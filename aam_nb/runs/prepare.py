@@ -138,7 +138,7 @@ def run_bench(
     log = RunLog(out, resume, trackers=config.run.trackers) if ranks.main else RunLog(show=False)
     log.sinks[SITTINGS] = Sittings(out if ranks.main else None, resume)
     cache = cache_of(config.run.cache or out/"cache", ranks)
-    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
+    return Bench(config=config, store=store, accelerator=accelerator, ranks=ranks, folder=out, log=log,
                  sample_level=sample_level, start=model, cache=cache, **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #42d58282

@@ -30,7 +30,7 @@ from .sittings import begin, finish, SITTINGS, taken
 from .start import start_bundle, start_report
 from ..training.encoder_stage import pretrain_asvs
 from ..training.sample_stage import pretrain_samples
-from ..training.track import read_log
+from ..training.log import read_log
 
 # %% auto #0
 __all__ = ['hold_back', 'prepare_corpus', 'last_checks', 'pretrain_run']
@@ -107,8 +107,8 @@ def _keep(ready, model, rows, say):
     "Keep the model as a bundle, say how well it does, and finish the run."
     sittings, store = ready.bench.log.sinks[SITTINGS], ready.bench.store
     folder = keep_bundle(ready, model, rows, dict(samples=len(rows), pretrained_on=store.digest))
-    ready.bench.log.close()
     for stage, found in last_checks(ready.out).items():
         say(f"{stage}, on samples that were held back: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}")
     say(f"The pretrained bundle is in {folder}. The run took {taken(sittings)}.")
     finish(ready.out, [folder])
+    ready.bench.log.close()

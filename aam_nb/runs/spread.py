@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/spread.html.md"""
 # %% ../../nbs/9_runs/54_spread.ipynb #4ba9b158
 from __future__ import annotations
 
-import os, secrets, shutil, time
+import math, os, secrets, shutil, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from .prepare import Prepared
 from .processes import by_main
 from ..training.bench import Bench
 from ..training.ranks import ALONE, Ranks, ranks_of
-from ..training.track import JsonLines, read_log, RunLog
+from ..training.log import JsonLines, read_log
+from ..training.track import RunLog
 
 # %% auto #0
 __all__ = ['by_folds', 'Round', 'round_of', 'Turns', 'fit_alone', 'gather_logs', 'fit_together', 'exchanged', 'share_work']
@@ -118,6 +119,10 @@ def fit_alone(
         kept.bench = replace(kept.bench, log=log)
     keep_fold(path, kept.fit(k))
 
+def _write(log, stage, step, **numbers):
+    "Write a record that was read; None stands for a number that was not finite."
+    log.write(stage, step, {k: math.nan if v is None else v for k, v in numbers.items()})
+
 def gather_logs(
     folder:Path, # With the files of folds
     log:RunLog,
@@ -127,7 +132,7 @@ def gather_logs(
         if not path.with_suffix(".npz").is_file(): continue
         records = read_log(path)
         for stage in dict.fromkeys(o["stage"] for o in records): log.rewind(stage, 0)
-        for o in records: log.write(o.pop("stage"), o.pop("step"), o)
+        for o in records: _write(log, **o)
         path.unlink()
 
 # %% ../../nbs/9_runs/54_spread.ipynb #c52974f3

@@ -28,9 +28,10 @@ from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
+from ..training.ranks import ALONE
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
-from ..training.track import read_log
+from ..training.log import read_log
 from ..types import Study
 
 # %% auto #0
@@ -91,6 +92,7 @@ def train_run(
     say(f"{split}. {planned(ready.bench, True)}")
     bench = pretrained_on_all(ready.bench)
     made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
+    made = replace(made, bench=replace(made.bench, ranks=ALONE)) # The rest is the main process's alone
     by_main(ranks, lambda: _write_results(ready, made, (train, valid, test), say))
     return ready.out/"bundle"
 
@@ -106,12 +108,12 @@ def _write_results(ready, made, rows, say):
     found = held_out_evaluations(ready, made, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
     folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
-    ready.bench.log.close()
     reports = _reports(ready, found)
     say(f"The bundle is in {folder}; predictions of the held-out samples are in "
         f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
     for o in reports: say(f"The report is {o}.")
     finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
+    ready.bench.log.close()
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):

@@ -37,6 +37,7 @@ from .compiled import compiled
 from .loop import fit as run_stage
 from .loop import Stage
 from .outputs import embed_asvs
+from .ranks import ALONE, Ranks
 from .track import RunLog
 
 if TYPE_CHECKING: import pandas as pd
@@ -59,6 +60,7 @@ class Bench:
     sample_level:bool = False # Whether the sample level of `start` has been trained too
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results that are kept; None computes them anew
+    ranks:Ranks = ALONE     # The processes that work on this bench together
     whole:SampleSource|None = None # The study before it was rarefied; None where `store` is not rarefied
 
 # %% ../../nbs/4_training/60_bench.ipynb #7e36d744
@@ -85,6 +87,12 @@ def samples(self:Bench,
     data = self.config.data
     how = dict(limit=data.limit, select=data.select, seed=self.config.run.seed)
     return SampleDataset(self.store, rows, **how, **more)
+
+# %% ../../nbs/4_training/60_bench.ipynb #4684b844
+@patch(as_prop=True)
+def shares(self:Bench)->dict[str,int]: # `rank` and `world`
+    "Which part of a batch this process holds."
+    return dict(rank=self.ranks.rank, world=self.ranks.world)
 
 # %% ../../nbs/4_training/60_bench.ipynb #ea3bdd7a
 @patch
@@ -114,7 +122,7 @@ def fit(self:Bench,
     stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     with compiled(objective.model, run.compile):
-        return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead)
+        return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead, self.ranks)
 
 # %% ../../nbs/4_training/60_bench.ipynb #b8ec62f4
 def known_asvs(
@@ -193,5 +201,5 @@ def frozen_embeddings(
     "The embedding of every ASV, made once, where the stage keeps the encoder as it is."
     if not optim.freeze: return None
     model.freeze_encoder()
-    def make(): return embed_asvs(model, bench.store.tokens)
+    def make(): return embed_asvs(model, bench.store.tokens, ranks=bench.ranks)
     return make() if bench.cache is None else _cached(bench, model, make).to(bench.accelerator.device)

@@ -43,7 +43,7 @@ def asv_stage(
                 mask=config.loss.mask,
                 span=config.loss.span)
     source = AsvBatches(store, asvs_in(store, rows), view, batch=optim.batch, steps=optim.steps,
-                        temperature=config.data.temperature)
+                        temperature=config.data.temperature, **bench.shares)
     return model, AsvObjective(model, config.loss), source
 
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #e7ab1490
@@ -54,7 +54,7 @@ def _measure_on(bench:Bench, objective:AsvObjective, source:AsvBatches, fresh:np
     view = replace(source.view, seed=seed)
     fresh = at_most(fresh, 1024, seed, "watch")
     plain = PlainAsvBatches(bench.store, fresh, view, batch=bench.config.pretrain_asv.batch)
-    return lambda: measure_asvs(objective, (plain[j] for j in range(len(plain))))
+    return lambda: measure_asvs(objective, plain)
 
 # %% ../../nbs/4_training/65_encoder_stage.ipynb #7b6fdcfd
 _OF_TREE = ("tip", "tree_start", "tree_stop", "tree_length")

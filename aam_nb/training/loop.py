@@ -17,20 +17,24 @@ from typing import TYPE_CHECKING
 import torch
 from fastcore.basics import patch
 
+from ..batches.pieces import in_pieces
 from ..core import AamError, digest, duration, option
 from ..sections import OptimConfig
-from .checkpoint import kept_checkpoints, load_checkpoint, save_checkpoint, set_weights
+from .checkpoint import (
+    kept_checkpoints, load_checkpoint, optimizer_tensors, save_checkpoint, set_optimizer_tensors, set_weights)
 from .objectives import AsvObjective, SampleObjective
 from .optim import Ema, make_optimizer, set_rate
+from .ranks import ALONE, Ranks
 from .scaler import scaler_state, set_scaler_state, take_step, unscale
 from .schedule import fallen, rate
+from .shared import learn_from
 from .track import RunLog
 from ..types import AsvBatch, Batch
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['stop_requests', 'Stage', 'Fit', 'Pace', 'Loop', 'in_turn', 'fit']
+__all__ = ['stop_requests', 'Stage', 'Fit', 'Pace', 'Loop', 'step_size', 'in_turn', 'fit']
 
 # %% ../../nbs/4_training/45_loop.ipynb #e1f731b9
 @contextmanager
@@ -127,9 +131,11 @@ class Loop:
         optim:OptimConfig,
         accelerator:Accelerator,
         stage:Stage=Stage(),
+        ranks:Ranks=ALONE, # The processes that share each batch
     ):
-        objective.prepare(accelerator, optim)
-        self.objective, self.model = objective, objective.model
+        objective.prepare(accelerator, optim, ranks)
+        self.objective, self.model, self.ranks = objective, objective.model, ranks
+        if not ranks.alone: set_weights(self.model, ranks.tensors(self.model.state_dict()))
         self.optim, self.accelerator, self.scaler = optim, accelerator, accelerator.scaler
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
@@ -137,12 +143,26 @@ class Loop:
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
         weights = digest([[n, list(p.shape)] for n, p in named])
-        chosen = asdict(replace(optim, chunk=objective.chunk))
+        chosen = asdict(replace(optim, chunk=objective.chunk, at_once=0)) # Pieces change no result
         self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
         self.state, self.best, self.history, self.share = _State(), None, [], 1.
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
         self.flushed = self.saved
+
+# %% ../../nbs/4_training/45_loop.ipynb #1827f0c6
+def step_size(batch:AsvBatch|Batch)->int:
+    "Samples of a step over all processes; ASVs, where ASVs are learned from."
+    if isinstance(batch, Batch): return batch.total or batch.size
+    return len(batch.tokens) if batch.distance is None else batch.distance.shape[1]
+
+@patch
+def held(self:Loop, batch:AsvBatch|Batch):
+    "A batch on the device, or its pieces, where not all samples are held at once."
+    device = self.accelerator.device
+    pieces = in_pieces(batch, self.optim.at_once) if isinstance(batch, Batch) else [batch]
+    moved = pieces if device.type == "cpu" else [o.to(device) for o in pieces]
+    return moved if len(moved) > 1 else moved[0]
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
@@ -150,7 +170,8 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
-    terms, norm = self.objective.train_step(batch, self.accelerator.backward), None
+    held, backward = self.held(batch), self.accelerator.backward
+    terms, norm = learn_from(self.objective, held, self.ranks, backward), None
     unscale(self.optimizer, self.scaler)
     if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
     moved = take_step(self.optimizer, self.scaler)
@@ -158,7 +179,7 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     if moved and self.ema: self.ema.update()
     self.state.step += 1
     self.state.key = batch.key
-    self.pending.append((self.state.step, getattr(batch, "size", len(batch.tokens)), lr, norm, terms))
+    self.pending.append((self.state.step, step_size(batch), lr, norm, terms))
     if len(self.pending) >= 10 or time.perf_counter() - self.flushed > 5: self.flush()
 
 # %% ../../nbs/4_training/45_loop.ipynb #767cb5fc
@@ -191,7 +212,7 @@ def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
     state = self.state
     with torch.no_grad(), self.ema.applied() if self.ema else nullcontext():
         self.model.eval()
-        found = dict(validate())
+        found = self.ranks.told({k: float(v) for k, v in validate().items()})
         self.model.train()
         if self.stage.monitor not in found:
             raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of "
@@ -232,11 +253,15 @@ def seconds(self:Loop)->float:
 
 # %% ../../nbs/4_training/45_loop.ipynb #3e993d2b
 @patch
+def due(self:Loop)->bool:
+    "Whether it is time for a checkpoint."
+    return time.perf_counter() - self.saved > max(self.stage.save_seconds, 20*self.cost)
+
+@patch
 def save(self:Loop, always:bool=True)->None:
     "Write a checkpoint; with `always=False` only when it is due."
     now = time.perf_counter()
-    due = always or now - self.saved > max(self.stage.save_seconds, 20*self.cost)
-    if self.folder is None or not due: return
+    if self.folder is None or not self.ranks.main or not (always or self.due()): return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
                  settings=self.settings, scaler=scaler_state(self.scaler))
@@ -259,12 +284,30 @@ def check_same(self:Loop, settings:dict, source)->None:
         raise AamError(f"The checkpoint {self.folder} comes from training on other batches. "
                        f"Use the same data, split and seed, or start anew without {option('run.resume')}.")
 
+# %% ../../nbs/4_training/45_loop.ipynb #bc9b13a6
+@patch
+def hand_over(self:Loop, state:dict)->dict: # The state, on all processes
+    "Give what the main process read to the others: state, weights, moments, average and best weights."
+    if self.ranks.alone: return state
+    share = self.ranks.tensors
+    set_weights(self.model, share(self.model.state_dict()))
+    set_optimizer_tensors(self.optimizer, share(optimizer_tensors(self.optimizer)))
+    if self.ema:
+        self.ema.updates = self.ranks.told(self.ema.updates)
+        for k, v in share(self.ema.average).items(): self.ema.average[k].copy_(v)
+    self.best = share(self.best or {}) or None
+    return self.ranks.told(state)
+
 # %% ../../nbs/4_training/45_loop.ipynb #739f0c98
 @patch
 def restore(self:Loop, source)->None:
     "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
-    if kept_checkpoints(self.folder):
-        state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
+    if self.ranks.told(bool(kept_checkpoints(self.folder))):
+        state = None
+        with self.ranks.together():
+            if self.ranks.main:
+                state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
+        state = self.hand_over(state)
         try:
             self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
             set_scaler_state(self.scaler, state.pop("scaler", {}))
@@ -324,10 +367,10 @@ def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable
     with own_draws, closing(self.bar), requests as asked:
         self.model.train()
         for batch in (loader or in_turn)(source, start):
-            self.step(batch if device.type == "cpu" else batch.to(device))
+            self.step(batch)
             self.look(validate)
             if self.over(): break
-            if asked: self.stop(asked[0])
+            if self.ranks.agreed(bool(asked))[0]: self.stop(asked[0] if asked else SystemExit(143))
             self.save(always=False)
     self.flush()
 
@@ -383,11 +426,12 @@ def fit(
     validate:Callable[[],dict[str,float]]|None=None, # Scores of the model as it is; it is in evaluation mode
     stage:Stage=Stage(), # Its name, the score that picks its weights, its checkpoints and log
     loader:Callable|None=None, # `loader(source, start)` yields batches, for example made by workers
+    ranks:Ranks=ALONE, # The processes that share each batch; all of them call this
 )->Fit:                # The model holds the kept weights, in evaluation mode
     "Train a stage. Raises `AamError` when the loss diverges or a checkpoint belongs to another run."
     if not optim.steps: return Fit(best_step=0, best_score=None, steps=0, seconds=0., history=[])
     _check_fit(source, optim, validate, stage)
-    loop = Loop(objective, optim, accelerator, stage)
+    loop = Loop(objective, optim, accelerator, stage, ranks)
     if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)
     return loop.finish(validate is not None)

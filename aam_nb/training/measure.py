@@ -8,18 +8,29 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/measure.html.md"""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from ..model.passes import embed_chunks
-from .losses import bases_loss, bases_scores, hidden_bases, known_pairs
+from .losses import bases_loss, bases_scores, full, hidden_bases, known_pairs
 from .metrics import class_metrics, distance_metrics, regression_metrics
 from .objectives import AsvObjective, guess_chunks, occurrences, SampleObjective
-from ..types import slices
+from ..types import AsvBatch, Batch, slices
 
 # %% auto #0
 __all__ = ['measure_asvs', 'measure_samples']
+
+# %% ../../nbs/4_training/40_measure.ipynb #db2b230e
+def _looked_at(objective, batches, look):
+    "What `look` says of each batch, in order, on all processes; `look` is called with batches of this one."
+    ranks, device = objective.ranks, next(objective.model.parameters()).device
+    with objective.looking():
+        own = [look(batches[j].to(device)) for j in range(ranks.rank, len(batches), ranks.world)]
+    found = ranks.values(own)
+    return [found[j % ranks.world][j//ranks.world] for j in range(len(batches))]
 
 # %% ../../nbs/4_training/40_measure.ipynb #d569788c
 def _means(rows):
@@ -66,7 +77,7 @@ def _look_at_asvs(objective, batch):
     terms, figures, bases = {}, {}, ({}, {})
     if batch.distance is not None and known_pairs(batch.distance, batch.start).any():
         with objective.autocast(): z = embed_chunks(objective.model, batch.tokens, objective.chunk)
-        far = objective.model.tree_distance(z.float())
+        far = objective.model.tree_distance(full(z))
         figures = _distances("tree", batch.distance.sqrt(), far, batch.start)
         if objective.loss.tree:
             tree = objective.tree(z, batch).terms["tree"]
@@ -77,11 +88,10 @@ def _look_at_asvs(objective, batch):
 # %% ../../nbs/4_training/40_measure.ipynb #e9491429
 def measure_asvs(
     objective:AsvObjective,
-    batches, # `AsvBatch`es
+    batches:Sequence[AsvBatch],
 )->dict[str,float]: # loss, its terms; tree_spearman, _stress, _mantel; bases_perplexity, _accuracy
     "The losses and scores of tree and hidden bases on ASVs that were not used in training."
-    device = next(objective.model.parameters()).device
-    with objective.looking(): rows = [_look_at_asvs(objective, o.to(device)) for o in batches]
+    rows = _looked_at(objective, batches, partial(_look_at_asvs, objective))
     return _together(*zip(*rows, strict=True))
 
 # %% ../../nbs/4_training/40_measure.ipynb #c19aa230
@@ -115,16 +125,17 @@ def _look_at_samples(objective, batch, out):
 # %% ../../nbs/4_training/40_measure.ipynb #460be6aa
 def measure_samples(
     objective:SampleObjective,
-    batches, # `Batch`es
+    batches:Sequence[Batch],
 )->dict[str,float]: # loss, its terms; scores of distances, hidden bases and columns
     "The losses and scores of the outputs on samples that were not used in training."
-    columns, device = objective.model.columns, next(objective.model.parameters()).device
-    rows, pred, true = [], [], []
-    with objective.looking():
-        for batch in (o.to(device) for o in batches):
-            out = objective.outputs(batch)
-            rows.append(_look_at_samples(objective, batch, out))
-            if columns: pred.append(out.target.float().cpu())
-            true.append(batch.target.cpu())
-    found = _together(*zip(*rows, strict=True))
-    return found | _column_scores(columns, torch.cat(pred), torch.cat(true)) if pred else found
+    columns, held = objective.model.columns, []
+    def look(batch):
+        "Terms and scores of a batch; its predictions and true values are held back."
+        out = objective.outputs(batch)
+        if columns: held.append(torch.cat([out.target.double(), batch.target.double()], 1).cpu())
+        return _look_at_samples(objective, batch, out)
+    found = _together(*zip(*_looked_at(objective, batches, look), strict=True))
+    if not columns: return found
+    ranks, k = objective.ranks, -len(columns)
+    both = torch.cat(ranks.deal(len(batches), lambda j: held[j//ranks.world]))
+    return found | _column_scores(columns, both[:, :k].float(), both[:, k:])

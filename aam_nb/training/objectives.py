@@ -22,6 +22,7 @@ from ..model.aam import AamModel
 from ..model.passes import backward_chunks, embed_chunks
 from ..sections import LossConfig, ModelConfig, OptimConfig
 from .losses import bases_loss, full, hidden_bases, sample_losses, tree_loss
+from .ranks import ALONE, Ranks
 from ..types import AsvBatch, Batch, LossTerms, Outputs
 
 if TYPE_CHECKING: from accelerate import Accelerator
@@ -125,10 +126,12 @@ class Objective:
         chunk:int,       # ASVs at a time
     ):
         self.model, self.loss, self.chunk, self.autocast = model, loss, chunk, nullcontext
+        self.ranks = ALONE
 
-    def prepare(self, accelerator:Accelerator, optim:OptimConfig)->None:
-        "Move to the device, and take chunk size and precision from the stage; `fit` does it."
+    def prepare(self, accelerator:Accelerator, optim:OptimConfig, ranks:Ranks=ALONE)->None:
+        "Move to the device, and take chunk size, precision and processes from the stage; `fit` does it."
         self.model.to(accelerator.device)
+        self.ranks = ranks
         self.chunk = optim.chunk or self._room(accelerator.device)
         self.autocast = accelerator.autocast if accelerator.mixed_precision != "no" else nullcontext
 
@@ -225,9 +228,9 @@ class SampleObjective(Objective):
         super().__init__(model, loss, chunk)
         self.embeddings, self.mixup, self.smoothing = embeddings, mixup, smoothing
 
-    def prepare(self, accelerator:Accelerator, optim:OptimConfig)->None:
+    def prepare(self, accelerator:Accelerator, optim:OptimConfig, ranks:Ranks=ALONE)->None:
         "As for ASVs; the embeddings move too."
-        super().prepare(accelerator, optim)
+        super().prepare(accelerator, optim, ranks)
         if self.embeddings is not None: self.embeddings = self.embeddings.to(accelerator.device)
 
 # %% ../../nbs/4_training/35_objectives.ipynb #9795b4f0

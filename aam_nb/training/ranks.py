@@ -158,6 +158,26 @@ def wait(self:Ranks)->None:
     "Wait until all processes are here."
     self.sizes(0)
 
+# %% ../../nbs/4_training/23_ranks.ipynb #c70fc479
+@patch
+def agreed(self:Ranks, *said:bool)->list[bool]: # One for each question
+    "Whether any process says yes."
+    if self.alone: return list(said)
+    return [o > 0 for o in self.sum(torch.tensor(said, dtype=torch.float32)).tolist()]
+
+@patch
+def tensors(self:Ranks, named:dict[str,Tensor]|None)->dict[str,Tensor]:
+    "The named tensors of the main process; what the others pass is not looked at."
+    if self.alone: return named
+    kinds = self.told([[k, list(v.shape), str(v.dtype)[6:]] for k, v in named.items()] if self.main else None)
+    found = {}
+    for name, shape, kind in kinds:
+        sent = torch.empty(shape, dtype=getattr(torch, kind), device=self.device)
+        if self.main: sent.copy_(named[name])
+        with _connected(): dist.broadcast(sent, 0)
+        found[name] = sent
+    return found
+
 # %% ../../nbs/4_training/23_ranks.ipynb #c05429c0
 @patch
 def deal(self:Ranks,

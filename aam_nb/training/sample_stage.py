@@ -38,7 +38,7 @@ def sample_stage(
     view = bench.view(loss, place, seed=bench.seed("pairs", *key), augment=config.augment,
                       mask=0. if optim.freeze else loss.mask)
     source = SampleBatches(bench.samples(rows), view, batch=optim.batch, batch_asvs=optim.batch_asvs,
-                           steps=optim.steps, temperature=config.data.temperature)
+                           steps=optim.steps, temperature=config.data.temperature, **bench.shares)
     return SampleObjective(model, loss, embeddings=embeddings), source
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #d60fbf67
@@ -48,7 +48,7 @@ def _measure_on(bench:Bench, objective:SampleObjective, source:SampleBatches, he
     seed = bench.config.run.seed
     samples = bench.samples(at_most(held_back, 256, seed, "watch"))
     plain = PlainBatches(samples, replace(source.view, seed=seed), batch=64)
-    return lambda: measure_samples(objective, (plain[j] for j in range(len(plain))))
+    return lambda: measure_samples(objective, plain)
 
 # %% ../../nbs/4_training/70_sample_stage.ipynb #c72a0314
 def pretrain_samples(

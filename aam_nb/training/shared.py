@@ -144,7 +144,7 @@ def heads_step(
     terms = paired_losses(outputs, whole, *how)
     return learn(terms, backward) if terms.terms else {}
 
-# %% ../../nbs/4_training/37_shared.ipynb #0ec8b66c
+# %% ../../nbs/4_training/37_shared.ipynb #0ad1a6af
 def step_on_samples(
     objective:SampleObjective,
     pieces:list[Batch], # The parts of a batch that this process holds, in order
@@ -152,23 +152,25 @@ def step_on_samples(
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
 )->tuple[dict[str,Tensor],dict[str,Tensor]]: # Losses of the whole batch; this process's part of the others
     "Add this process's gradients of a shared batch; their mean over the processes is that of the whole."
-    whole, weights = labels_of_all(pieces, ranks), local_weights(objective, pieces, ranks)
+    sizes, weights = ranks.sizes(sum(o.size for o in pieces)), local_weights(objective, pieces, ranks)
+    whole = labels_of_all(pieces, ranks, sizes)
     keys, graph = [part_key(whole.key, ranks, i) for i in range(len(pieces))], len(pieces) == 1
     held = [Piece(objective, o, key, graph) for o, key in zip(pieces, keys, strict=True)]
-    seam, own = Seam([o.rows() for o in held], ranks, whole.total), {}
+    seam, own = Seam([o.rows() for o in held], ranks, sizes), {}
     values = heads_step(objective, seam, held[0].made, whole, backward)
     for piece, pull in zip(held, seam.gradients(), strict=True):
         for k, v in piece.back(pull, weights, ranks.world, backward).items(): own[k] = own.get(k, 0.) + v
     if values or own: return values, own
     raise nothing_to_learn()
 
-# %% ../../nbs/4_training/37_shared.ipynb #bb4d1c12
+# %% ../../nbs/4_training/37_shared.ipynb #9d0120b2
 def _tree_step(objective:AsvObjective, batch:AsvBatch, ranks:Ranks, backward)->dict[str,Tensor]:
     "The loss of tree distances of the whole batch, with the gradient of this process's ASVs."
     key, model, tokens = part_key(batch.key, ranks), objective.model, batch.tokens
-    whole = paths_of_all(batch, ranks)
+    sizes = ranks.sizes(len(tokens))
+    whole = paths_of_all(batch, ranks, sizes)
     with objective.autocast(): z = embed_chunks(model, tokens, objective.chunk, key)
-    seam = Seam([z], ranks, len(whole.distance))
+    seam = Seam([z], ranks, sizes)
     values = learn(objective.tree(seam.whole, whole), backward)
     pull, = seam.gradients()
     with objective.autocast(): backward_chunks(model, tokens, pull, objective.chunk, key)

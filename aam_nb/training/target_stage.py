@@ -61,7 +61,7 @@ def outputs(self:Fitted,
     "Numbers, quantiles and logits for some samples, as the model gives them."
     config = self.bench.config
     return predict_rows(self.model, self.bench.store, rows, embeddings=self.embeddings, known=self.place,
-                        covariates=self.encoded,
+                        covariates=self.encoded, ranks=self.bench.ranks,
                         limit=config.data.limit, select=config.data.select, seed=config.run.seed)
 
 @patch
@@ -126,7 +126,7 @@ def target_stage(
     view = bench.view(config.loss, made.place, seed=bench.seed("target", *key), augment=config.augment,
                       chains=covariates.shape.chains if covariates else ())
     source = SampleBatches(samples, view, batch=optim.batch, batch_asvs=optim.batch_asvs,
-                           steps=optim.steps, temperature=config.data.temperature)
+                           steps=optim.steps, temperature=config.data.temperature, **bench.shares)
     objective = SampleObjective(made.model, config.loss, embeddings=made.embeddings,
                                 mixup=config.augment.mixup,
                                 smoothing=config.target.smoothing)

@@ -7,118 +7,32 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/track.html.md"""
 # %% ../../nbs/4_training/30_track.ipynb #6e9191e4
 from __future__ import annotations
 
-import json, math
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 from fastcore.basics import patch
 
-from ..core import AamError, need
-from ..disk import whole_file
 from ..progress import Progress, tell
 from ..registry import trackers as all_trackers
+from .cursor import tracking_folder
+from .log import JsonLines, Load, Meter, Sink
+from .side import Follower
 
 # %% auto #0
-__all__ = ['read_log', 'Sink', 'JsonLines', 'Boards', 'open_boards', 'Tracker', 'RunLog']
-
-# %% ../../nbs/4_training/30_track.ipynb #f01f8c86
-def _record(line, number, last, path):
-    "One line of a log as a record; None for an empty line, and for a last line that was cut off."
-    try: return json.loads(line) if line else None
-    except ValueError as e:
-        if number == last: return None
-        raise AamError(f"Line {number} of {path} is not JSON ({e}). Remove the line or the file.") from e
-
-def read_log(
-    path:str|Path, # metrics.jsonl
-)->list[dict]:     # One record for each line, in the order of writing; none where there is no file
-    "Read a log, without a half-written last line. Raises `AamError` for a file that is not a log."
-    path = Path(path)
-    if not path.exists(): return []
-    lines = path.read_text(errors="replace").split("\n")
-    records = [_record(line, i, len(lines), path) for i, line in enumerate(lines, 1)]
-    return [o for o in records if o is not None]
-
-# %% ../../nbs/4_training/30_track.ipynb #eaad9f78
-class Sink(Protocol):
-    "Where the numbers of a run can go."
-    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
-        "Take the numbers of one step of a stage; None means that a number does not exist."
-
-    def rewind(self, stage:str, step:int)->None:
-        "Forget what was written of a stage after `step`; it goes on from there."
-
-    def close(self)->None:
-        "Write what is still waiting. Nothing comes after this call."
-
-# %% ../../nbs/4_training/30_track.ipynb #08bd08dd
-class JsonLines:
-    "A log with one JSON object on each line."
-    def __init__(self,
-        path:str|Path,     # The file
-        resume:bool=False, # Go on with the log that is there, instead of starting a new one
-    ):
-        self.path = Path(path)
-        self._keep(read_log(self.path) if resume else [])
-
-    def _keep(self, records):
-        with whole_file(self.path) as p: p.write_text("".join(json.dumps(o) + "\n" for o in records))
-
-    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
-        "Add a line."
-        with open(self.path, "a") as f: f.write(json.dumps(dict(stage=stage, step=step, **numbers)) + "\n")
-
-    def rewind(self, stage:str, step:int)->None:
-        "Leave out the lines of a stage after `step`."
-        self._keep([o for o in read_log(self.path) if o.get("stage") != stage or o.get("step", 0) <= step])
-
-    def close(self)->None:
-        "Nothing is waiting: each line is written at once."
-
-# %% ../../nbs/4_training/30_track.ipynb #93cb2798
-class Boards:
-    "Curves for TensorBoard, in the folder `tensorboard` of the run."
-    def __init__(self,
-        folder:str|Path, # Run folder
-    ):
-        self.writer = need("torch.utils.tensorboard", extra="track").SummaryWriter
-        self.folder, self.stages = Path(folder)/"tensorboard", {}
-
-    def _open(self, stage, purge=None):
-        self.stages[stage] = self.writer(str(self.folder/stage), purge_step=purge, max_queue=1000)
-
-    def write(self, stage:str, step:int, numbers:dict[str,float|None])->None:
-        "Add a point to the curve of each number that exists."
-        if stage not in self.stages: self._open(stage)
-        for k, v in numbers.items():
-            if v is not None: self.stages[stage].add_scalar(k, v, step)
-
-    def rewind(self, stage:str, step:int)->None:
-        "Hide the points of a stage after `step`."
-        self._open(stage, step + 1 if step else None)
-
-    def close(self)->None:
-        "Write what is queued."
-        for o in self.stages.values(): o.close()
-
-# %% ../../nbs/4_training/30_track.ipynb #e5f99adb
-def open_boards(
-    folder:Path, # Run folder
-)->Boards|None:  # None where TensorBoard is not installed
-    "The sink for TensorBoard."
-    try: return Boards(folder)
-    except AamError: return None
+__all__ = ['Tracker', 'RunLog']
 
 # %% ../../nbs/4_training/30_track.ipynb #b6ca2298
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
     "A kind of sink that a run can be asked to write to."
     name:str                        # As `run.trackers` names it
-    open:Callable[[Path],Sink|None] # From the run folder to a sink; None leaves it out silently
+    open:Callable[[Path],Sink|None]|None = None # From the run folder to a sink, or to None, which leaves
+    # the tracker out silently; a tracker without it is served by the side process
 
-all_trackers.add(Tracker(name="tensorboard", open=open_boards))
+for _name in ("tensorboard", "mlflow", "wandb"): all_trackers.add(Tracker(name=_name))
 
 # %% ../../nbs/4_training/30_track.ipynb #d3d63103
 class RunLog:
@@ -130,10 +44,11 @@ class RunLog:
         trackers:tuple[str,...]=("tensorboard",), # Names of registered trackers
     ):
         self.path = None if folder is None else Path(folder)/"metrics.jsonl"
-        self.show, self.sinks, self.broken = show, {}, set()
+        self.show, self.sinks, self.broken, self.meter = show, {}, set(), Meter()
         if folder is None: return
-        self.sinks[str(self.path)] = JsonLines(self.path, resume)
-        for tracker in (all_trackers[o] for o in trackers):
+        chosen = [all_trackers[o] for o in trackers]
+        self._follow([o.name for o in chosen if o.open is None], resume)
+        for tracker in (o for o in chosen if o.open):
             opened = self._try(tracker.name, tracker.open, Path(folder))
             if opened is not None: self.sinks[tracker.name] = opened
 
@@ -141,6 +56,18 @@ class RunLog:
         "Show a message to the person who is watching, beside the bar."
         if self.show is False: return
         tell(text)
+
+# %% ../../nbs/4_training/30_track.ipynb #0747025f
+@patch
+def _follow(self:RunLog, names, resume):
+    "Open the files that the side process follows, and get it ready."
+    at = tracking_folder(self.path.parent)
+    names = tuple(o for o in names if o != "tensorboard" or find_spec(o))
+    if not resume:
+        for o in [*at.glob("*.json"), *at.glob("*.jsonl")]: o.unlink(missing_ok=True)
+    if names: self.sinks["load"] = Load(at/"load.jsonl", self.meter, resume)
+    self.sinks[str(self.path)] = JsonLines(self.path, resume)
+    if names: self.sinks["side process"] = Follower(self.path.parent, names, self.say)
 
 # %% ../../nbs/4_training/30_track.ipynb #13e5cf5c
 @patch
@@ -184,4 +111,4 @@ def close(self:RunLog)->None:
 @patch
 def bar(self:RunLog, stage:str, steps:int, start:int=0)->Progress:
     "The progress of a stage."
-    return Progress(stage, steps, start, show=self.show)
+    return self.meter.follow(Progress(stage, steps, start, show=self.show))
