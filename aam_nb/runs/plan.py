@@ -19,6 +19,7 @@ from ..training.checkpoint import read_checkpoint
 from ..training.encoder_stage import asv_stage
 from ..training.objectives import AsvObjective, SampleObjective
 from ..training.sample_stage import sample_stage
+from ..training.shared import learn_from
 from ..training.target_stage import codecs, target_stage
 
 # %% auto #0
@@ -33,12 +34,12 @@ def seconds_a_step(
     n:int=3,           # How many steps are timed, after one to warm up
 )->float:
     "Mean seconds of a step. Gradients are taken and thrown away."
-    objective.prepare(bench.accelerator, optim)
+    objective.prepare(bench.accelerator, optim, bench.ranks)
     objective.model.train()
     for i in range(n + 1):
         if i == 1: begun = time.perf_counter()
         batch = source[i % len(source)].to(bench.accelerator.device)
-        objective.train_step(batch, bench.accelerator.backward)
+        learn_from(objective, batch, bench.ranks, bench.accelerator.backward)
     if bench.accelerator.device.type == "cuda": torch.cuda.synchronize() # Steps are only queued there
     return (time.perf_counter() - begun)/n
 

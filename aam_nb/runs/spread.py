@@ -100,6 +100,7 @@ class Turns:
 
     def close(self)->None:
         "Wait for the others; the marks then go."
+        self.ranks.wait()
         by_main(self.ranks, lambda: shutil.rmtree(self.folder))
 
 # %% ../../nbs/9_runs/54_spread.ipynb #a3846fd4
