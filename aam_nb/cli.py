@@ -1,4 +1,4 @@
-"""`aam demo | inspect | cache | pretrain | train | evaluate | predict | embed | track | recipe`
+"""`aam demo | inspect | cache | pretrain | train | evaluate | lr | predict | embed | track | recipe`
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 
@@ -19,7 +19,7 @@ from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAIN
 # %% auto #0
 __all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES',
            'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN', 'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE',
-           'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate',
+           'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'lr',
            'predict', 'embed', 'track', 'recipe', 'demo', 'main']
 
 # %% ../nbs/9_runs/90_cli.ipynb #6c2b3b43
@@ -105,6 +105,15 @@ def evaluate(**given):
     config = described(given)
     from aam_nb.runs.evaluate import evaluate_run
     shown(evaluate_run, config)
+
+# %% ../nbs/9_runs/90_cli.ipynb #c7a0f614
+@app.command("lr", cls=KeysCommand)
+@with_flags(*(o for o in TRAINING if o != "resume"))
+def lr(**given):
+    "Try a range of learning rates in each stage, and suggest one; no run is changed and no model is kept."
+    config = described(given)
+    from aam_nb.runs.lr import lr_run
+    shown(lr_run, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #ebbb0f40
 BUNDLE = Annotated[str, typer.Option("--bundle", metavar="FOLDER", help="Bundle folder of a run.")]

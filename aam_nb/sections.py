@@ -183,13 +183,19 @@ class RunConfig(Section):
     threads:int = between(0, 0, 1024)       # CPU threads (rounding follows them); 0 leaves it to PyTorch
     precision:str = one_of("auto", "auto", "fp32", "tf32", "bf16", "fp16") # auto: bf16 on GPUs, else fp32
     compile:bool = False                    # Compile the transformer layers while a stage trains
+    shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
+    offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
+    batch_size:int|str = "" # Samples of a step held at once: a number, or auto; empty: as the stages say
+    memory:float = between(0., 0., 1e6)     # GB a process may hold, for batch_size = auto; 0: what is free
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
     cache:str = "" # Folder for costly results that runs share; the run folder if empty
     resume:bool = False                     # Continue the run in `out` from its last checkpoint
     keep:int = between(3, 1, 100)           # Checkpoints that stay of each stage, in case one is damaged
+    save_minutes:float = between(.5, 0., 1e4) # Time between checkpoints; at least 20 times what one takes
+    save_steps:int = between(0, 0, 10**8)   # A checkpoint after each so many steps too; 0: by time alone
     overwrite:bool = False                  # Replace the run in `out`
     watch:float = between(.1, 0., .5) # Share of samples that `aam pretrain` holds back to measure pretraining
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation

@@ -15,7 +15,7 @@ from aam_nb.batches.view import View
 from aam_nb.model.aam import AamModel
 from aam_nb.model.passes import embed_chunks
 from aam_nb.sections import LossConfig, ModelConfig, OptimConfig
-from aam_nb.training.loop import fit
+from aam_nb.training.loop import fit, Stage
 from aam_nb.training.measure import measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
 from aam_nb.training.ranks import ALONE
@@ -27,7 +27,7 @@ CLASS = Column(name="site", task="classification", outputs=3)
 KNOWN = np.random.default_rng(1).random((11, 2)) < .35 # Most labels are missing
 CODES = np.random.default_rng(2).integers(0, 4, (11, 1))
 NUMBERS = np.random.default_rng(3).normal(size=(11, 1))
-CPU = cpu()
+CPU, PLAIN = cpu(), Stage()
 
 
 def labels(columns, some=False):
@@ -105,29 +105,40 @@ def source_of(case, steps, ranks, **more):
     return SampleBatches(samples_of(case), view_of(case), **dict(batch=7) | more, **how)
 
 
-def weights_of(model): return torch.cat([v.double().flatten() for v in model.state_dict().values()])
+def weights_of(model): return torch.cat([p.detach().double().flatten() for p in model.parameters()])
 
 
-def trained(case, ranks=ALONE, steps=20, kind=torch.float64, at_once=0, validated=False, **more):
-    "The losses of each step and the weights at the end."
+def matters(case):
+    """Which weights can change the loss. A shift that all distances ignore, or the bias of the keys of
+    attention, has a gradient of zero; what rounding leaves of it is noise, and AdamW enlarges it."""
+    objective, found = objective_of(case), gradient(case)
+    flat = [found.get(n, [0.]*p.numel()) for n, p in objective.model.named_parameters()]
+    size = np.abs(np.concatenate(flat))
+    return size > 1e-12*size.max()
+
+
+def trained(case, ranks=ALONE, steps=20, kind=torch.float64, at_once=0, validated=False, lr=5e-3, on=CPU,
+            stage=PLAIN, **more):
+    "The losses of each step and the weights at the end; `on` is an accelerator."
     objective, source = objective_of(case, kind), source_of(case, steps, ranks, **more)
-    optim = OptimConfig(steps=steps, lr=5e-3, every=1, ema=.9, chunk=5, freeze=False, at_once=at_once)
+    optim = OptimConfig(steps=steps, lr=lr, every=1, ema=.9, chunk=5, freeze=False, at_once=at_once)
     plain = PlainBatches(samples_of(case), view_of(case), batch=3) if validated else None
     validate = (lambda: measure_samples(objective, plain)) if validated else None
-    found = fit(objective, source, optim, CPU, validate, ranks=ranks)
+    found = fit(objective, source, optim, on, validate, stage, ranks=ranks)
     records = [{k: v for k, v in o.items() if k != "seconds"} for o in found.history]
     return records, weights_of(objective.model).tolist(), found.best_step
 
 
-def apart(found, wanted):
-    "The largest difference of losses and weights, relative to the largest wanted one."
+def apart(found, wanted, which=slice(None)):
+    "The largest difference of losses and of some weights, relative to the largest wanted one."
     (a, x, _), (b, y, _) = found, wanted
     assert [list(o) for o in a] == [list(o) for o in b]
     losses = np.array([[*o.values()] for o in a]), np.array([[*o.values()] for o in b])
     known = np.isfinite(losses[1])
     assert (np.isfinite(losses[0]) == known).all()
     far = [abs(losses[0] - losses[1])[known].max()/abs(losses[1][known]).max()]
-    return max(*far, abs(np.array(x) - np.array(y)).max()/abs(np.array(y)).max())
+    x, y = np.array(x)[which], np.array(y)[which]
+    return max(*far, abs(x - y).max()/abs(y).max())
 
 
 def gradient(case, ranks=ALONE, at_once=0, learn=None, **more):

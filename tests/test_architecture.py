@@ -17,7 +17,7 @@ CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "eval
 START = {"core", "disk_errors", "lock", "beside", "disk", "seal", "progress", "registry", "fields",
          "sections", "shorthand", "config", "recipe", "card", "types"}
 # These know nothing of files beyond checkpoints, nor of processes
-QUIET = {f"training.{o}" for o in ("losses", "metrics", "schedule", "optim", "checkpoint")}
+QUIET = {f"training.{o}" for o in ("losses", "metrics", "schedule", "optim", "shard_files", "checkpoint")}
 # A module, or a chapter, and what it may import beside the pages of the start: modules, or whole chapters
 # with a star
 MAY = {

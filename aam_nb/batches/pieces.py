@@ -41,10 +41,11 @@ def _piece(batch:Batch, part:slice)->Batch:
 def in_pieces(
     batch:Batch,  # Of one process
     at_once:int,  # Most samples of a piece; 0 for all of them
+    largest:int=0, # Samples of the largest batch of any process, where all need as many pieces as that one
 )->list[Batch]:   # In order; the batch itself where it is small enough
     "A batch as pieces that differ by one sample at most. Raises `AamError` for a negative number."
     if at_once < 0: raise AamError(f"A piece cannot have {at_once} samples. Give 1 or more, or 0 for all.")
-    n = -(-batch.size//at_once) if at_once else 1
+    n = -(-max(batch.size, largest)//at_once) if at_once else 1
     if n <= 1: return [batch]
     edges = [batch.size*i//n for i in range(n + 1)]
     return [_piece(batch, slice(a, b)) for a, b in zip(edges, edges[1:])]

@@ -18,7 +18,15 @@ from .aam import AamModel
 from ..types import Batch
 
 # %% auto #0
-__all__ = ['chunks_with_draws', 'embed_chunks', 'backward_chunks', 'fit_constants']
+__all__ = ['at_least', 'chunks_with_draws', 'embed_chunks', 'backward_chunks', 'fit_constants']
+
+# %% ../../nbs/3_model/80_passes.ipynb #72e371cc
+def at_least(
+    parts:tuple[Tensor,...], # One or more, for example by `split`
+    n:int, # Wanted number
+)->list[Tensor]:
+    "Parts of a tensor, followed by empty ones until there are enough."
+    return [*parts, *[parts[0][:0]]*(n - len(parts))]
 
 # %% ../../nbs/3_model/80_passes.ipynb #c5bc9eaf
 @contextmanager
@@ -34,10 +42,11 @@ def chunks_with_draws(
     tokens:Tensor,  # u8 [u, l]
     chunk:int,      # ASVs at a time
     key:int,        # The step's key
+    least:int=0,    # At least so many chunks; where there are too few ASVs, the last ones are empty
 )->Iterator[tuple[Tensor,AbstractContextManager]]:
     "Chunks of tokens, each with the context that its draws need."
     drops = model.encoder.training and model.config.dropout > 0
-    for i, part in enumerate(tokens.split(chunk)):
+    for i, part in enumerate(at_least(tokens.split(chunk), least)):
         yield part, _draws(key, i, tokens.device) if drops else nullcontext()
 
 # %% ../../nbs/3_model/80_passes.ipynb #46c3019c
@@ -47,10 +56,11 @@ def embed_chunks(
     tokens:Tensor,   # u8 [u, l]
     chunk:int=64,    # ASVs at a time
     key:int=0,       # The step's key, for dropout
+    least:int=0,     # As for `chunks_with_draws`
 )->Tensor:           # [u, d], without graph
     "First pass: vectors of all ASVs, in little memory."
     out = []
-    for part, draws in chunks_with_draws(model, tokens, chunk, key):
+    for part, draws in chunks_with_draws(model, tokens, chunk, key, least):
         with draws: out.append(model.encode(part))
     return torch.cat(out)
 
@@ -61,9 +71,11 @@ def backward_chunks(
     grad:Tensor,     # [u, d], gradient of the loss with respect to each vector
     chunk:int=64,    # As in the first pass
     key:int=0,       # As in the first pass
+    least:int=0,     # As in the first pass
 )->None:
     "Second pass: push the vectors' gradient into the encoder, chunk by chunk."
-    for (part, draws), g in zip(chunks_with_draws(model, tokens, chunk, key), grad.split(chunk), strict=True):
+    chunks = chunks_with_draws(model, tokens, chunk, key, least)
+    for (part, draws), g in zip(chunks, at_least(grad.split(chunk), least), strict=True):
         with draws: z = model.encode(part)
         z.backward(g)
 

@@ -24,6 +24,7 @@ from ..evaluation.validate import evaluate
 from ..evaluation.verdict import write_evaluation
 from .choice import group_values, to_depth
 from .folds import course_of, depth_name
+from .held import with_batch_size
 from .parts import choose_folds
 from .plan import planned
 from .prepare import prepare, Prepared
@@ -151,6 +152,7 @@ def evaluate_run(
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
     ready = prepare(config, choose_folds, say, rarefied=False, study=study)
+    ready = with_batch_size(ready, True, say, 1 if by_folds(ready.bench) else None)
     depths = _depths(ready, config, say)
     course = course_of(ready, [_at(config, o) for o in depths])
     rounds = [round_of(at_common_depth(ready, o) if o else ready,

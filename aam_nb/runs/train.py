@@ -22,6 +22,7 @@ from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..evaluation.report import write_report
 from ..inference.predict import decoded
+from .held import with_batch_size
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
@@ -85,7 +86,7 @@ def train_run(
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
     say_spread(config, say)
-    ready = prepare(config, choose_split, say, study=study)
+    ready = with_batch_size(prepare(config, choose_split, say, study=study), True, say)
     by_main(ranks, lambda: _write_split(ready))
     split, study = ready.parts, ready.study
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))

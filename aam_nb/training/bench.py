@@ -35,9 +35,9 @@ from ..model.passes import fit_constants
 from ..sections import LossConfig, OptimConfig
 from .compiled import compiled
 from .loop import fit as run_stage
-from .loop import Stage
 from .outputs import embed_asvs
 from .ranks import ALONE, Ranks
+from .stage import Stage
 from .track import RunLog
 
 if TYPE_CHECKING: import pandas as pd
@@ -119,7 +119,8 @@ def fit(self:Bench,
     "Run one stage, with its checkpoints in the run folder where there is one."
     folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
     resume = run.resume and folder is not None
-    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep)
+    stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep,
+                  save_seconds=60*run.save_minutes, save_steps=run.save_steps)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     with compiled(objective.model, run.compile):
         return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead, self.ranks)

@@ -20,10 +20,11 @@ from ..core import AamError, few, note, option
 from ..disk import file_digest, is_sealed, read_json, whole_folder, write_sealed
 from ..disk_errors import DiskError, writing
 from .optim import Ema
+from .shard_files import by_group, by_name, OtherModel, own_rows, read_parts
 
 # %% auto #0
-__all__ = ['optimizer_tensors', 'set_optimizer_tensors', 'mend', 'kept_checkpoints', 'save_checkpoint', 'read_checkpoint',
-           'read_newest', 'set_weights', 'load_checkpoint']
+__all__ = ['optimizer_tensors', 'set_optimizer_tensors', 'mend', 'kept_checkpoints', 'keep_earlier', 'checkpoint_tensors',
+           'save_checkpoint', 'read_checkpoint', 'read_newest', 'set_weights', 'load_checkpoint']
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #74880024
 def _parameters(optimizer):
@@ -88,7 +89,11 @@ def _linked(a:Path, b:Path):
     try: os.link(a, b)
     except OSError: shutil.copyfile(a, b)
 
-def _keep_earlier(folder:Path, step:int, keep:int):
+def keep_earlier(
+    folder:Path, # Of the newest checkpoint
+    step:int,    # Of the one that is about to be written
+    keep:int,    # How many checkpoints stay, that one among them
+)->None:
     "Give the checkpoint that is to be replaced a name of its own, and remove what is too old, or later."
     written = _state_or_none(folder)
     last = step if written is None else written["state"].get("step", step)
@@ -111,6 +116,16 @@ def _write_tensors(path, tensors):
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #17017d6d
+def checkpoint_tensors(
+    model,                   # Has a `state_dict`
+    optimizer:Optimizer|None=None, # Made by `make_optimizer`
+    ema:Ema|None=None,
+    best:dict[str,Tensor]|None=None, # The weights that validated best, by name
+)->dict[str,dict[str,Tensor]|None]: # By file, such as "model"; None for what is absent
+    "The tensors of a checkpoint."
+    return dict(model=model.state_dict(), optimizer=optimizer_tensors(optimizer) if optimizer else None,
+                average=ema.average if ema else None, best=best)
+
 def save_checkpoint(
     folder:str|Path,    # Where it is afterwards; an older checkpoint there is replaced
     model:nn.Module,
@@ -121,10 +136,9 @@ def save_checkpoint(
     keep:int=1, # How many checkpoints stay, this one among them; more than 1 needs the state's `step`
 )->None:
     "Write a checkpoint, whole or not at all. Raises `AamError` when the place cannot be written."
-    files = dict(model=model.state_dict(), optimizer=optimizer_tensors(optimizer) if optimizer else None,
-                 average=ema.average if ema else None, best=best)
+    files = checkpoint_tensors(model, optimizer, ema, best)
     try:
-        with writing(folder): _keep_earlier(Path(folder), (state or {}).get("step", 0), keep)
+        with writing(folder): keep_earlier(Path(folder), (state or {}).get("step", 0), keep)
         with whole_folder(folder) as part:
             for name, tensors in files.items():
                 if tensors is not None: _write_tensors(part/f"{name}.safetensors", tensors)
@@ -135,49 +149,56 @@ def save_checkpoint(
         raise DiskError(f"{e} With {option('run.resume')} the run goes on from its last checkpoint.") from e
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #a1b1d7cb
-def _tensors(folder, written):
+def _tensors(folder, written, rows):
     "Tensors by file. Raises `AamError` where a file is not the one that was written."
     files = {Path(name).name: found for name, found in written["files"].items()}
     wrong = [k for k, v in files.items() if file_digest(folder/k) != v]
-    if wrong or "model.safetensors" not in files: raise AamError(f"{few(wrong)} of {folder} was altered.")
-    return {Path(k).stem: load_file(folder/k) for k in files}
+    head = "model.safetensors" if written.get("format", 1) == 1 else "index.json"
+    if wrong or head not in files: raise AamError(f"{few(wrong)} of {folder} was altered.")
+    if head == "index.json": return by_group(read_parts(folder, read_json(folder/head), rows))
+    whole = {Path(k).stem: load_file(folder/k) for k in files}
+    return whole if rows is None else by_group(own_rows(by_name(whole), rows))
 
 def read_checkpoint(
-    folder:str|Path, # Written by `save_checkpoint`
+    folder:str|Path, # Written by `save_checkpoint`, or in parts
+    rows:dict[str,tuple[int,int,int]]|None=None, # Which rows this process holds (`rows_of`); None for all
 )->tuple[dict,dict[str,dict[str,Tensor]]]: # What `state.json` holds; tensors by file, such as "model"
     "Read a checkpoint. Raises `AamError` when it is absent, damaged or of another kind."
     folder = Path(folder)
     if not mend(folder): raise _none_in(folder)
-    if found := _whole(folder): return found
+    if found := _whole(folder, rows): return found
     raise AamError(f"The checkpoint {folder} is damaged: its files are not those that were written. "
                    "Remove the folder and start anew, or restore it from a copy.")
 
 def _none_in(folder)->AamError:
     return AamError(f"There is no checkpoint in {folder}. Start without {option('run.resume')}.")
 
-def _whole(folder:Path)->tuple[dict,dict]|None:
+def _whole(folder:Path, rows=None)->tuple[dict,dict]|None:
     "A checkpoint as `read_checkpoint` gives it; None where it is damaged."
     written = _state_or_none(folder)
     if written is None: return None
     form = written.get("format", 1)
-    if form != 1: raise AamError(f"{folder} is a checkpoint of format {form}; this version reads format 1.")
-    try: return written, _tensors(folder, written)
+    if form not in (1, 2):
+        raise AamError(f"{folder} is a checkpoint of format {form}; this version reads formats 1 and 2.")
+    try: return written, _tensors(folder, written, rows)
+    except OtherModel: raise
     except (KeyError, TypeError, AttributeError, ValueError, OSError, SafetensorError): return None
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #61bf069a
 def read_newest(
     folder:str|Path, # Of the newest checkpoint
+    rows:dict[str,tuple[int,int,int]]|None=None, # As for `read_checkpoint`
 )->tuple[dict,dict[str,dict[str,Tensor]]]: # As from `read_checkpoint`
     "Read the newest checkpoint that is whole. Raises `AamError` where there is none."
     there = kept_checkpoints(folder)
     if not there: raise _none_in(folder)
     for o in there:
-        if not (found := _whole(o)): continue
+        if not (found := _whole(o, rows)): continue
         if o != there[0]:
             note(f"The checkpoint {there[0]} is damaged: its files are not those that were written. Going on "
                  f"from the newest whole one, {o}.")
         return found
-    return read_checkpoint(there[0])
+    return read_checkpoint(there[0], rows)
 
 # %% ../../nbs/4_training/20_checkpoint.ipynb #1e15572e
 def _misfits(have, tensors, whole):
@@ -224,10 +245,11 @@ def load_checkpoint(
     model:nn.Module, # Gets the weights of the last step
     optimizer:Optimizer|None=None,
     ema:Ema|None=None,
+    rows:dict[str,tuple[int,int,int]]|None=None, # As for `read_checkpoint`, where the model is shared out
 )->tuple[dict,dict[str,Tensor]|None]: # The state, and the best weights where there are some
     """Bring model, optimizer and average to where they were, by the newest checkpoint that is whole. Raises
     `AamError` where they do not fit."""
-    written, tensors = read_newest(folder)
+    written, tensors = read_newest(folder, rows)
     _check_parts(folder, written, tensors, optimizer, ema)
     set_weights(model, tensors["model"])
     if optimizer is not None: set_optimizer_tensors(optimizer, tensors["optimizer"])

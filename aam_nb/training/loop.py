@@ -7,10 +7,10 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/loop.html.md"""
 # %% ../../nbs/4_training/45_loop.ipynb #b6284301
 from __future__ import annotations
 
-import math, signal, threading, time
+import math, time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,101 +27,17 @@ from .optim import Ema, make_optimizer, set_rate
 from .ranks import ALONE, Ranks
 from .scaler import scaler_state, set_scaler_state, take_step, unscale
 from .schedule import fallen, rate
+from .shard_checkpoint import load_shards, save_shards
 from .shared import learn_from
+from .stage import Fit, Pace, Stage, State, USUAL
+from .stopping import CutShort, Requests, stop_requests
 from .track import RunLog
 from ..types import AsvBatch, Batch
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['stop_requests', 'Stage', 'Fit', 'Pace', 'Loop', 'step_size', 'in_turn', 'fit']
-
-# %% ../../nbs/4_training/45_loop.ipynb #e1f731b9
-@contextmanager
-def stop_requests(
-    active:bool=True, # Whether there is a checkpoint to be kept; otherwise signals act as usual
-    say:Callable[[str],None]|None=None, # Gets a message at the first request
-)->Iterator[list]:    # Empty until somebody asks to stop; then holds the exception to end with
-    "Note the first Ctrl-C or SIGTERM instead of acting on it."
-    asked = []
-    def note(number, frame):
-        "Keep the first request; act at once on the second."
-        stop = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-        if asked: raise stop
-        asked.append(stop)
-        if say: say("Stopping after this step, with a checkpoint. Ask again to stop at once, without one.")
-    active = active and threading.current_thread() is threading.main_thread()
-    before = {o: signal.signal(o, note) for o in (signal.SIGINT, signal.SIGTERM)} if active else {}
-    try: yield asked
-    finally:
-        for number, old in before.items(): signal.signal(number, signal.SIG_DFL if old is None else old)
-
-# %% ../../nbs/4_training/45_loop.ipynb #3a9fc9bb
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    "The name of a stage, what judges it, and what it leaves behind."
-    name:str = "target"   # In log and messages
-    monitor:str = "loss"  # The validation score that decides which weights are kept
-    mode:str = "min"      # Whether small ("min") or large ("max") scores are good
-    folder:str|Path|None = None # Checkpoints go here; None keeps the best weights in memory only
-    log:RunLog|None = None # None says nothing
-    resume:bool = False   # Go on from the newest checkpoint in `folder` that is whole
-    keep:int = 3          # Checkpoints that stay
-    save_seconds:float = 30. # At least so many seconds between checkpoints
-
-    def better(self, score:float, best:float|None)->bool: # Equal is not better
-        "Whether a score beats the best one so far."
-        if not math.isfinite(score): return False
-        return best is None or (score < best if self.mode == "min" else score > best)
-
-# %% ../../nbs/4_training/45_loop.ipynb #c8f48d7b
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    "How a stage went. The model then holds the weights that are kept."
-    best_step:int        # Steps after which the kept weights were found
-    best_score:float|None # Their validation score; None without validation
-    steps:int            # Steps made
-    seconds:float        # Time they took, including that before each resume
-    history:list[dict]   # One record every `every` steps: step, seconds, lr, losses, valid_...
-
-# %% ../../nbs/4_training/45_loop.ipynb #61f52200
-@dataclass(kw_only=True)
-class _State:
-    "How far a stage is; goes into the checkpoint."
-    step:int = 0
-    best_step:int = 0
-    best_score:float|None = None
-    waited:int = 0     # Validations since the best one
-    seconds:float = 0.
-    key:int = 0        # Of the last batch, to recognise the batches
-    done:bool = False
-
-# %% ../../nbs/4_training/45_loop.ipynb #e144baf4
-class Pace:
-    "The time that steps and validations of a stage took since its start or resume."
-    def __init__(self,
-        start:int, # Steps made before
-    ):
-        self.start, self.checks, self.spent = start, 0, 0.
-        self.begun = self.warm = time.perf_counter()
-
-    def stepped(self, step:int)->bool: # True once, when it is time to say how long the rest takes
-        "Take note of a step."
-        made, now = step - self.start, time.perf_counter()
-        if made == 2: self.warm = now
-        return made == 12 or made > 2 and now - self.warm > 5
-
-    def checked(self, before:float)->bool:
-        "Note a validation that began at `before`. True where the first took over a fifth of the steps' time."
-        self.checks += 1
-        self.spent += time.perf_counter() - before
-        return self.checks == 1 and self.spent > .2*(before - self.warm)
-
-    def left(self, step:int, optim:OptimConfig)->float: # Seconds
-        "How long the steps and validations that are left will take."
-        left = optim.steps - step
-        steps = (time.perf_counter() - self.warm - self.spent)/max(step - self.start - 2, 1)*left
-        return steps + (self.spent/self.checks*(left//optim.every + 1) if self.checks else 0.)
+__all__ = ['Loop', 'step_size', 'in_turn', 'fit']
 
 # %% ../../nbs/4_training/45_loop.ipynb #c89fdbf1
 class Loop:
@@ -130,25 +46,27 @@ class Loop:
         objective:AsvObjective|SampleObjective,
         optim:OptimConfig,
         accelerator:Accelerator,
-        stage:Stage=Stage(),
+        stage:Stage=USUAL,
         ranks:Ranks=ALONE, # The processes that share each batch
     ):
         objective.prepare(accelerator, optim, ranks)
         self.objective, self.model, self.ranks = objective, objective.model, ranks
-        if not ranks.alone: set_weights(self.model, ranks.tensors(self.model.state_dict()))
+        self.shards = objective.shards
+        if not (ranks.alone or self.shards): set_weights(self.model, ranks.tensors(self.model.state_dict()))
         self.optim, self.accelerator, self.scaler = optim, accelerator, accelerator.scaler
         self.stage, self.log = stage, stage.log
         self.folder = None if stage.folder is None else Path(stage.folder)/"last"
-        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        whole = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        named = [(n, self.shards.own[n] if self.shards else p) for n, p in whole]
         self.trained, self.optimizer = dict(named), make_optimizer(named, optim, objective.slow)
         self.ema = Ema(named, optim.ema) if optim.ema else None
-        weights = digest([[n, list(p.shape)] for n, p in named])
+        weights = digest([[n, list(p.shape)] for n, p in whole])
         chosen = asdict(replace(optim, chunk=objective.chunk, at_once=0)) # Pieces change no result
         self.settings = dict(chosen, monitor=stage.monitor, mode=stage.mode, weights=weights)
-        self.state, self.best, self.history, self.share = _State(), None, [], 1.
+        self.state, self.best, self.history, self.share = State(), None, [], 1.
         self.pending, self.sums, self.bar, self.pace = [], {}, None, Pace(0)
         self.saved, self.cost, self.announced = time.perf_counter(), 0., False
-        self.flushed = self.saved
+        self.flushed, self.asked = self.saved, Requests()
 
 # %% ../../nbs/4_training/45_loop.ipynb #1827f0c6
 def step_size(batch:AsvBatch|Batch)->int:
@@ -160,20 +78,35 @@ def step_size(batch:AsvBatch|Batch)->int:
 def held(self:Loop, batch:AsvBatch|Batch):
     "A batch on the device, or its pieces, where not all samples are held at once."
     device = self.accelerator.device
-    pieces = in_pieces(batch, self.optim.at_once) if isinstance(batch, Batch) else [batch]
+    pieces, at_once = [batch], self.optim.at_once
+    if at_once and isinstance(batch, Batch):
+        pieces = in_pieces(batch, at_once, max(self.ranks.sizes(batch.size)) if self.shards else 0)
     moved = pieces if device.type == "cpu" else [o.to(device) for o in pieces]
     return moved if len(moved) > 1 else moved[0]
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
+@patch
+def cuttable(self:Loop):
+    "Inside, work may be cut short by a request to stop; not where the processes must save together."
+    return nullcontext() if self.shards else self.asked.cuttable()
+
+@patch
+def clip(self:Loop, most:float)->torch.Tensor: # Scalar, the norm before
+    "Shorten the gradient to a norm of `most`, over all processes."
+    if self.shards: return self.shards.clip(most, self.ranks)
+    return self.accelerator.clip_grad_norm_(list(self.trained.values()), most)
+
 @patch
 def step(self:Loop, batch:AsvBatch|Batch)->None:
     "Learn from one batch."
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
     held, backward = self.held(batch), self.accelerator.backward
-    terms, norm = learn_from(self.objective, held, self.ranks, backward), None
+    with self.cuttable(): terms = learn_from(self.objective, held, self.ranks, backward)
+    norm = None
+    if self.shards: self.shards.hand()
     unscale(self.optimizer, self.scaler)
-    if self.optim.clip: norm = self.accelerator.clip_grad_norm_(list(self.trained.values()), self.optim.clip)
+    if self.optim.clip: norm = self.clip(self.optim.clip)
     moved = take_step(self.optimizer, self.scaler)
     if not moved: norm = None
     if moved and self.ema: self.ema.update()
@@ -210,9 +143,11 @@ def flush(self:Loop)->None:
 def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
     "Validate the averaged weights, and remember them where they are the best."
     state = self.state
-    with torch.no_grad(), self.ema.applied() if self.ema else nullcontext():
+    average = self.ema.applied() if self.ema else nullcontext()
+    with torch.no_grad(), average, self.shards.whole() if self.shards else nullcontext():
         self.model.eval()
-        found = self.ranks.told({k: float(v) for k, v in validate().items()})
+        with self.cuttable(): found = {k: float(v) for k, v in validate().items()}
+        found = self.ranks.told(found)
         self.model.train()
         if self.stage.monitor not in found:
             raise AamError(f"Validation gave {', '.join(found)}; the score that picks the weights of "
@@ -255,17 +190,20 @@ def seconds(self:Loop)->float:
 @patch
 def due(self:Loop)->bool:
     "Whether it is time for a checkpoint."
+    if self.stage.save_steps and self.state.step % self.stage.save_steps == 0: return True
     return time.perf_counter() - self.saved > max(self.stage.save_seconds, 20*self.cost)
 
 @patch
-def save(self:Loop, always:bool=True)->None:
-    "Write a checkpoint; with `always=False` only when it is due."
+def save(self:Loop)->None:
+    "Write a checkpoint."
     now = time.perf_counter()
-    if self.folder is None or not self.ranks.main or not (always or self.due()): return
+    if self.folder is None or not (self.ranks.main or self.shards): return
     self.flush()
     state = dict(asdict(self.state), seconds=self.seconds(), history=self.history, sums=self.sums,
                  settings=self.settings, scaler=scaler_state(self.scaler))
-    save_checkpoint(self.folder, self.model, self.optimizer, self.ema, state, self.best, self.stage.keep)
+    what = self.optimizer, self.ema, state, self.best, self.stage.keep
+    if self.shards: save_shards(self.folder, self.shards, *what, self.ranks)
+    else: save_checkpoint(self.folder, self.model, *what)
     self.saved = time.perf_counter()
     self.cost = self.saved - now
 
@@ -288,7 +226,7 @@ def check_same(self:Loop, settings:dict, source)->None:
 @patch
 def hand_over(self:Loop, state:dict)->dict: # The state, on all processes
     "Give what the main process read to the others: state, weights, moments, average and best weights."
-    if self.ranks.alone: return state
+    if self.ranks.alone or self.shards: return state
     share = self.ranks.tensors
     set_weights(self.model, share(self.model.state_dict()))
     set_optimizer_tensors(self.optimizer, share(optimizer_tensors(self.optimizer)))
@@ -303,15 +241,15 @@ def hand_over(self:Loop, state:dict)->dict: # The state, on all processes
 def restore(self:Loop, source)->None:
     "Go on from the checkpoint, if there is one. Raises `AamError` when it was written by another run."
     if self.ranks.told(bool(kept_checkpoints(self.folder))):
-        state = None
+        state, what = None, (self.optimizer, self.ema)
         with self.ranks.together():
-            if self.ranks.main:
-                state, self.best = load_checkpoint(self.folder, self.model, self.optimizer, self.ema)
+            if self.shards: state, self.best = load_shards(self.folder, self.shards, *what, self.ranks)
+            elif self.ranks.main: state, self.best = load_checkpoint(self.folder, self.model, *what)
         state = self.hand_over(state)
         try:
             self.history, self.sums, settings = (state.pop(o) for o in ("history", "sums", "settings"))
             set_scaler_state(self.scaler, state.pop("scaler", {}))
-            self.state = _State(**state)
+            self.state = State(**state)
             self.check_same(settings, source)
         except (AttributeError, KeyError, IndexError, TypeError) as e:
             raise AamError(f"The checkpoint {self.folder} does not say how far the training came ({e}). "
@@ -337,10 +275,16 @@ def look(self:Loop, validate:Callable[[],dict]|None)->None:
     "Note the pace after a step, validate where it is time, and say how long the rest takes."
     due = self.pace.stepped(self.state.step)
     if self.log and not self.announced and due: self.announce()
-    if self.state.step % self.optim.every and self.state.step != self.optim.steps: return
+    if not self.unseen(): return
     before = time.perf_counter()
     self.check(validate)
     if self.pace.checked(before) and self.log: self.announce()
+
+@patch
+def unseen(self:Loop)->bool:
+    "Whether the last step wants a validation that it has not had."
+    step, seen = self.state.step, self.history[-1]["step"] if self.history else 0
+    return step != seen and (step % self.optim.every == 0 or step == self.optim.steps)
 
 @patch
 def over(self:Loop)->bool:
@@ -364,24 +308,36 @@ def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable
     self.bar = (self.log or RunLog(show=False)).bar(stage.name, self.optim.steps, start)
     own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     requests = stop_requests(self.folder is not None, self.log and self.log.say)
-    with own_draws, closing(self.bar), requests as asked:
+    with own_draws, closing(self.bar), requests as self.asked:
         self.model.train()
-        for batch in (loader or in_turn)(source, start):
-            self.step(batch)
-            self.look(validate)
-            if self.over(): break
-            if self.ranks.agreed(bool(asked))[0]: self.stop(asked[0] if asked else SystemExit(143))
-            self.save(always=False)
+        try: self.turns(source, validate, loader)
+        except CutShort: self.stop()
     self.flush()
 
 @patch
-def stop(self:Loop, request:BaseException)->None:
-    "Write a checkpoint and raise the exception that was requested."
-    self.save()
+def turns(self:Loop, source, validate, loader:Callable|None)->None:
+    "Step after step, until all are made, patience has run out or somebody asks to stop."
+    if self.unseen(): self.check(validate)
+    if self.over(): return
+    batches = iter((loader or in_turn)(source, self.state.step))
+    while True:
+        with self.cuttable(): batch = next(batches, None)
+        if batch is None: return
+        self.step(batch)
+        self.look(validate)
+        if self.over(): return
+        stop, due = self.ranks.agreed(bool(self.asked), self.ranks.main and self.due())
+        if stop: self.stop()
+        if due: self.save()
+
+@patch
+def stop(self:Loop)->None:
+    "Write a checkpoint and end as was requested."
+    if not self.state.done: self.save()
     if self.log:
         self.log.say(f"Stopped after step {self.state.step} of '{self.stage.name}'. "
                      f"The checkpoint is in {self.folder}; resume to go on from there.")
-    raise request
+    raise self.asked.first or SystemExit(143)
 
 # %% ../../nbs/4_training/45_loop.ipynb #1457e7e9
 @patch
@@ -403,7 +359,8 @@ def finish(self:Loop, validated:bool)->Fit:
         state.done = True
         self.save()
         state.seconds = self.seconds()
-    set_weights(self.model, self.best, whole=False)
+    set_weights(self.shards or self.model, self.best, whole=False)
+    if self.shards: self.shards.join()
     self.model.eval()
     return Fit(best_step=state.best_step, best_score=state.best_score, steps=state.step,
                seconds=state.seconds, history=self.history)
@@ -424,7 +381,7 @@ def fit(
     optim:OptimConfig, # Steps, rate, averaging, patience
     accelerator:Accelerator, # From `make_accelerator`
     validate:Callable[[],dict[str,float]]|None=None, # Scores of the model as it is; it is in evaluation mode
-    stage:Stage=Stage(), # Its name, the score that picks its weights, its checkpoints and log
+    stage:Stage=USUAL, # Its name, the score that picks its weights, its checkpoints and log
     loader:Callable|None=None, # `loader(source, start)` yields batches, for example made by workers
     ranks:Ranks=ALONE, # The processes that share each batch; all of them call this
 )->Fit:                # The model holds the kept weights, in evaluation mode
@@ -434,4 +391,6 @@ def fit(
     loop = Loop(objective, optim, accelerator, stage, ranks)
     if stage.resume and stage.folder is not None: loop.restore(source)
     if not loop.state.done: loop.run(source, validate, loader)
-    return loop.finish(validate is not None)
+    found = loop.finish(validate is not None)
+    if ranks.agreed(bool(loop.asked))[0]: loop.stop()
+    return found

@@ -23,6 +23,7 @@ from ..model.passes import backward_chunks, embed_chunks
 from ..sections import LossConfig, ModelConfig, OptimConfig
 from .losses import bases_loss, full, hidden_bases, sample_losses, tree_loss
 from .ranks import ALONE, Ranks
+from .shard import sharded
 from ..types import AsvBatch, Batch, LossTerms, Outputs
 
 if TYPE_CHECKING: from accelerate import Accelerator
@@ -67,9 +68,10 @@ def guess_chunks(
     masked:Tensor,   # u8 [u, l], the view with hidden patches
     chunk:int,       # ASVs at a time
     autocast:Callable=nullcontext,
+    least:int=0,     # At least so many chunks; where there are too few ASVs, the last ones are empty
 )->Iterator[tuple[slice,Tensor,Tensor]]: # Which ASVs; logits [m, patch, 4]; places bool [u, p]
     "Guess hidden bases, a chunk of ASVs at a time."
-    for start in range(0, len(tokens), chunk):
+    for start in range(0, max(len(tokens), least*chunk), chunk):
         part = slice(start, start + chunk)
         with autocast(): logits, places = model.masked_bases(masked[part])
         yield part, logits, places
@@ -126,12 +128,12 @@ class Objective:
         chunk:int,       # ASVs at a time
     ):
         self.model, self.loss, self.chunk, self.autocast = model, loss, chunk, nullcontext
-        self.ranks = ALONE
+        self.ranks, self.shards = ALONE, None
 
     def prepare(self, accelerator:Accelerator, optim:OptimConfig, ranks:Ranks=ALONE)->None:
         "Move to the device, and take chunk size, precision and processes from the stage; `fit` does it."
-        self.model.to(accelerator.device)
-        self.ranks = ranks
+        self.ranks, self.shards = ranks, sharded(self.model, accelerator)
+        if self.shards is None: self.model.to(accelerator.device)
         self.chunk = optim.chunk or self._room(accelerator.device)
         self.autocast = accelerator.autocast if accelerator.mixed_precision != "no" else nullcontext
 
@@ -141,9 +143,13 @@ class Objective:
         memory = torch.cuda.get_device_properties(device).total_memory
         return asvs_at_once(self.model.config, self.model.encoder.places, memory)
 
+    def chunks(self, n:int)->int: # 0 where nobody else cares
+        "How many chunks all processes go through, where this one has `n` ASVs and the model is in shards."
+        return 0 if self.shards is None else max(-(-o//self.chunk) for o in self.ranks.sizes(n))
+
     def bases(self, tokens, masked, whole, weight=None, backward=torch.Tensor.backward)->Tensor: # Scalar
         "The loss of hidden bases of some ASVs, as `guess_bases` gives it, with its gradient added."
-        chunks = guess_chunks(self.model, tokens, masked, self.chunk, self.autocast)
+        chunks = guess_chunks(self.model, tokens, masked, self.chunk, self.autocast, self.chunks(len(tokens)))
         patch = self.model.config.patch
         return guess_bases(chunks, tokens, patch, whole, self.loss.bases, weight, backward)
 

@@ -17,6 +17,7 @@ from ..core import AamError
 from ..sections import RunConfig
 from .compiled import check_compile
 from .precision import pick_precision, set_products
+from .shard_plan import check_shards, shard_environment, shard_plugin
 
 if TYPE_CHECKING: from accelerate import Accelerator
 
@@ -81,10 +82,10 @@ def _accelerate():
 
 # %% ../../nbs/4_training/25_parallel.ipynb #f7e17e0d
 def make_accelerator(
-    run:RunConfig, # `device`, `precision`, `compile` and `threads`
+    run:RunConfig, # `device`, `precision`, `compile`, `shard`, `offload` and `threads`
 )->Accelerator:
     """What the loop trains on; processes that were launched together meet here. Raises `AamError` for a
-    device that is not there and where the processes do not find each other."""
+    device that is not there, where processes do not find each other, and for shards that it cannot make."""
     world, device = launched(), pick_device(run.device)
     check_share(device, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     precision = pick_precision(run.precision, device)
@@ -92,10 +93,12 @@ def make_accelerator(
     if run.compile: check_compile(device)
     if run.threads: torch.set_num_threads(run.threads)
     Accelerator, AcceleratorState, InitProcessGroupKwargs = _accelerate()
-    had = AcceleratorState._shared_state
-    if had and (had["_mixed_precision"] != precision or had["device"].type != device):
+    had, plugin = AcceleratorState._shared_state, shard_plugin(run)
+    if had and (had["_mixed_precision"] != precision or had["device"].type != device or plugin):
         AcceleratorState._reset_state(reset_partial_state=True)
     patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    found = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[patient])
+    how = dict(mixed_precision=precision, kwargs_handlers=[patient], fsdp_plugin=plugin)
+    with shard_environment(plugin): found = Accelerator(cpu=device == "cpu", **how)
+    check_shards(found, plugin)
     if found.num_processes == world: return found
     raise AamError(f"{world} processes were started, and Accelerate joined {found.num_processes}. {_START}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core import draw_key
 from ..model.passes import backward_chunks, embed_chunks
+from .encoded import Encoded
 from .losses import hidden_bases, hidden_loss, hidden_samples, paired_losses
 from .objectives import (
     AsvObjective, learn, nothing_to_learn, Objective, occurrences, SampleObjective, seed_dropout)
@@ -36,8 +37,6 @@ class Piece:
         graph:bool,  # Whether the graph stays until the way back
     ):
         self.objective, self.batch, self.key, self.graph = objective, batch, key, graph
-        frozen = objective.embeddings is not None or objective.model.frozen
-        self.trains = not frozen
 
     @contextmanager
     def draws(self):
@@ -49,27 +48,22 @@ class Piece:
 
 # %% ../../nbs/4_training/37_shared.ipynb #f20ddcbd
 @patch
-def vectors(self:Piece)->Tensor: # [u, d]
-    "The vectors of the piece's ASVs; leaves, where the encoder trains."
-    o, tokens = self.objective, self.batch.tokens
-    if o.embeddings is not None: return o.embeddings[self.batch.rows]
-    with o.autocast():
-        if not self.trains: return o.model.encode(tokens)
-        return embed_chunks(o.model, tokens, o.chunk, self.key).requires_grad_()
-
-@patch
 def forward(self:Piece)->Tensor: # [b, all widths]
     "The rows of the samples, packed."
     o = self.objective
     with self.draws(), o.autocast():
-        self.asv = o.model.joined(self.leaves, self.batch.identity)
+        self.asv = o.model.joined(self.leaf, self.batch.identity)
         self.made = o.model.rows(self.asv, self.batch.reads)
     return packed(self.made)
 
 @patch
-def rows(self:Piece)->Tensor: # [b, all widths]
-    "The rows of the samples, with graph where it stays."
-    self.leaves = self.vectors()
+def rows(self:Piece, encoded:Encoded|None=None)->Tensor: # [b, all widths]
+    "The rows of the samples, with graph where it stays; `encoded` holds the ASVs of an encoder that trains."
+    o, batch = self.objective, self.batch
+    if encoded is not None: self.leaf = encoded.leaf(batch)
+    elif o.embeddings is not None: self.leaf = o.embeddings[batch.rows]
+    else:
+        with o.autocast(): self.leaf = o.model.encode(batch.tokens)
     with torch.set_grad_enabled(self.graph): self.packed = self.forward()
     return self.packed
 
@@ -80,21 +74,13 @@ def back(self:Piece,
     whole:dict[str,Tensor], # What the whole batch weighs, by `local_weights`
     world:int,    # Processes
     backward:Callable[[Tensor],None],
-)->dict[str,Tensor]: # The piece's part of the losses of hidden reads and bases
-    "Bring the gradient into the parameters."
-    own, o = {}, self.objective
+)->dict[str,Tensor]: # The piece's part of the loss of hidden reads
+    "Bring the gradient into the parameters of the sample level, and into the leaf."
     if not self.graph: self.packed = self.forward()
-    more = lambda x: backward(x*world)
     pull, again = pull.to(self.packed.dtype), "counts" in whole
     if self.packed.requires_grad: self.packed.backward(pull, retain_graph=again)
-    if "counts" in whole: own |= learn(self.hidden(whole["counts"]), more)
-    grad = self.leaves.grad
-    with o.autocast():
-        if grad is not None: backward_chunks(o.model, self.batch.tokens, grad, o.chunk, self.key)
-    if "bases" in whole:
-        views, often = (self.batch.tokens, self.batch.masked), occurrences(self.batch)
-        own["bases"] = o.bases(*views, whole["bases"], often, more)
-    return own
+    if "counts" not in whole: return {}
+    return learn(self.hidden(whole["counts"]), lambda x: backward(x*world))
 
 @patch
 def hidden(self:Piece, whole:Tensor)->LossTerms: # The term `counts`
@@ -145,6 +131,14 @@ def heads_step(
     return learn(terms, backward) if terms.terms else {}
 
 # %% ../../nbs/4_training/37_shared.ipynb #0ad1a6af
+def _go_back(held:list[Piece], encoded:Encoded|None, seam:Seam, weights, backward)->dict[str,Tensor]:
+    "All pieces go back, and then the encoder; this process's part of the losses of hidden reads and bases."
+    own, world = {}, seam.ranks.world
+    for piece, pull in zip(held, seam.gradients(), strict=True):
+        for k, v in piece.back(pull, weights, world, backward).items(): own[k] = own.get(k, 0.) + v
+        if encoded is not None: encoded.collect(piece.batch, piece.leaf)
+    return own if encoded is None else own | encoded.back(weights, backward)
+
 def step_on_samples(
     objective:SampleObjective,
     pieces:list[Batch], # The parts of a batch that this process holds, in order
@@ -153,13 +147,14 @@ def step_on_samples(
 )->tuple[dict[str,Tensor],dict[str,Tensor]]: # Losses of the whole batch; this process's part of the others
     "Add this process's gradients of a shared batch; their mean over the processes is that of the whole."
     sizes, weights = ranks.sizes(sum(o.size for o in pieces)), local_weights(objective, pieces, ranks)
-    whole = labels_of_all(pieces, ranks, sizes)
-    keys, graph = [part_key(whole.key, ranks, i) for i in range(len(pieces))], len(pieces) == 1
-    held = [Piece(objective, o, key, graph) for o, key in zip(pieces, keys, strict=True)]
-    seam, own = Seam([o.rows() for o in held], ranks, sizes), {}
+    whole, graph = labels_of_all(pieces, ranks, sizes), len(pieces) == 1
+    keys = [part_key(whole.key, ranks, i) for i in range(len(pieces) + 1)]
+    frozen = objective.embeddings is not None or objective.model.frozen
+    encoded = None if frozen else Encoded(objective, pieces, ranks, keys[-1]).forward()
+    held = [Piece(objective, o, key, graph) for o, key in zip(pieces, keys, strict=False)]
+    seam = Seam([o.rows(encoded) for o in held], ranks, sizes)
     values = heads_step(objective, seam, held[0].made, whole, backward)
-    for piece, pull in zip(held, seam.gradients(), strict=True):
-        for k, v in piece.back(pull, weights, ranks.world, backward).items(): own[k] = own.get(k, 0.) + v
+    own = _go_back(held, encoded, seam, weights, backward)
     if values or own: return values, own
     raise nothing_to_learn()
 
@@ -167,13 +162,14 @@ def step_on_samples(
 def _tree_step(objective:AsvObjective, batch:AsvBatch, ranks:Ranks, backward)->dict[str,Tensor]:
     "The loss of tree distances of the whole batch, with the gradient of this process's ASVs."
     key, model, tokens = part_key(batch.key, ranks), objective.model, batch.tokens
+    how = objective.chunk, key, objective.chunks(len(tokens))
     sizes = ranks.sizes(len(tokens))
     whole = paths_of_all(batch, ranks, sizes)
-    with objective.autocast(): z = embed_chunks(model, tokens, objective.chunk, key)
+    with objective.autocast(): z = embed_chunks(model, tokens, *how)
     seam = Seam([z], ranks, sizes)
     values = learn(objective.tree(seam.whole, whole), backward)
     pull, = seam.gradients()
-    with objective.autocast(): backward_chunks(model, tokens, pull, objective.chunk, key)
+    with objective.autocast(): backward_chunks(model, tokens, pull, *how)
     return values
 
 def step_on_asvs(
@@ -203,11 +199,13 @@ def learn_from(
     backward:Callable[[Tensor],None]=torch.Tensor.backward,
 )->dict[str,Tensor]: # The value of each term over the whole batch, detached
     "Put the gradients of a batch into the parameters, the same in all processes."
-    if ranks.alone and not isinstance(batch, list): return objective.train_step(batch, backward)
+    shards = objective.shards
+    if ranks.alone and shards is None and not isinstance(batch, list):
+        return objective.train_step(batch, backward)
     pieces = batch if isinstance(batch, list) else [batch]
     step = step_on_asvs if isinstance(objective, AsvObjective) else step_on_samples
     values, own = step(objective, pieces, ranks, backward)
-    trained = [p for p in objective.model.parameters() if p.requires_grad]
-    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=trained[0].device)
-    sums = ranks.average(trained, numbers.to(trained[0].dtype))
+    trained = [p for p in objective.model.parameters() if p.requires_grad] if shards is None else shards.plain
+    numbers = torch.stack(list(own.values())) if own else torch.zeros(0, device=pieces[0].tokens.device)
+    sums = ranks.average(trained, numbers.to(next(objective.model.parameters()).dtype))
     return values | dict(zip(own, sums, strict=True))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aam_nb.batches.build import build_store
@@ -22,6 +23,7 @@ from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run
 from aam_nb.sections import RunConfig
 from aam_nb.training.bench import Bench
+from aam_nb.training.compiled import compiled
 from aam_nb.training.encoder_stage import asv_stage
 from aam_nb.training.loop import fit
 from aam_nb.training.parallel import make_accelerator
@@ -46,7 +48,7 @@ def files(tmp_path_factory, study):
     return folder
 
 
-def losses(study, stage, device, precision, steps=8):
+def losses(study, stage, device, precision, steps=8, fused=False):
     "The loss of the first steps of a stage of recipe small, its encoder training."
     config = load_config("small")
     short = dict(steps=steps, every=1, warmup=0)
@@ -60,17 +62,36 @@ def losses(study, stage, device, precision, steps=8):
     if stage == "samples":
         objective, source = sample_stage(bench, model, rows)
         optim = config.pretrain_sample
-    history = fit(objective, source, optim, bench.accelerator).history
+    with compiled(objective.model, fused):
+        history = fit(objective, source, optim, bench.accelerator).history
     return np.array([sum(v for k, v in o.items() if k in ("tree", "bases", "distance")) for o in history])
 
 
 @pytest.mark.parametrize("stage", ["asvs", "samples"])
-@pytest.mark.parametrize("precision, near", [("fp32", 1e-3), ("bf16", 5e-2)])
+@pytest.mark.parametrize("precision, near", [("fp32", 1e-3), ("tf32", 1e-2), ("bf16", 5e-2),
+                                              ("fp16", 5e-2)])
 def test_the_losses_of_the_first_steps_are_those_of_a_cpu(study, stage, precision, near):
     wanted, found = losses(study, stage, "cpu", "fp32"), losses(study, stage, "cuda", precision)
     print(stage, precision, "largest relative difference", np.abs(found/wanted - 1).max())
     assert found == pytest.approx(wanted, rel=near)
     assert found[0] == pytest.approx(wanted[0], rel=min(near, 1e-2))
+
+
+@pytest.mark.parametrize("stage", ["asvs", "samples"])
+@pytest.mark.parametrize("precision, near", [("fp32", 1e-3), ("tf32", 1e-2), ("bf16", 2e-2), ("fp16", 2e-2)])
+def test_compiled_layers_have_the_losses_of_plain_ones(study, stage, precision, near):
+    torch._dynamo.reset()
+    counters.clear()
+    wanted = losses(study, stage, "cuda", precision)
+    found = losses(study, stage, "cuda", precision, fused=True)
+    print(stage, precision, "compilations", counters["stats"]["unique_graphs"])
+    assert 0 < counters["stats"]["unique_graphs"] <= 16
+    assert found == pytest.approx(wanted, rel=near)
+
+
+def test_fp16_has_a_scale_and_others_have_none():
+    assert make_accelerator(RunConfig(precision="fp16")).scaler.is_enabled()
+    assert make_accelerator(RunConfig(precision="bf16")).scaler is None
 
 
 @pytest.mark.parametrize("masked", [False, True])
