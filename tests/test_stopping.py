@@ -122,3 +122,15 @@ def test_checkpoints_come_by_steps_and_by_time(tmp_path):
     assert steps(save_steps=9, save_seconds=1e9) == [9, 18, 27, 36]
     assert steps(save_seconds=1e9) == []
     assert len(steps(save_seconds=0.)) >= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_comes_twice_is_one_request(number):
+    "A cluster and the launcher both send it, some milliseconds apart."
+    with stop_requests() as asked:
+        for _ in range(3): os.kill(os.getpid(), number)
+        time.sleep(.05)
+        assert asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT) # a person at the keyboard still ends it
+            time.sleep(1)

@@ -12,7 +12,8 @@ from aam_nb.data.simulate import simulate, study_files, write_study
 
 SMALL = ["model.width=8", "model.layers=1", "model.sample_width=8", "model.head_width=8", "model.identity=8",
          "model.heads=2", "pretrain_asv.steps=10", "pretrain_asv.batch=16", "pretrain_asv.every=5",
-         "optim.batch=8", "optim.every=10", "run.threads=1", "run.device=cpu"]
+         "optim.steps=400", "optim.batch=8", "optim.every=10", "run.threads=1", "run.device=cpu",
+         "data.target=age", "data.groups=subject"]
 
 
 @pytest.fixture
@@ -62,11 +63,21 @@ def study(tmp_path_factory):
     return folder
 
 
-def train(pair, study, out, *more, steps=400):
+OFTEN = """
+    from aam_nb.train import main
+    from aam_nb.training.loop import Stage
+
+    Stage.__init__.__kwdefaults__["save_seconds"] = 0. # A checkpoint whenever it is worth its time
+    main()
+"""
+
+
+def train(pair, study, out, *more):
     "Start the training of a tiny study on both nodes."
+    script = out.parent/"often.py"
+    script.write_text(textwrap.dedent(OFTEN))
     files = [f"data.{k}={v}" for k, v in study_files(study).items()]
-    words = [*files, "data.target=age", "data.groups=subject", f"optim.steps={steps}", f"run.out={out}"]
-    pair.start("-m", "aam_nb.train", "demo", *words, *SMALL, *more)
+    pair.start(script, "demo", *files, *SMALL, f"run.out={out}", *more)
 
 
 def whole(pair, study, out, *more):
@@ -75,10 +86,18 @@ def whole(pair, study, out, *more):
     assert pair.ends(300) == [0, 0], [pair.said(0), pair.said(1)]
 
 
+def train_until(pair, study, out, step=100):
+    "Train until the last stage has made some steps and kept some of them."
+    def far(): return steps(out) >= step and any((out/"checkpoints/target").glob("last*/state.json"))
+    train(pair, study, out)
+    pair.until(far)
+
+
 def steps(out):
-    "The last step that the log of the run tells of."
+    "The last step of the target that the log of the run tells of."
     path = out/"metrics.jsonl"
-    return json.loads(path.read_text().splitlines()[-1])["step"] if path.is_file() else 0
+    told = [json.loads(o) for o in path.read_text().splitlines()] if path.is_file() else []
+    return max([o["step"] for o in told if o["stage"] == "target"], default=0)
 
 
 def same(one, other):
@@ -89,19 +108,38 @@ def same(one, other):
     assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(study, tmp_path_factory):
+    "A run that nobody disturbed."
+    top = tmp_path_factory.mktemp("undisturbed")
+    pair = Pair(top/"nodes")
+    try: whole(pair, study, top/"run")
+    finally: pair.close()
+    return top/"run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 1])
-def test_a_run_whose_node_died_goes_on_as_if_it_had_not(pair, study, tmp_path, dies):
-    whole(pair, study, tmp_path/"whole")
-    killed = tmp_path/"killed"
-    train(pair, study, killed)
-    last = killed/"checkpoints/target"
-    pair.until(lambda: any(last.glob("last*/state.json")) and steps(killed) >= 100)
+def test_a_run_whose_node_died_goes_on_as_if_it_had_not(pair, study, undisturbed, tmp_path, dies):
+    run = tmp_path/"run"
+    train_until(pair, study, run)
     pair.kill(dies)
     begun = time.monotonic()
     ends = pair.ends(30)
     assert time.monotonic() - begun < 30 and ends[dies] == -9 and ends[1-dies] > 0
     assert len(lines(pair.said(1 - dies))) == 1, pair.said(1 - dies)
-    assert not (killed/"finished.json").exists()
-    whole(pair, study, killed, "run.resume=true")
-    same(tmp_path/"whole", killed)
+    assert not (run/"finished.json").exists()
+    whole(pair, study, run, "run.resume=true")
+    same(undisturbed, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
+def test_nodes_that_are_asked_to_stop_leave_together_and_go_on(pair, study, undisturbed, tmp_path, asked):
+    run = tmp_path/"run"
+    train_until(pair, study, run)
+    pair.ask(asked)
+    assert all(o > 0 for o in pair.ends(20))
+    assert "Stopped after step" in pair.said(0) and not lines(pair.said(0)) and not lines(pair.said(1))
+    whole(pair, study, run, "run.resume=true")
+    same(undisturbed, run)

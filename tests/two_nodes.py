@@ -111,6 +111,11 @@ class Pair:
         agent = psutil.Process(self.agents[i].pid)
         for o in [agent, *agent.children(recursive=True)]: o.send_signal(signal.SIGKILL)
 
+    def ask(self, nodes):
+        "Ask nodes to stop, as SLURM does: it signals each agent, and all that this one started."
+        for agent in [psutil.Process(self.agents[i].pid) for i in nodes]:
+            for o in [agent, *agent.children(recursive=True)]: o.send_signal(signal.SIGTERM)
+
     def ends(self, seconds=120):
         "Exit statuses of both, once they have ended."
         end = time.monotonic() + seconds

@@ -44,13 +44,15 @@ def _ending(number):
 
 @patch
 def ask(self:Requests, number:int, say:Callable|None=None, patience:float|None=None)->None:
-    "Keep the first request; act at once on the second."
+    "Keep the first request; act at once on a second Ctrl-C."
     if os.getpid() != self.process: return
-    if self.first is not None: raise _ending(number)
+    if self.first is not None:
+        if number == signal.SIGINT: raise _ending(number)
+        return
     self.first = _ending(number)
     wait = PATIENCE if patience is None else patience
     if hasattr(signal, "SIGALRM"): signal.setitimer(signal.ITIMER_REAL, wait, .1)
-    if say: say("Stopping after this step, with a checkpoint. Ask again to stop at once, without one.")
+    if say: say("Stopping after this step, with a checkpoint. Ctrl-C stops at once, without one.")
 
 @patch
 def over(self:Requests)->None:
