@@ -186,6 +186,8 @@ class RunConfig(Section):
     shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
     offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
+    batch_size:int|str = "" # Samples of a step held at once: a number, or auto; empty: as the stages say
+    memory:float = between(0., 0., 1e6)     # GB a process may hold, for batch_size = auto; 0: what is free
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained

@@ -26,6 +26,7 @@ from ..evaluation.validate import evaluate, Plan
 from ..evaluation.verdict import write_evaluation
 from .choice import column, group_values, to_depth
 from .folds import Course, course_of, depth_name, KeptFolds
+from .held import with_batch_size
 from .parts import choose_folds
 from .plan import planned
 from .prepare import prepare, Prepared
@@ -155,6 +156,7 @@ def evaluate_run(
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
     if (done := finished_run(config, say, study)) is not None: return done
     ready = prepare(config, choose_folds, say, rarefied=False, study=study)
+    ready = with_batch_size(ready, True, say)
     depths = _depths(ready, config, say)
     sittings, course = ready.bench.log.sinks[SITTINGS], course_of(ready, [_at(config, o) for o in depths])
     _say_plan(ready, course, len(depths), say)

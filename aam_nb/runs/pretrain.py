@@ -19,6 +19,7 @@ from ..config import Config
 from ..core import keyed_rng
 from .choice import group_values
 from .folder import check_out
+from .held import with_batch_size
 from .inputs import inputs_for
 from .plan import planned
 from .prepare import (
@@ -93,6 +94,7 @@ def pretrain_run(
     ranks, say, done = begin(config, say)
     if done is not None: return done
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say)
+    ready = with_batch_size(ready, False, say)
     bench, store = ready.bench, ready.bench.store
     groups = group_values(ready.study, config.data) if config.data.groups else None
     rows, measure = hold_back(store.sample_ids, groups, config)

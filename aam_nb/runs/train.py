@@ -22,6 +22,7 @@ from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..evaluation.report import write_report
 from ..inference.predict import decoded
+from .held import with_batch_size
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
@@ -83,7 +84,7 @@ def train_run(
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
-    ready = prepare(config, choose_split, say, study=study)
+    ready = with_batch_size(prepare(config, choose_split, say, study=study), True, say)
     by_main(ranks, lambda: _write_split(ready))
     split, study = ready.parts, ready.study
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
