@@ -13,6 +13,7 @@ from aam_nb.recipe import load_config, to_toml
 from aam_nb.runs.track import track_run
 from aam_nb.training.cursor import open_cursor
 from aam_nb.training.follow import Courier
+from aam_nb.training.mlflow_runs import metric_name
 
 pytest.importorskip("mlflow")
 quiet = dict(say=lambda text: None)
@@ -81,6 +82,13 @@ def test_a_run_with_folds_is_there_once_with_all_that_belongs_to_it(tmp_path):
     assert model.run_id == root.info.run_id and model.source.endswith("/bundle")
     model = Path(model.source.removeprefix("file://"))/"model.safetensors"
     assert model.read_bytes() == (tmp_path/"bundle/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["target/valid_auc (krank, süß)", "load/memory_gb", "a"*400, "x@y\n%"])
+def test_names_of_metrics_suit_mlflow(name):
+    from mlflow.utils.validation import _validate_length_limit, _validate_metric_name
+    _validate_metric_name(metric_name(name))
+    _validate_length_limit("name", 250, metric_name(name))
 
 
 def free_port():

@@ -49,7 +49,7 @@ def cursor_path(
     place = tracker_place(name, folder, about)
     return tracking_folder(folder)/(f"{name}-{digest(place, size=4)}.json" if place else f"{name}.json")
 
-# %% ../../nbs/4_training/34_follow.ipynb #73ea14f8
+# %% ../../nbs/4_training/34_follow.ipynb #9559c241
 _AT_ONCE = 500 # Points
 
 class Courier:
@@ -64,7 +64,7 @@ class Courier:
     ):
         self.folder, self.name, self.say, self.over, self.how = Path(folder), name, say, over, how
         self.end, self.waiting, self.failures, self.tries = None, [], 0, tries
-        self.warned, self.done, self.since, self.sent = False, False, None, 0
+        self.warned, self.done, self.sent = False, False, 0
 
     def open(self)->None:
         "Open back end, cursor and log."
@@ -139,18 +139,16 @@ def pause(self:Courier)->None:
     if self.over.is_set(): time.sleep(seconds)
     else: self.over.wait(seconds)
 
-# %% ../../nbs/4_training/34_follow.ipynb #72c53434
+# %% ../../nbs/4_training/34_follow.ipynb #a1265c7a
 @patch
 def work(self:Courier)->None:
     "Rounds, until all is delivered, or until it gives up."
     while not self.done and not self.gave_up():
-        self.since = time.monotonic()
         try: self.round()
         except Exception as e: self.failed(e)
         else:
             if self.failures: self.say(f"{self.name} answers again; it got {self.sent} points of this run.")
             self.failures = 0
-        self.since = None
         if not self.done and not self.gave_up(): self.pause()
 
 @patch
@@ -164,7 +162,9 @@ def run(self:Courier)->None:
     while not self.done and not self.gave_up():
         with held(tracking_folder(self.folder)/f"{self.name}.json") as mine:
             if mine: self.work()
-        if not mine: self.pause()
+        if mine: continue
+        if self.tries: self.failed(BlockingIOError("another process is bringing them"))
+        self.pause()
 
 # %% ../../nbs/4_training/34_follow.ipynb #99d56557
 def speaker(
@@ -183,20 +183,18 @@ def _ended(parent:int, seconds:float)->bool:
     ready = select.select([sys.stdin], [], [], seconds)[0]
     return bool(ready) or os.getppid() != parent
 
-# %% ../../nbs/4_training/34_follow.ipynb #c6ab2638
+# %% ../../nbs/4_training/34_follow.ipynb #cc444db3
 def yield_to_training(
     training:bool,   # Whether the training goes on
     threads:list[int]=(0,), # Of this process, by their numbers in the system; 0 is the one that calls
 )->None:
-    "Take only time that nobody else wants, or time as other programs of low priority do."
+    "Take only time that nobody else wants, or what a program of low priority gets."
     if not hasattr(os, "SCHED_IDLE"): return # Not on every platform
     kind = os.SCHED_IDLE if training else os.SCHED_OTHER
     for o in threads:
         with suppress(OSError): os.sched_setscheduler(o, kind, os.sched_param(0))
 
-# %% ../../nbs/4_training/34_follow.ipynb #56888ffb
-_HANGS = 45. # Seconds in one round
-
+# %% ../../nbs/4_training/34_follow.ipynb #5b4e1996
 class Watch:
     "The main thread: it knows when the run is over, and when to give up."
     def __init__(self,
@@ -211,8 +209,6 @@ class Watch:
 
     def busy(self)->bool:
         "Whether a courier is at work and the run still there."
-        for o in self.couriers:
-            if o.since and time.monotonic() - o.since > _HANGS: o.warn("it does not answer")
         return any(o.is_alive() for o in self.threads) and self.folder.is_dir()
 
     def wait(self, parent:int)->bool: # Whether all trackers have all
@@ -225,7 +221,7 @@ class Watch:
             for o in self.threads: o.join(.05)
         return all(o.done for o in self.couriers)
 
-# %% ../../nbs/4_training/34_follow.ipynb #999bde5c
+# %% ../../nbs/4_training/34_follow.ipynb #40e766d7
 def _options(words):
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -241,7 +237,7 @@ def main(
     "Follow the log of a run until it is over; with `--once`, bring what there is."
     given, over, parent = _options(words), threading.Event(), os.getppid()
     with suppress(OSError): os.nice(19)
-    yield_to_training(not given.once)
+    yield_to_training(not given.once and given.names != ["tensorboard"])
     say = speaker(given.folder)
     how = {o: dict(register=given.register) if o == "mlflow" else {} for o in given.names}
     if given.once: over.set()
