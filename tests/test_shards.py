@@ -117,6 +117,7 @@ def joined(ranks):
     "What a model is like after it was shared out and joined, and how much a process held in between."
     model, other = made(3).freeze_layers(1), made(3).freeze_layers(1)
     before, names = model, [n for n, p in model.named_parameters() if p.requires_grad]
+    sharded(model, on_cpu()).join() # As a stage before has it
     shards = sharded(model, on_cpu())
     held = sum(local(p).numel() for p in model.parameters())/sum(p.numel() for p in model.parameters())
     again = shards.join()
