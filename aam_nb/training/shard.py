@@ -173,17 +173,19 @@ def connected(self:Shards)->Iterator[None]:
         raise Elsewhere("Another process of this run has stopped, so this one stops too. "
                         "The message of that process says why.") from e
 
-# %% ../../nbs/4_training/26_shard.ipynb #29ed6b5d
+# %% ../../nbs/4_training/26_shard.ipynb #ea43c65e
 @patch
 @contextmanager
 def whole(self:Shards)->Iterator[AamModel]:
     "Inside, every process has all weights, and can use the model without the others."
-    first, *blocks = self.units
+    blocks = self.units[1:]
+    hooked = {o: self.model.__dict__.pop(o) for o in WAYS_IN} # Calls within calls would let go too early
     for o in blocks: o.set_reshard_after_forward(False, recurse=False)
     with self.connected():
         for o in self.units: o.unshard()
     try: yield self.model
     finally:
+        self.model.__dict__.update(hooked)
         for o in self.units: o.reshard()
         for o in blocks: o.set_reshard_after_forward(True, recurse=False)
 

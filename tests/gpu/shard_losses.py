@@ -1,4 +1,4 @@
-"""The losses of the first steps of two stages, with or without shards; test_shards.py starts it with a launcher.
+"""The losses of the first steps of two stages, with or without shards; test_shards.py starts it.
 
     torchrun --standalone --nproc_per_node 1 tests/gpu/shard_losses.py OUT.json SETTINGS.json
 """

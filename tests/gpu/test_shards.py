@@ -31,8 +31,8 @@ def plain(tmp_path_factory):
     return {o: run(folder/o, launched=False, precision=o) for o in ("fp32", "bf16")}
 
 
-@pytest.mark.parametrize("precision,more,near", [("fp32", {}, 1e-4), ("bf16", {}, 1e-2),
-                                                 ("fp32", dict(offload=True, recompute=True), 1e-4)])
+@pytest.mark.parametrize("precision,more,near", [("fp32", {}, 1e-3), ("bf16", {}, 2e-2),
+                                                 ("fp32", dict(offload=True, recompute=True), 1e-3)])
 def test_shards_on_one_gpu_lose_as_one_that_shares_nothing(plain, precision, more, near, tmp_path):
     found = run(tmp_path/"run", shard="fsdp", precision=precision, **more)
     assert found["way"] == "FSDP" and found["kind"] == "AamModel" and found["device"].startswith("cuda")
