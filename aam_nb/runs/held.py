@@ -114,10 +114,10 @@ def _known(ready:Prepared)->list[HeldAtOnce]|None:
     if not ranks.told(there): return None
     with ranks.together(): return read_held(path)
 
-def _found(ready:Prepared, target:bool)->list[HeldAtOnce]:
+def _found(ready:Prepared, target:bool, world:int)->list[HeldAtOnce]:
     "What is found now, and kept."
     bench = ready.bench
-    found = [search(bench, o, bench.ranks.world) for o in trained_stages(bench, target)]
+    found = [search(bench, o, world) for o in trained_stages(bench, target)]
     by_main(bench.ranks, lambda: write_held(ready.out/HELD, found))
     return found
 
@@ -136,13 +136,14 @@ def with_batch_size(
     ready:Prepared,
     target:bool, # Whether a target is learned
     say:Callable=print,
+    world:int|None=None, # How many processes share a step; those of the bench if None
 )->Prepared:
     "A prepared study that holds as many samples at once as `run.batch_size` asks for."
     bench, asked = ready.bench, ready.bench.config.run.batch_size
     if asked == "": return ready
     numbers = dict.fromkeys(("pretrain_sample", "optim"), asked)
     if asked == "auto":
-        found = _known(ready) or _found(ready, target)
+        found = _known(ready) or _found(ready, target, world or ready.bench.ranks.world)
         if found: say(held_text(found, bench.accelerator.device.type))
         numbers = {o.stage: o.n for o in found}
     config = holding(bench.config, {k: int(n) for k, n in numbers.items()})

@@ -36,14 +36,14 @@ def seconds_a_step(
     n:int=3,           # How many steps are timed, after one to warm up
 )->float:
     "Mean seconds of a step. Gradients are taken and thrown away."
-    objective.prepare(bench.accelerator, optim)
+    objective.prepare(bench.accelerator, optim, bench.ranks)
     objective.model.train()
     for i in range(n + 1):
         if i == 1: begun = time.perf_counter()
         batch = source[i % len(source)].to(bench.accelerator.device)
         pieces = in_pieces(batch, optim.at_once) if isinstance(batch, Batch) else [batch]
         held = pieces if len(pieces) > 1 else batch
-        learn_from(objective, held, backward=bench.accelerator.backward)
+        learn_from(objective, held, bench.ranks, bench.accelerator.backward)
     if bench.accelerator.device.type == "cuda": torch.cuda.synchronize() # Steps are only queued there
     return (time.perf_counter() - begun)/n
 
