@@ -96,7 +96,7 @@ def _share_out(model:AamModel, accelerator:Accelerator)->None:
     for name in BY_NOTHING: _with_nothing(model, name)
     for name in WAYS_IN: register_fsdp_forward_method(model, name)
 
-# %% ../../nbs/4_training/26_shard.ipynb #f2f3512d
+# %% ../../nbs/4_training/26_shard.ipynb #c4955905
 def _own(p:Tensor)->nn.Parameter:
     return nn.Parameter(local(p).detach(), requires_grad=p.requires_grad) if is_shared(p) else p
 
@@ -115,7 +115,8 @@ class Shards:
         _share_out(model, accelerator)
         _give(model, weights, self.device, self.offload)
         self.units = [o for o in model.modules() if isinstance(o, FSDPModule)]
-        self.units[0].unshard() # FSDP2 lays out its memory at the first use
+        none = torch.zeros(0, model.bases, dtype=torch.uint8, device=self.device)
+        with torch.no_grad(): model.encode(none) # FSDP2 lays out its memory at the first use
         self.units[0].reshard()
         self.plain = [p for p in model.parameters() if p.requires_grad and not is_shared(p)]
         self.own = {n: _own(p) for n, p in model.named_parameters()}
