@@ -1,7 +1,7 @@
 """How much faster two processes evaluate when the folds are dealt to them, one thread each.
 
     python benchmarks/spread.py                 # some minutes; needs two free cores
-    python benchmarks/spread.py --rounds 1
+    python benchmarks/spread.py --rounds 1 --steps 20
 
 A simulated study of 160 samples, the recipe `small` with fewer steps, six folds. One process and two take
 turns in one run, started as a user would; the best round of each counts. `rest` is what the main process
@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SHORT = ["optim.steps=150", "pretrain_asv.steps=100", "run.folds=6", "run.inner=3", "run.threads=1",
-         "run.trackers=[]", "run.device='cpu'"]
+SHORT = ["run.folds=6", "run.inner=3", "run.threads=1", "run.trackers=[]", "run.device='cpu'"]
 
 
-def work(data, out, spread):
+def work(data, out, spread, steps):
     "One process of an evaluation: its seconds, of the clock and of the processor."
     from aam_nb.data.simulate import study_files
     from aam_nb.recipe import load_config
@@ -37,17 +36,18 @@ def work(data, out, spread):
         return found
     evaluate.share_work = timed
     begun, used = time.perf_counter(), time.process_time()
-    evaluate.evaluate_run(load_config("small", SHORT, given), lambda text: None)
+    steps = [f"optim.steps={steps}", f"pretrain_asv.steps={steps}"]
+    evaluate.evaluate_run(load_config("small", [*SHORT, *steps], given), lambda text: None)
     found = dict(wall=time.perf_counter() - begun, cpu=time.process_time() - used, shared=sum(shared))
     Path(f"{out}-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
 
-def run(data, out, world):
+def run(data, out, world, steps):
     "The figures of each process, and the seconds of the whole command."
     launcher = ["-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
                 "--nproc-per-node", str(world)] if world > 1 else []
     environ = dict(os.environ, OMP_NUM_THREADS="1", TQDM_DISABLE="1", PYTHONPATH=str(ROOT))
-    words = [sys.executable, *launcher, __file__, "--work", str(data), str(out), "folds"]
+    words = [sys.executable, *launcher, __file__, "--work", str(data), str(out), "folds", str(steps)]
     begun = time.perf_counter()
     subprocess.run(words, env=environ, check=True, timeout=1800)
     seconds = time.perf_counter() - begun
@@ -58,7 +58,8 @@ def main():
     "Take turns, and print a table."
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--work", nargs=3)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--work", nargs=4)
     given = parser.parse_args()
     if given.work: return work(*given.work)
     from aam_nb.data.simulate import simulate, write_study
@@ -67,7 +68,8 @@ def main():
         write_study(simulate(samples=160, asvs=300, groups=40, seed=42), data)
         print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         for i in range(given.rounds):
-            for world in found: found[world].append(run(data, Path(tmp)/f"{world}-{i}", world))
+            for world in found:
+                found[world].append(run(data, Path(tmp)/f"{world}-{i}", world, given.steps))
         same = {(Path(tmp)/f"{world}-0"/"predictions.tsv").read_bytes() for world in found}
         report(found, len(same) == 1)
 

@@ -1,6 +1,8 @@
 "A command of `aam` in which one process fails at a given place: run by tests in several processes."
 import os
 import sys
+import time
+from pathlib import Path
 
 from aam_nb.core import AamError
 
@@ -8,6 +10,7 @@ RANK, PHASE, HOW = sys.argv.pop(1).split(",")
 
 
 def fail(*args, **how):
+    Path(os.environ["FAILED_AT"]).write_text(str(time.time()))
     if HOW == "bug": raise MemoryError("no room")
     raise AamError("No space is left.")
 
