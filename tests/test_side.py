@@ -120,6 +120,7 @@ def test_a_command_says_why_a_tracker_does_not_answer(tmp_path, trouble):
     assert trouble.replace(":", "', port=") in str(e.value) or trouble in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch):
     write_log(tmp_path)
     (tmp_path/"none/mlflow").mkdir(parents=True)
@@ -185,6 +186,7 @@ def test_a_new_run_in_the_same_folder_begins_anew_at_its_trackers(tmp_path):
         assert curve(tmp_path, "target", "loss") == [(20, .05*factor), (40, .025*factor)]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_bring_the_same_points(tmp_path):
     write_log(tmp_path)
     with held(tmp_path/"tracking/tensorboard.json") as mine:
@@ -212,6 +214,7 @@ def test_what_cannot_be_tracked_is_refused(tmp_path):
         track_run(tmp_path, "mine")
 
 
+@pytest.mark.slow
 def test_a_damaged_cursor_is_named_and_not_replaced(tmp_path):
     write_log(tmp_path)
     track_run(tmp_path, "tensorboard", **quiet)

@@ -52,6 +52,7 @@ def test_an_offline_run_that_goes_on_has_every_point_once(tmp_path):
     assert not any(KEY.encode() in o.read_bytes() for o in tmp_path.rglob("*") if o.is_file())
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off_is_written_again(tmp_path):
     folder = tmp_path/"run"
     with logging(folder, "wandb") as log:
