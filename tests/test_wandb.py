@@ -89,7 +89,7 @@ def test_a_server_that_is_away_costs_nothing_and_nothing_is_lost(tmp_path, monke
             log.write("target", 80, dict(loss=1/80))
             begun = time.perf_counter()
             log.close()
-            assert time.perf_counter() - begun < 2.5
+            assert time.perf_counter() - begun < 2
         with pytest.raises(AamError, match="wandb does not get the numbers"):
             track_run(folder, "wandb", limit=60., **quiet)
     said = capsys.readouterr().err
