@@ -209,3 +209,6 @@ def demo(out:DEMO="aam-demo", seed:SEED=None, threads:THREADS=None, device:DEVIC
 def main():
     "The console script `aam`."
     app()
+
+# %% ../nbs/9_runs/90_cli.ipynb #bbf35184
+if __name__ == "__main__": main()

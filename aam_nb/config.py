@@ -213,6 +213,19 @@ def _schedule_problems(c):
                   f"wanted {own}" for k, own in odd]
     return found
 
+def _batch_size_problems(c):
+    "What is wrong with the number of samples that are held at once."
+    n, found = c.run.batch_size, []
+    if n not in ("", "auto") and not (str(n).isdecimal() and 0 < int(n) <= 10**6):
+        found.append(f"run.batch_size is {n!r}; wanted a number of samples from 1 to 1,000,000, or auto")
+    if n == "auto" and c.run.shard != "none":
+        found.append("run.batch_size = auto tries steps in one process, but with run.shard each one holds "
+                     "a part of the weights; give a number")
+    if c.pretrain_asv.batch_asvs:
+        found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
+                     "stage, whose steps are of ASVs: set pretrain_asv.batch")
+    return found
+
 def _run_problems(c):
     "What is wrong with the parts of the data, the augmentation and the trackers."
     d, found = c.data, []
@@ -225,9 +238,6 @@ def _run_problems(c):
     if c.run.compile and not (c.encoder_trains or _has_heads(c.model.sample)):
         found.append("run.compile is true, but no stage trains transformer layers: the ASV encoder is "
                      f"frozen, and model.sample is '{c.model.sample}'")
-    if c.pretrain_asv.batch_asvs:
-        found.append(f"pretrain_asv.batch_asvs is {c.pretrain_asv.batch_asvs}; there is no budget in that "
-                     "stage, whose steps are of ASVs: set pretrain_asv.batch")
     if d.format: found += unknown_names((d.format,), "data.format", registry.table_formats)
     if "@" in c.run.mlflow.partition("://")[2].partition("/")[0]:
         found.append("run.mlflow holds a user or a password, which would be kept with the run; wanted an "
@@ -274,7 +284,8 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _schedule_problems, _run_problems, _shard_problems)
+                  _exclusive_problems, _batch_size_problems, _schedule_problems, _run_problems,
+                  _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 

@@ -55,6 +55,7 @@ _WORDS = {
     tuple[float,...]: "a list of numbers, such as [.05, .5, .95]",
     tuple[str|tuple[str,...],...]: 'a list of names, such as ["diet", ["country", "city"]]',
     tuple[float|None,...]: "two numbers, such as [0, 14] or [0, inf]",
+    int|str: "a whole number or a word",
     str|dict[str,float]: "a word, or a table of weights such as {sick = 2}",
     dict[str,dict[str,float]]: "a table such as {site = {}}"}
 

@@ -186,6 +186,8 @@ class RunConfig(Section):
     shard:str = one_of("none", "none", "fsdp") # fsdp: each GPU holds a part of every weight (FSDP2)
     offload:bool = False                    # Keep the parts on the CPU between uses, with shard = fsdp
     recompute:bool = False                  # Compute blocks again on the way back: less memory, more time
+    batch_size:int|str = "" # Samples of a step held at once: a number, or auto; empty: as the stages say
+    memory:float = between(0., 0., 1e6)     # GB a process may hold, for batch_size = auto; 0: what is free
     workers:int = between(0, 0, 256)        # Processes that prepare batches beside the training process
     start:str = ""                          # Bundle whose encoder the run starts from
     transductive:bool = False               # Report samples on which the bundle in `start` was pretrained
@@ -199,6 +201,7 @@ class RunConfig(Section):
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
+    spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
     experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb
     mlflow:str = "" # Address of MLflow; empty: MLFLOW_TRACKING_URI, or a database in the run folder

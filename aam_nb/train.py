@@ -41,6 +41,7 @@ FLAGS = {
     "seed": ("run.seed", int, "Seed of every random draw."),
     "threads": ("run.threads", int, "CPU threads."),
     "device": ("run.device", str, "auto, cpu, cuda or mps."),
+    "batch_size": ("run.batch_size", str, "Samples of a step that are in memory at once: a number, or auto."),
     "out": ("run.out", str, "Folder of the run."),
     "resume": ("run.resume", bool, "Continue the run in --out from its last checkpoint."),
     "overwrite": ("run.overwrite", bool, "Replace the run in --out.")}
@@ -48,7 +49,7 @@ FLAGS = {
 # %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
 WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
           "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
-          "FOLDER": ("out",)}
+          "FOLDER": ("out",), "N|auto": ("batch_size",)}
 
 def wanted(
     name:str,   # A key of `FLAGS`
@@ -66,7 +67,7 @@ def flag(
 )->Any:       # A type that typer understands
     "The type of a flag, with its help."
     kind, help = FLAGS[name][1:]
-    option = typer.Option(f"--{name}", help=help, metavar=wanted(name), show_default=False)
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help, metavar=wanted(name), show_default=False)
     return Annotated[bool if kind is bool else Optional[kind], option]
 
 # %% ../nbs/9_runs/80_train_command.ipynb #096308e3
@@ -160,7 +161,7 @@ def described(
 
 # %% ../nbs/9_runs/80_train_command.ipynb #9d9a06b4
 TRAINING = ("table", "metadata", "tree", "sequences", "target", "groups", "independent", "where", "depth",
-            "seed", "threads", "device", "out", "resume", "overwrite")
+            "seed", "threads", "device", "batch_size", "out", "resume", "overwrite")
 
 @with_flags(*TRAINING)
 def train(**given):

@@ -19,13 +19,14 @@ from aam_nb.training.losses import count_loss, distance_loss, sample_losses, tar
 from aam_nb.training.measure import measure_asvs, measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
 from aam_nb.training.optim import make_optimizer, rate, set_rate
-from aam_nb.training.parallel import check_alone, make_accelerator
+from aam_nb.training.parallel import launched, make_accelerator
 from aam_nb.types import AsvBatch, Outputs
 
 
-def test_A7_A9_B4_B17_B26_several_processes_are_refused(monkeypatch):
+def test_A7_A9_B4_B17_B26_processes_that_cannot_meet_are_refused(monkeypatch):
+    "That those which meet equal one process is in test_several_runs."
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for start in (check_alone, lambda: make_accelerator(RunConfig())):
+    for start in (launched, lambda: make_accelerator(RunConfig())):
         with pytest.raises(AamError, match="2 processes"): start()
 
 

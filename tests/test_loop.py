@@ -13,7 +13,7 @@ from aam_nb.training.checkpoint import read_checkpoint
 from aam_nb.training.loop import Loop, Stage, fit
 from aam_nb.training.measure import measure_asvs, measure_samples
 from aam_nb.training.objectives import AsvObjective, SampleObjective
-from aam_nb.training.parallel import check_alone, make_accelerator, pick_device
+from aam_nb.training.parallel import launched, make_accelerator, pick_device
 from aam_nb.training.log import read_log
 from aam_nb.training.track import RunLog
 
@@ -194,7 +194,7 @@ def test_devices(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AamError, match="2 processes were launched"): make_accelerator(RunConfig())
     monkeypatch.setenv("WORLD_SIZE", "1")
-    check_alone()
+    assert launched() == 1
     if not torch.cuda.is_available():
         with pytest.raises(AamError, match="no cuda device"): pick_device("cuda")
     threads = torch.get_num_threads()

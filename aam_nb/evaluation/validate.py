@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from ..registry import baselines
 from ..types import strings, Study
 
 # %% auto #0
-__all__ = ['Plan', 'evaluate']
+__all__ = ['Plan', 'PlainFolds', 'evaluate']
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #74bc4105
 @dataclass(frozen=True, kw_only=True)
@@ -169,48 +168,69 @@ class _Answers:
     intervals:list             # Of the model; None for a fold without intervals
     inner:list                 # Main score of the model on its own inner folds
 
-def _ask_model(answers, scored, fit_model, model, k)->float|None: # Seconds, where the model says them
+def _ask_model(answers, scored, fit_model, model, k):
     "Add what the model predicts in fold `k`."
+    begun = time.perf_counter()
     train, test = scored.folds[k]
     ids, task = scored.study.ids, scored.task
     said = _Said(out=fit_model(ids[train], ids[test], k), classes=scored.classes, model=model, fold=k)
     answers.predictions[model].append(_predictions(said, len(test)))
     answers.intervals.append(_interval(said, len(test)))
     took = said.out.get("seconds")
-    if said.out.get("oof") is None: return took
+    answers.seconds[model] += time.perf_counter() - begun if took is None else float(took)
+    if said.out.get("oof") is None: return
     own = _predictions(said, len(train), "oof")
     main = score_functions(task, scored.y[train], own, np.zeros(len(train)))[MAIN[task]]
     answers.inner.append(main(np.arange(len(train))))
-    return took
+
+# %% ../../nbs/7_evaluation/30_validate.ipynb #ad3d4720
+class PlainFolds:
+    "The baselines of an evaluation, fold by fold. Raises `AamError` for folds that leak."
+    def __init__(self,
+        study:Study,
+        values,           # The target, as for `evaluate`
+        plan:Plan=Plan(),
+        **how,            # Fields of `Plan` to use instead of those in `plan`
+    ):
+        self.plan = plan = replace(plan, **how)
+        self.scored = _divided(_scored(study, values, plan), plan)
+        self.names = possible_baselines(self.scored.study, plan.covariates)
+        self.features = Features(self.scored.study, plan.covariates)
+
+    def ask(self,
+        name:str, # A baseline, of `names`
+        k:int,    # A fold, of `scored.folds`
+    )->tuple[np.ndarray,float]: # [test], or probabilities [test, classes]; seconds that it took
+        "Fit a baseline in a fold, and predict."
+        begun, scored, plan = time.perf_counter(), self.scored, self.plan
+        train, test = scored.folds[k]
+        fold = Fold(features=self.features, y=scored.y, train=train, test=test, classes=len(scored.classes),
+                    groups=scored.groups, seed=plan.seed, threads=plan.threads)
+        return fit_predict(name, fold), time.perf_counter() - begun
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #44ea9030
-def _ask(answers, scored, name, fold, ask_model):
-    "Add what one method predicts in a fold, and the time it took."
-    start, took = time.perf_counter(), None
-    if ask_model: took = ask_model()
-    else: answers.predictions[name].append(fit_predict(name, fold))
-    answers.seconds[name] += time.perf_counter() - start if took is None else float(took)
-
 def _pace(n):
     "The default estimate: seconds that are left of `n` folds, from the pace so far."
     begun = time.perf_counter()
     return lambda done, seconds: (time.perf_counter() - begun)*(n/done - 1)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #de8a7803
-def _predict_folds(scored, plan, fit_model, model, say, left):
+def _ask_plain(answers, folds, name, k, known):
+    "Add what a baseline predicts in fold `k`, or predicted there before."
+    found, took = known[name, k] if (name, k) in known else folds.ask(name, k)
+    answers.predictions[name].append(found)
+    answers.seconds[name] += took
+
+def _predict_folds(folds, fit_model, model, say, left, known):
     "What the baselines and the model predict, fold after fold."
-    names = possible_baselines(scored.study, plan.covariates)
-    methods = names + ([model] if fit_model else [])
+    methods, n = folds.names + ([model] if fit_model else []), len(folds.scored.folds)
     seconds = dict.fromkeys(methods, 0.)
     answers = _Answers(predictions={o: [] for o in methods}, seconds=seconds, intervals=[], inner=[])
-    features, n = Features(scored.study, plan.covariates), len(scored.folds)
     left = left or _pace(n)
-    for done, (k, (train, test)) in enumerate(scored.folds.items(), 1):
-        fold = Fold(features=features, y=scored.y, train=train, test=test, classes=len(scored.classes),
-                    groups=scored.groups, seed=plan.seed, threads=plan.threads)
+    for done, k in enumerate(folds.scored.folds, 1):
         for o in following(methods, f"Fold {done} of {n}", "method"):
-            ask_model = partial(_ask_model, answers, scored, fit_model, model, k) if o == model else None
-            _ask(answers, scored, o, fold, ask_model)
+            if o == model: _ask_model(answers, folds.scored, fit_model, model, k)
+            else: _ask_plain(answers, folds, o, k, known)
         say(f"fold {done} of {n} done, {duration(left(done, answers.seconds))} left")
     return answers
 
@@ -288,13 +308,14 @@ def evaluate(
     model_name:str="aam",
     say:Callable[[str],None]=lambda text: None, # Gets a line on progress after each fold
     left:Callable|None=None, # (folds done, seconds by method) -> seconds left; None: of these folds alone
+    known:dict|None=None, # By baseline and fold: what `PlainFolds.ask` gave earlier
     **how,           # Fields of `Plan` to use instead of those in `plan`
 )->Evaluation:
     "Predict each sample out of fold, by the model and the baselines. Raises `AamError` for folds that leak."
     plan = replace(plan, **how)
     _check_plan(study, plan, model_name)
-    scored = _divided(_scored(study, values, plan), plan)
-    answers = _predict_folds(scored, plan, fit_model, model_name, say, left)
+    folds = PlainFolds(study, values, plan)
+    scored, answers = folds.scored, _predict_folds(folds, fit_model, model_name, say, left, known or {})
     with Progress("Intervals of the scores", 1, unit="part"):
         found = _evaluation(scored, plan, answers, fit_model, model_name)
     rows = scored.study.positions(found.ids)

@@ -19,7 +19,9 @@ from ..disk import whole_folder
 from .evaluate import evaluate_run
 from .folder import check_out, open_run
 from .predict import predict_run
+from .processes import by_main, join, speaker
 from .train import train_run
+from ..training.ranks import ALONE
 
 # %% auto #0
 __all__ = ['demo_study', 'step_config', 'demo_run']
@@ -53,11 +55,15 @@ def demo_run(
     say:Callable=print,
 )->Path:           # The report
     "Simulate a study, evaluate, train a bundle, predict with it, and report."
-    begun, out = time.perf_counter(), check_out(config)
-    data = demo_study(open_run(config)/"data", config.run.seed)
+    begun, ranks = time.perf_counter(), join(config.run)[1]
+    say = speaker(ranks, say)
+    with ranks.together(): out = check_out(config)
+    data = out/"data"
+    by_main(ranks, lambda: demo_study(open_run(config)/"data", config.run.seed))
     report = evaluate_run(step_config(config, data, "evaluate"), say=say)
     bundle = train_run(step_config(config, data, "train"), say=say)
-    predict_run(bundle, data/"table.biom", out/"predictions.tsv", overwrite=True, say=say)
+    how = dict(overwrite=True, say=say, ranks=ALONE)
+    by_main(ranks, lambda: predict_run(bundle, data/"table.biom", out/"predictions.tsv", **how))
     say(f"Done in {duration(time.perf_counter() - begun)}. Open {report} in a browser. Your own study is "
         "next: aam evaluate --help")
     return report

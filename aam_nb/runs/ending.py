@@ -7,9 +7,9 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/ending.html.md"""
 # %% ../../nbs/9_runs/03_ending.ipynb #4af049ea
 from __future__ import annotations
 
-import faulthandler, json, os, threading, time, warnings
+import faulthandler, json, os, sys, threading, time, warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from fastcore.basics import patch
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core import AamError, hush
 
 # %% auto #0
-__all__ = ['GRACE', 'Notes', 'status_of', 'ending']
+__all__ = ['SILENCE', 'GRACE', 'Notes', 'status_of', 'Beats', 'ending']
 
 # %% ../../nbs/9_runs/03_ending.ipynb #08bc96ba
 class Notes:
@@ -84,6 +84,33 @@ def ended(self:Notes,
     if first is not None: return SystemExit(first["status"])
     return self._named(AamError(_KILLED) if isinstance(error, Elsewhere) else error)
 
+# %% ../../nbs/9_runs/03_ending.ipynb #2c549a65
+SILENCE = 120. # Seconds without a beat after which a process is taken for lost
+
+class Beats:
+    "Signs of life of the processes, as one of them sees them."
+    def __init__(self, notes:Notes): self.notes, self.n, self.seen = notes, 0, {}
+
+    def lost(self)->dict|None: # As `Notes.first`
+        "Give a sign of life. In the main process: the first process that has given none for too long."
+        notes, now = self.notes, time.monotonic()
+        self.n += 1
+        notes.store.set(f"beat{notes.rank}", f"{self.n}")
+        if notes.rank or self.n % 5: return None
+        for rank in range(1, notes.world):
+            if not notes.store.check([f"beat{rank}"]): continue
+            beat = notes.store.get(f"beat{rank}")
+            if self.seen.get(rank, (None,))[0] != beat: self.seen[rank] = beat, now
+            if beat != b"over" and now - self.seen[rank][1] > SILENCE: return self.give_up(rank)
+
+    def give_up(self, rank:int)->dict: # As `Notes.first`
+        "Speak for a process that is silent."
+        if (first := self.notes.claim(2)) is not None: return first
+        print(f"error: Process {rank} of {self.notes.world}, counted from 0, has given no sign of life for "
+              f"{SILENCE:.0f} s. Look after its machine, then start the run again with run.resume=true.",
+              file=sys.stderr)
+        return dict(rank=None, status=2)
+
 # %% ../../nbs/9_runs/03_ending.ipynb #e8468221
 GRACE = 10. # Seconds that a process has to end by itself after another one has failed
 
@@ -93,8 +120,9 @@ def watch(self:Notes,
     end=os._exit,         # What ends the process
 )->None:
     "End this process some seconds after another one has failed."
+    beats = Beats(self)
     while not over.wait(1.):
-        try: first = self.first()
+        try: first = self.first() or beats.lost()
         except RuntimeError: first = dict(rank=None, status=2) # The place of the notes has gone
         if first is None: continue
         if first["rank"] != self.rank and not over.wait(GRACE): end(first["status"])
@@ -122,12 +150,19 @@ def ending()->Iterator[None]:
         return
     if rank: _be_quiet()
     notes, over = _notes(rank, world), threading.Event()
-    threading.Thread(target=notes.watch, args=(over,), daemon=True).start()
+    watch = threading.Thread(target=notes.watch, args=(over,), daemon=True)
+    watch.start()
     try: yield
     except BaseException as e:
         faulthandler.dump_traceback_later(2*GRACE, exit=True, file=open(os.devnull, "w"))
         raise notes.ended(e) from None
-    finally: over.set()
+    finally: _leave(notes, over, watch)
+
+def _leave(notes, over, watch):
+    "End the watch, here and in the main process."
+    over.set()
+    watch.join(2)
+    with suppress(RuntimeError): notes.store.set(f"beat{notes.rank}", "over")
 
 def _be_quiet():
     "Leave the word to the main process."

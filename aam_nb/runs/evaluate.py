@@ -15,24 +15,26 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config
-from ..data.split import labels
-from ..data.split_lists import write_folds
 from ..data.targets import Targets
 from ..evaluation.calibrate import calibrated
 from ..evaluation.depth import depth_alarm
 from ..evaluation.evaluation import Evaluation, NEVER
 from ..evaluation.report import write_report
-from ..evaluation.validate import evaluate, Plan
+from ..evaluation.validate import evaluate
 from ..evaluation.verdict import write_evaluation
-from .choice import column, group_values, to_depth
-from .folds import Course, course_of, depth_name, KeptFolds
+from .choice import group_values, to_depth
+from .folds import course_of, depth_name
+from .held import with_batch_size
 from .parts import choose_folds
 from .plan import planned
 from .prepare import prepare, Prepared
+from .processes import by_main, main_first
 from .samples import stored
-from .sittings import finish, finished_run, SITTINGS, taken
+from .sittings import begin, finish, SITTINGS, taken
+from .spread import by_folds, Round, round_of, share_work
 from ..training.bench import Bench
 from ..training.log import read_log
+from ..training.ranks import ranks_of
 from ..types import positions, Study
 
 # %% auto #0
@@ -77,28 +79,21 @@ def _fit_model(kept, groups, name)->Callable:
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #bbc1912f
 def evaluate_prepared(
-    ready:Prepared,  # At original or at a common depth
-    folder:Path,     # folds.tsv is written here, before the first model is fitted
+    one:Round, # At original or at a common depth
     say:Callable=print,
-    course:Course|None=None, # Of the whole run; None: of this evaluation alone
+    known:dict[str,dict]|None=None, # By target: baselines that were fitted before, as `evaluate` takes them
 )->list[Evaluation]: # One for each target
     "Evaluate a prepared study over its folds."
-    config, study = ready.bench.config, ready.study
-    part = depth_name(config)
-    bench = replace(ready.bench, folder=None, part=part and f"{part} ")
-    left_out = column(study, config.data.leave_out, "data.leave_out") if config.data.leave_out else ()
-    names = sorted(set(labels(left_out))) if len(left_out) else ()
-    write_folds(ready.parts.outer, folder/"folds.tsv", names)
-    plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=tuple(names),
-                covariates=config.data.covariates,
-                depth=config.data.depth, seed=config.run.seed, threads=config.run.threads)
-    kept, found = KeptFolds(ready, bench, course), []
+    ready, kept, found = one.ready, one.kept, []
+    config, study, known = ready.bench.config, ready.study, known or {}
     for name in config.targets:
         fit_model = _fit_model(kept, ready.groups, name)
-        which = ", ".join([name]*(len(config.targets) > 1) + [f"{config.data.depth:,} reads"]*bool(part))
-        tell = partial(_tell, say, which)
-        found.append(evaluate(study, study.metadata[name], plan, fit_model, say=tell,
-                              left=kept.course.left, task=config.of_target(name, "task")))
+        reads = [f"{config.data.depth:,} reads"]*bool(depth_name(config))
+        which = ", ".join([name]*(len(config.targets) > 1) + reads)
+        tell = partial(_tell, (lambda text: None) if name in known else say, which)
+        how = dict(known=known.get(name), task=config.of_target(name, "task"))
+        found.append(evaluate(study, study.metadata[name], one.plan, fit_model, say=tell,
+                              left=kept.course.left, **how))
     return found
 
 def _tell(say, which, text): say(f"{which}: {text}" if which else text)
@@ -113,7 +108,8 @@ def at_common_depth(
     "The same study with every sample rarefied to one depth, divided anew and in a store of its own."
     config = _at(ready.bench.config, depth)
     study = to_depth(ready.study, depth, config.run.seed)
-    store = stored(study, config.data, ready.out/depth_name(config)/"store")
+    ranks, folder = ranks_of(ready.bench.accelerator), ready.out/depth_name(config)/"store"
+    store = main_first(ranks, lambda: stored(study, config.data, folder))
     distances = ready.bench.distances and ready.bench.distances.align(study.ids)
     bench = replace(ready.bench, config=config, store=store, distances=distances, metadata=study.metadata,
                     whole=ready.bench.store)
@@ -153,26 +149,38 @@ def evaluate_run(
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The report; with several targets, that of the first
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
-    if (done := finished_run(config, say, study)) is not None: return done
+    ranks, say, done = begin(config, say, study)
+    if done is not None: return done
     ready = prepare(config, choose_folds, say, rarefied=False, study=study)
+    ready = with_batch_size(ready, True, say, 1 if by_folds(ready.bench) else None)
     depths = _depths(ready, config, say)
-    sittings, course = ready.bench.log.sinks[SITTINGS], course_of(ready, [_at(config, o) for o in depths])
-    _say_plan(ready, course, len(depths), say)
-    found = {o: [] for o in config.targets}
-    for depth in depths:
-        folder = depth_folder(ready.out, depth, config.data.depth)
-        results = evaluate_prepared(at_common_depth(ready, depth) if depth else ready, folder, say, course)
-        for name, one in zip(found, results, strict=True):
-            say(str(one))
-            found[name].append(replace(one, warnings=all_warnings(ready.leaks, one, len(depths) > 1)))
-            write_evaluation(found[name][-1], folder/name if len(found) > 1 else folder)
-    where = lambda name: ready.out/name if len(found) > 1 else ready.out
-    paths = [_report(ready, o, where(name), config.data.depth) for name, o in found.items()]
+    course = course_of(ready, [_at(config, o) for o in depths])
+    rounds = [round_of(at_common_depth(ready, o) if o else ready,
+                       depth_folder(ready.out, o, config.data.depth), course) for o in depths]
+    _say_plan(rounds, course, ranks, say)
+    known = [None for _ in rounds] if ranks.alone else share_work(rounds, ranks, say)
+    by_main(ranks, lambda: _write_results(ready, rounds, known, say))
+    return _where(ready, config.targets[0])/"report.html"
+
+# %% ../../nbs/9_runs/55_evaluate.ipynb #c2501993
+def _where(ready, name)->Path:
+    "Where the results of a target are."
+    return ready.out/name if len(ready.bench.config.targets) > 1 else ready.out
+
+def _write_results(ready, rounds, known, say):
+    "Score all rounds, and write predictions, scores and reports; then the run is finished."
+    sittings, asked = ready.bench.log.sinks[SITTINGS], rounds[0].ready.bench.config.data.depth
+    found = {o: [] for o in ready.bench.config.targets}
+    for one, before in zip(rounds, known, strict=True):
+        for name, e in zip(found, evaluate_prepared(one, say, before), strict=True):
+            say(str(e))
+            found[name].append(replace(e, warnings=all_warnings(ready.leaks, e, len(rounds) > 1)))
+            write_evaluation(found[name][-1], one.folder/name if len(found) > 1 else one.folder)
+    paths = [_report(ready, o, _where(ready, name), asked) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     say(f"The evaluation took {taken(sittings)}.")
     finish(ready.out, paths)
     ready.bench.log.close()
-    return paths[0]
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #770c6c0a
 def _depths(ready, config, say)->list[int]: # 0 for the original depth
@@ -188,14 +196,16 @@ def _depths(ready, config, say)->list[int]: # 0 for the original depth
     say(f"warning: {text} The evaluation is made {here if asked else 'at original depth and at that depth'}.")
     return [asked, 0] if asked else [0, loud[0].depth]
 
-def _say_plan(ready, course, depths, say):
+def _say_plan(rounds, course, ranks, say):
     "Say what is left to train, and how long that takes."
-    run, n = ready.bench.config.run, len(ready.parts.outer)
+    ready, bench = rounds[0].ready, rounds[0].kept.bench
+    run, n, depths = bench.config.run, len(ready.parts.outer), len(rounds)
     kept = n*depths - course.fits
     pretrains = min(depths, course.fits) if run.transductive else course.fits
-    plan = planned(replace(ready.bench, folder=None), True, pretrains=pretrains, fits=course.fits*run.inner)
+    plan = planned(bench, True, pretrains=pretrains, fits=course.fits*run.inner)
     before = f", {kept} of {n*depths} kept from before" if kept else ""
-    say(f"{n} outer folds, {run.inner} models each{before}. {plan} The baselines come on top.")
+    shared = f" The folds are dealt to {ranks.world} processes." if by_folds(bench) else ""
+    say(f"{n} outer folds, {run.inner} models each{before}. {plan}{shared} The baselines come on top.")
 
 def _report(ready, found, folder, asked)->Path:
     "The report of one target. Leaks are among its warnings and not again among the notes of the study."

@@ -138,3 +138,9 @@ class KeptFolds:
         if not known and "seconds" in found: self.course.seconds.append(float(found["seconds"]))
         self.done.add(k)
         return found
+
+    def missing(self)->list[int]:
+        "The folds that are still to be fitted, counted from 0."
+        path = lambda k: fold_file(self.ready.out, self.bench.config, k + 1)
+        resume, every = self.bench.config.run.resume, range(len(self.ready.parts.outer))
+        return [k for k in every if not resume or kept_fold(path(k)) is None]

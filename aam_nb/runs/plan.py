@@ -12,6 +12,7 @@ import time
 import numpy as np
 import torch
 
+from ..batches.pieces import in_pieces
 from ..core import AamError, duration
 from ..sections import OptimConfig
 from ..training.bench import Bench
@@ -19,10 +20,12 @@ from ..training.checkpoint import read_checkpoint
 from ..training.encoder_stage import asv_stage
 from ..training.objectives import AsvObjective, SampleObjective
 from ..training.sample_stage import sample_stage
+from ..training.shared import learn_from
 from ..training.target_stage import codecs, target_stage
+from ..types import Batch
 
 # %% auto #0
-__all__ = ['seconds_a_step', 'made_steps', 'planned']
+__all__ = ['seconds_a_step', 'made_steps', 'planned', 'stages']
 
 # %% ../../nbs/9_runs/35_plan.ipynb #cbda84e4
 def seconds_a_step(
@@ -33,12 +36,14 @@ def seconds_a_step(
     n:int=3,           # How many steps are timed, after one to warm up
 )->float:
     "Mean seconds of a step. Gradients are taken and thrown away."
-    objective.prepare(bench.accelerator, optim)
+    objective.prepare(bench.accelerator, optim, bench.ranks)
     objective.model.train()
     for i in range(n + 1):
         if i == 1: begun = time.perf_counter()
         batch = source[i % len(source)].to(bench.accelerator.device)
-        objective.train_step(batch, bench.accelerator.backward)
+        pieces = in_pieces(batch, optim.at_once) if isinstance(batch, Batch) else [batch]
+        held = pieces if len(pieces) > 1 else batch
+        learn_from(objective, held, bench.ranks, bench.accelerator.backward)
     if bench.accelerator.device.type == "cuda": torch.cuda.synchronize() # Steps are only queued there
     return (time.perf_counter() - begun)/n
 
@@ -63,7 +68,7 @@ def planned(
 )->str:                # A sentence
     "What a run will train, and about how long that takes on this machine."
     parts, seconds = [], 0.
-    for name, times, objective, source in _stages(bench, target, pretrains, fits):
+    for name, times, objective, source in stages(bench, target, pretrains, fits):
         optim = getattr(bench.config, name)
         steps = optim.steps*times - made_steps(bench, name)
         if steps <= 0: continue
@@ -75,7 +80,12 @@ def planned(
     return f"{begin}: {', '.join(parts)}; about {duration(seconds)} on this machine."
 
 # %% ../../nbs/9_runs/35_plan.ipynb #b7cc38b1
-def _stages(bench, target, pretrains, fits)->list: # (name, how often, objective, batches)
+def stages(
+    bench:Bench,
+    target:bool,     # Whether a target is learned
+    pretrains:int=1, # As for `planned`
+    fits:int=1,      # As for `planned`
+)->list[tuple]:      # Name, how often, objective, batches
     "The stages of a run, ready to be timed; frozen embeddings are blank."
     config, rows = bench.config, np.arange(len(bench.store))
     def blank(optim):

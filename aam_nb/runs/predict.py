@@ -22,10 +22,14 @@ from ..inference.bundle import load_bundle
 from ..inference.embed import embed_store, Embedding
 from ..inference.predict import predict_store, Prediction
 from ..inference.unseen import NO_INTERVAL, unseen_text
+from .processes import by_main, join, speaker
+from ..sections import RunConfig
+from ..training.parallel import launched
+from ..training.ranks import ALONE, Ranks
 from ..types import Study
 
 # %% auto #0
-__all__ = ['as_store', 'read_ids', 'predict_run', 'embed_run']
+__all__ = ['as_store', 'read_ids', 'alone_or_joined', 'predict_run', 'embed_run']
 
 # %% ../../nbs/9_runs/60_predict.ipynb #a63bc1e9
 def as_store(
@@ -50,6 +54,11 @@ def read_ids(path:str|Path|None)->list[str]|None: # None for None
         raise AamError(f"{why} Give a text file with one id in each line.") from e
     return [o.strip() for o in lines if o.strip()]
 
+# %% ../../nbs/9_runs/60_predict.ipynb #f9a2d945
+def alone_or_joined()->Ranks:
+    "The processes of a launcher, or this process alone. A bundle works on the CPU."
+    return join(RunConfig(device="cpu"))[1] if launched() > 1 else ALONE
+
 # %% ../../nbs/9_runs/60_predict.ipynb #efe57edc
 def _free(out, overwrite)->Path:
     "The file, if it may be written."
@@ -69,13 +78,17 @@ def predict_run(
     passes:int=1,           # How often each sample is read, with new draws of its reads and ASVs
     overwrite:bool=False,   # Replace `out`
     say:Callable=print,
+    ranks:Ranks|None=None,  # The processes that share the work; those of a launcher if None
 )->Prediction:
     "Predict the samples of a table with a bundle, and write one row for each requested sample."
-    out, model = _free(out, overwrite), load_bundle(bundle)
-    known = read_metadata(metadata) if metadata else None
-    found = predict_store(model, as_store(table, sequences), read_ids(samples), metadata=known, passes=passes)
-    found.write(out)
-    _say_scored(found, out, say)
+    ranks = ranks or alone_or_joined()
+    with ranks.together():
+        out, model, ids = _free(out, overwrite), load_bundle(bundle), read_ids(samples)
+        known = read_metadata(metadata) if metadata else None
+        store = as_store(table, sequences)
+    found = predict_store(model, store, ids, metadata=known, passes=passes, ranks=ranks)
+    by_main(ranks, lambda: found.write(out))
+    _say_scored(found, out, speaker(ranks, say))
     return found
 
 # %% ../../nbs/9_runs/60_predict.ipynb #da6928b8
@@ -106,11 +119,16 @@ def embed_run(
     level:str="sample",     # "sample" or "asv"
     overwrite:bool=False,   # Replace `out`
     say:Callable=print,
+    ranks:Ranks|None=None,  # The processes that share the work; those of a launcher if None
 )->Embedding:
     "Write one vector for each requested sample, or for each of their ASVs."
-    out, model = _free(out, overwrite), load_bundle(bundle)
-    found = embed_store(model, as_store(table, sequences), read_ids(samples), level)
-    found.write(out)
+    ranks = ranks or alone_or_joined()
+    say = speaker(ranks, say)
+    with ranks.together():
+        out, model, ids = _free(out, overwrite), load_bundle(bundle), read_ids(samples)
+        store = as_store(table, sequences)
+    found = embed_store(model, store, ids, level, ranks=ranks)
+    by_main(ranks, lambda: found.write(out))
     lost = found.lost.sum()
     why = f"; {lost:,} could not be read, see the column 'note'" if lost else ""
     say(f"{len(found.names) - lost:,} vectors of {found.vectors.shape[1]} numbers are in {out}{why}.")

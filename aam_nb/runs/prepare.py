@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'machine_of', 'new_folder',
-           'with_machines', 'prepare', 'keep_bundle']
+__all__ = ['check_settings', 'leak_notes', 'no_keys', 'Prepared', 'run_bench', 'say_study', 'say_spread', 'machine_of',
+           'new_folder', 'with_machines', 'prepare', 'keep_bundle']
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #e9ce2d55
 def _distance_problems(config, tree)->list[str]:
@@ -138,7 +138,7 @@ def run_bench(
     log = RunLog(out, resume, trackers=config.run.trackers) if ranks.main else RunLog(show=False)
     log.sinks[SITTINGS] = Sittings(out if ranks.main else None, resume)
     cache = cache_of(config.run.cache or out/"cache", ranks)
-    return Bench(config=config, store=store, accelerator=accelerator, folder=out, log=log,
+    return Bench(config=config, store=store, accelerator=accelerator, ranks=ranks, folder=out, log=log,
                  sample_level=sample_level, start=model, cache=cache, **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #42d58282
@@ -197,15 +197,22 @@ def say_study(
     weighed = ("leak (", "warning (", "note (")
     for o in study.notes: say(f"  {o}" if o.startswith(weighed) else f"  note: {o}")
 
+def say_spread(config:Config, say:Callable)->None:
+    "Say what becomes of `run.spread` where there are no folds to deal."
+    if config.run.spread == "folds":
+        say("  note: run.spread = 'folds' deals the folds of an evaluation. This run has none, so several "
+            "processes share each batch.")
+
 # %% ../../nbs/9_runs/20_prepare.ipynb #ffae1816
 def machine_of(
     accelerator:Accelerator,
-)->dict: # device and threads
+    shared:bool=True, # Whether the processes share each batch
+)->dict: # device and threads, and processes where several share a batch
     "What the rounding of sums depends on."
     import torch
     found = dict(device=accelerator.device.type, threads=torch.get_num_threads())
-    ranks = ranks_of(accelerator)
-    return found if ranks.alone else found | dict(processes=ranks.world)
+    world = ranks_of(accelerator).world
+    return found | dict(processes=world) if shared and world > 1 else found
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #2923c794
 def new_folder(
@@ -225,10 +232,11 @@ def with_machines(
     study:Study,
     store:Store, # Of the study
     accelerator:Accelerator,
+    shared:bool=True, # Whether the processes share each batch
 )->Study:        # With a note where the machines of a run differ
     "Write down what a run works on, and with what."
     ranks = ranks_of(accelerator)
-    machines, said = ranks.told(machine_notes(out, machine_of(accelerator)) if ranks.main else None)
+    machines, said = ranks.told(machine_notes(out, machine_of(accelerator, shared)) if ranks.main else None)
     notes = (*study.notes, *said)
     about = dict(digest=store.digest, samples=len(store), asvs=len(store.tokens), notes=list(notes),
                  machines=machines)
@@ -257,7 +265,8 @@ def prepare(
     store = main_first(ranks, lambda: stored(study, data, out/"store"))
     note = start_note(start, store)
     study = replace(study, notes=(*study.notes, *([note] if note else ())))
-    study = with_machines(out, study, store, accelerator)
+    spread = config.run.spread == "folds" and isinstance(checked.parts, Folds)
+    study = with_machines(out, study, store, accelerator, not spread)
     say_study(study, data.corpus and store, say)
     if not rarefied: config = replace(config, data=replace(data, depth=0))
     more = dict(distances=checked.distances, metadata=study.metadata)

@@ -19,10 +19,12 @@ from ..config import Config
 from ..core import keyed_rng
 from .choice import group_values
 from .folder import check_out
+from .held import with_batch_size
 from .inputs import inputs_for
 from .plan import planned
-from .prepare import (
-    check_settings, keep_bundle, new_folder, no_keys, prepare, Prepared, run_bench, with_machines)
+from aam_nb.runs.prepare import (
+    check_settings, keep_bundle, new_folder, no_keys, prepare, Prepared, run_bench, say_spread,
+    with_machines)
 from .processes import by_main, join, speaker
 from .samples import corpus_folders
 from .sittings import begin, finish, SITTINGS, taken
@@ -92,7 +94,9 @@ def pretrain_run(
     "Train the encoders on the samples of the table, and keep them as a bundle."
     ranks, say, done = begin(config, say)
     if done is not None: return done
+    say_spread(config, say)
     ready = prepare_corpus(config, say) if config.data.corpus else prepare(config, say=say)
+    ready = with_batch_size(ready, False, say)
     bench, store = ready.bench, ready.bench.store
     groups = group_values(ready.study, config.data) if config.data.groups else None
     rows, measure = hold_back(store.sample_ids, groups, config)

@@ -17,7 +17,6 @@ from ..disk import read_json, write_json
 from .folder import check_out
 from .inputs import inputs_for
 from .processes import check_same, join, speaker
-from ..training.parallel import check_alone
 from ..training.ranks import Ranks
 from ..types import Study
 
@@ -109,7 +108,6 @@ def begin(
     study:Study|None=None, # As for `finished_run`
 )->tuple[Ranks,Callable,Path|None]: # The processes; how to speak; what `finished_run` gives
     "Begin a run in all its processes. Raises `AamError` where they do not see the same run folder."
-    check_alone()
     ranks = join(config.run)[1]
     say = speaker(ranks, say)
     if config.run.out: check_same(ranks, Path(config.run.out))

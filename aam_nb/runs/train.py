@@ -22,12 +22,14 @@ from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..evaluation.report import write_report
 from ..inference.predict import decoded
+from .held import with_batch_size
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
 from .plan import planned
-from .prepare import keep_bundle, prepare, Prepared
+from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
+from ..training.ranks import ALONE
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, fit_target, Fitted
 from ..training.log import read_log
@@ -83,13 +85,15 @@ def train_run(
     "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
-    ready = prepare(config, choose_split, say, study=study)
+    say_spread(config, say)
+    ready = with_batch_size(prepare(config, choose_split, say, study=study), True, say)
     by_main(ranks, lambda: _write_split(ready))
     split, study = ready.parts, ready.study
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(ready.bench, True)}")
     bench = pretrained_on_all(ready.bench)
     made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
+    made = replace(made, bench=replace(made.bench, ranks=ALONE)) # The rest is the main process's alone
     by_main(ranks, lambda: _write_results(ready, made, (train, valid, test), say))
     return ready.out/"bundle"
 

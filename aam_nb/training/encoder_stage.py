@@ -66,7 +66,7 @@ def _depends_on(bench:Bench, teaching:np.ndarray, key)->dict:
     content = [o.store.digests("tokens", *_OF_TREE) for o in bench.store.studies]
     return dict(version=aam_nb.__version__, content=content, asvs=digest(teaching), sections=digest(sections),
                 temperature=config.data.temperature, metrics=list(bench.metrics), seed=run.seed,
-                key=list(key), precision=run.precision, device=str(bench.accelerator.device),
+                key=list(key), precision=run.precision, device=bench.accelerator.device.type,
                 threads=torch.get_num_threads())
 
 def _once(bench:Bench, model:AamModel, depends:dict, train)->None:

@@ -86,9 +86,9 @@ def held(self:Loop, batch:AsvBatch|Batch):
 
 # %% ../../nbs/4_training/45_loop.ipynb #23ccf90f
 @patch
-def cuttable(self:Loop):
-    "Inside, work may be cut short by a request to stop; not where the processes must save together."
-    return nullcontext() if self.shards else self.asked.cuttable()
+def guarded(self:Loop):
+    "Inside, work may be cut short by a request to stop; not where processes with shards must save together."
+    return self.shards.connected() if self.shards else self.asked.cuttable()
 
 @patch
 def clip(self:Loop, most:float)->torch.Tensor: # Scalar, the norm before
@@ -102,7 +102,7 @@ def step(self:Loop, batch:AsvBatch|Batch)->None:
     lr = set_rate(self.optimizer, self.state.step, self.optim, self.share)
     self.optimizer.zero_grad(set_to_none=True)
     held, backward = self.held(batch), self.accelerator.backward
-    with self.cuttable(): terms = learn_from(self.objective, held, self.ranks, backward)
+    with self.guarded(): terms = learn_from(self.objective, held, self.ranks, backward)
     norm = None
     if self.shards: self.shards.hand()
     unscale(self.optimizer, self.scaler)
@@ -146,7 +146,7 @@ def judge(self:Loop, validate:Callable[[],dict])->dict[str,float]: # The scores
     average = self.ema.applied() if self.ema else nullcontext()
     with torch.no_grad(), average, self.shards.whole() if self.shards else nullcontext():
         self.model.eval()
-        with self.cuttable(): found = {k: float(v) for k, v in validate().items()}
+        with self.guarded(): found = {k: float(v) for k, v in validate().items()}
         found = self.ranks.told(found)
         self.model.train()
         if self.stage.monitor not in found:
@@ -321,7 +321,7 @@ def turns(self:Loop, source, validate, loader:Callable|None)->None:
     if self.over(): return
     batches = iter((loader or in_turn)(source, self.state.step))
     while True:
-        with self.cuttable(): batch = next(batches, None)
+        with self.guarded(): batch = next(batches, None)
         if batch is None: return
         self.step(batch)
         self.look(validate)

@@ -22,7 +22,7 @@ from .shard_plan import check_shards, shard_environment, shard_plugin
 if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% auto #0
-__all__ = ['launched', 'check_alone', 'pick_device', 'check_share', 'make_accelerator']
+__all__ = ['launched', 'pick_device', 'check_share', 'make_accelerator']
 
 # %% ../../nbs/4_training/25_parallel.ipynb #7eaf0d9b
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -45,16 +45,6 @@ def launched(
         raise AamError(f"accelerate launch was asked for several processes and has started one. {_START} "
                        "If one is what you want, unset MASTER_ADDR.")
     return 1
-
-# %% ../../nbs/4_training/25_parallel.ipynb #6613f1b8
-def check_alone(
-    environ:dict[str,str]|None=None, # Environment variables; those of this process if None
-)->None:
-    "Raises `AamError` in each process when a launcher has started more than one."
-    world = (os.environ if environ is None else environ).get("WORLD_SIZE", "1")
-    if world.strip() not in ("", "0", "1"):
-        raise AamError(f"{world} processes were launched; this version trains in one process. Use "
-                       "--num_processes 1 (a single process uses one GPU, or all CPU threads).")
 
 # %% ../../nbs/4_training/25_parallel.ipynb #6622b8e7
 def pick_device(

@@ -25,13 +25,13 @@ from .shard_files import by_name, index_of, own_file, write_own
 # %% auto #0
 __all__ = ['save_shards', 'load_shards']
 
-# %% ../../nbs/4_training/27_shard_checkpoint.ipynb #b8d57bbe
-def _write(part:Path, tensors:dict[str,Tensor], rows:dict, ranks:Ranks)->dict:
+# %% ../../nbs/4_training/27_shard_checkpoint.ipynb #648912f9
+def _write(folder:Path, part:Path, tensors:dict[str,Tensor], rows:dict, ranks:Ranks)->dict:
     "Write the file of this process; returns what is in it, and its digest."
     if not part.is_dir():
-        raise AamError(f"Process {ranks.rank} does not see {part.parent}, where the main process writes. Put "
+        raise AamError(f"Process {ranks.rank} does not see {part}, where the main process writes. Put "
                        "the run into a folder that all machines share.")
-    with writing(part): said = write_own(part, ranks.rank, tensors, rows)
+    with writing(folder): said = write_own(part, ranks.rank, tensors, rows)
     return dict(tensors=said, digest=file_digest(part/own_file(ranks.rank)))
 
 def _write_state(part:Path, said:list[dict], updates:int, state:dict)->None:
@@ -41,7 +41,7 @@ def _write_state(part:Path, said:list[dict], updates:int, state:dict)->None:
     files["index.json"] = file_digest(part/"index.json")
     write_sealed(part/"state.json", dict(format=2, updates=updates, state=state, files=files))
 
-# %% ../../nbs/4_training/27_shard_checkpoint.ipynb #da507450
+# %% ../../nbs/4_training/27_shard_checkpoint.ipynb #73f10147
 @contextmanager
 def _going_on_later():
     "Say of an error of the disk that the run is not lost."
@@ -72,7 +72,7 @@ def save_shards(
         with ranks.together():
             if ranks.main: part = _begin(stack, folder, state.get("step", 0), keep)
         part = Path(ranks.told(part))
-        with ranks.together(): said = _write(part, tensors, rows, ranks)
+        with ranks.together(): said = _write(folder, part, tensors, rows, ranks)
         said = ranks.values(said)
         with ranks.together():
             if ranks.main: _write_state(part, said, ema.updates if ema else 0, state)

@@ -47,10 +47,15 @@ def rows_of(
     "Which rows of a tensor a process holds."
     return rows.get(key.rpartition("/")[2]) if len(shape) else None
 
-# %% ../../nbs/4_training/18_shard_files.ipynb #895270c5
+# %% ../../nbs/4_training/18_shard_files.ipynb #6affc1e6
 def own_file(rank:int)->str:
     "The name of the file that a process writes."
     return f"rank-{rank}.safetensors"
+
+def _apart(tensors:dict[str,Tensor])->dict[str,Tensor]:
+    "Tensors of which no two share memory, as safetensors wants them; an average may be the best weights too."
+    first = {v.data_ptr(): k for k, v in reversed(tensors.items())}
+    return {k: v if first[v.data_ptr()] == k else v.clone() for k, v in tensors.items()}
 
 def write_own(
     folder:str|Path, # Of the checkpoint
@@ -60,7 +65,7 @@ def write_own(
 )->dict: # What it wrote: shape, type and first row of each tensor
     "Write the file of one process."
     at = {k: rows_of(k, v.shape, rows) for k, v in tensors.items()}
-    own = {k: v.detach().cpu().contiguous() for k, v in tensors.items() if at[k] or not rank}
+    own = _apart({k: v.detach().cpu().contiguous() for k, v in tensors.items() if at[k] or not rank})
     save_file(own, Path(folder)/own_file(rank))
     kind = {k: dict(shape=list(v.shape), dtype=str(v.dtype).removeprefix("torch.")) for k, v in own.items()}
     return {k: dict(o, start=at[k] and at[k][0]) for k, o in kind.items()}
