@@ -104,7 +104,7 @@ def test_a_tracker_that_is_no_help_costs_nothing_and_is_said_once(tmp_path, trou
         assert log.sinks == {}
     shown = capsys.readouterr().err
     assert shown.count("warning: mlflow does not get the numbers") == 1 and "Training goes on" in shown
-    assert "still on their way" in shown and f"track_run('{tmp_path}', ...)" in shown
+    assert "still on their way" in shown and f"`track_run` for {tmp_path}" in shown
     assert "hunter22" not in shown + said(tmp_path) and trouble in said(tmp_path) + shown
     assert not any(b"hunter22" in o.read_bytes() for o in tmp_path.rglob("*") if o.is_file())
     assert len(read_log(tmp_path/"metrics.jsonl")) == 201 == len(curve(tmp_path, "target", "loss"))
