@@ -81,7 +81,7 @@ def listen(self:Follower)->None:
     for o in whole:
         with suppress(ValueError): self.say(json.loads(o)["say"])
 
-# %% ../../nbs/4_training/29_side.ipynb #bc537d9f
+# %% ../../nbs/4_training/29_side.ipynb #cdb97743
 @patch
 def close(self:Follower)->None:
     "Tell the process that the run is over, and wait for it a moment."
@@ -100,4 +100,4 @@ def close(self:Follower)->None:
 def _say_left(self:Follower, names):
     if not names: return
     self.say(f"The numbers of this run are still on their way to {' and '.join(names)}; they are brought in "
-             f"the background. What is missing later is brought by `{command('track_run')}` for {self.folder}.")
+             f"the background. What is missing later comes by `{command('track_run')}` for {self.folder}.")
