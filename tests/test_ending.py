@@ -53,6 +53,16 @@ def test_a_process_that_was_killed_is_spoken_for(monkeypatch):
     assert isinstance(main, AamError) and "It was killed" in str(main)
 
 
+@pytest.mark.parametrize("error", [Elsewhere("lost"), AamError("no file")])
+def test_where_the_notes_went_with_a_killed_process_each_survivor_speaks(monkeypatch, error):
+    def gone(*_): raise RuntimeError("connection refused")
+    other = pair()[1]
+    for name in ("first", "claim"): monkeypatch.setattr(other, name, gone)
+    found = other.ended(error)
+    assert isinstance(found, AamError) and "process 1 of 2" in str(found)
+    assert ("It was killed" if isinstance(error, Elsewhere) else "no file") in str(found)
+
+
 def test_the_watch_ends_who_does_not_end_by_itself(monkeypatch):
     monkeypatch.setattr(ending, "GRACE", .2)
     (main, other), over, said = pair(), threading.Event(), []

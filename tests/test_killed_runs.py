@@ -155,6 +155,8 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize("name,check,kills,world,workers", [
     ("train", check_train, 2, 1, 0), pytest.param("train", check_train, 50, 1, 0, marks=slow),
     pytest.param("train", check_train, 50, 1, 2, marks=slow),
+    pytest.param("train", check_train, 50, 2, 0, marks=slow),
+    pytest.param("train", check_train, 50, 2, 2, marks=slow),
     pytest.param("evaluate", check_evaluate, 40, 1, 0, marks=slow)])
 def test_killed_runs_end_with_the_bytes_of_an_undisturbed_one(tmp_path, name, check, kills, world, workers):
     made, late, runs, flipped, _ = lives(tmp_path, name, kills, world, workers, flips=name == "train")

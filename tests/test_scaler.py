@@ -1,7 +1,6 @@
 "fp16: scaled gradients change nothing where they fit, and a step whose gradients overflow never was."
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,14 +16,22 @@ from aam_nb.training.parallel import make_accelerator
 from aam_nb.training.precision import pick_precision, set_products
 
 
-def scaled(init, half=False):
+PLAIN = cpu()
+
+
+class Scaled:
     "What Accelerate gives for fp16 on a GPU, on the CPU: a scaler, and autocast where asked for."
-    scaler, plain = torch.amp.GradScaler("cpu", init_scale=init, growth_interval=7), cpu()
-    def backward(loss): scaler.scale(loss).backward()
-    def autocast(): return torch.autocast("cpu", torch.float16, enabled=half)
-    return SimpleNamespace(scaler=scaler, device=plain.device, mixed_precision="fp16", backward=backward,
-                           num_processes=1, process_index=0,
-                           autocast=autocast, clip_grad_norm_=torch.nn.utils.clip_grad_norm_)
+    mixed_precision = "fp16"
+    def __init__(self, init, half):
+        self.plain, self.half = PLAIN, half
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=init, growth_interval=7)
+
+    def __getattr__(self, name): return getattr(self.plain, name)
+    def backward(self, loss): self.scaler.scale(loss).backward()
+    def autocast(self): return torch.autocast("cpu", torch.float16, enabled=self.half)
+
+
+def scaled(init, half=False): return Scaled(init, half)
 
 
 def objective(kind):
