@@ -33,6 +33,7 @@ work=(train aam                   # Or evaluate
 export PATH="$environment/bin:$PATH"
 gpus="$SLURM_GPUS_ON_NODE"
 threads=$((SLURM_CPUS_PER_TASK / gpus))
+export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"  # Without warnings of the connections
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((10000 + SLURM_JOB_ID % 20000))
 # Each node puts in its own number; in the log [node1-0] is the first process of the second node.

@@ -32,6 +32,7 @@ work=(train aam                   # Or evaluate
 export PATH="$environment/bin:$PATH"
 gpus="$SLURM_GPUS_ON_NODE"
 threads=$((SLURM_CPUS_PER_TASK / gpus))
+export TORCH_CPP_LOG_LEVEL="${TORCH_CPP_LOG_LEVEL:-ERROR}"  # Without warnings of the connections
 # In the log [node0-1] is the second process of this node.
 launch=(torchrun --standalone --nproc-per-node "$gpus" --role "node0-"
     --log-dir "$run-logs/node0" --tee 3 --no-python aam)

@@ -13,7 +13,7 @@ from aam_nb.data.simulate import simulate, study_files, write_study
 SMALL = ["model.width=8", "model.layers=1", "model.sample_width=8", "model.head_width=8", "model.identity=8",
          "model.heads=2", "pretrain_asv.steps=10", "pretrain_asv.batch=16", "pretrain_asv.every=5",
          "optim.steps=400", "optim.batch=8", "optim.every=10", "run.threads=1", "run.device=cpu",
-         "data.target=age", "data.groups=subject"]
+         "run.save_steps=10", "data.target=age", "data.groups=subject"]
 
 
 @pytest.fixture
@@ -63,21 +63,10 @@ def study(tmp_path_factory):
     return folder
 
 
-OFTEN = """
-    from aam_nb.train import main
-    from aam_nb.training.loop import Stage
-
-    Stage.__init__.__kwdefaults__["save_seconds"] = 0. # A checkpoint whenever it is worth its time
-    main()
-"""
-
-
 def train(pair, study, out, *more):
     "Start the training of a tiny study on both nodes."
-    script = out.parent/"often.py"
-    script.write_text(textwrap.dedent(OFTEN))
     files = [f"data.{k}={v}" for k, v in study_files(study).items()]
-    pair.start(script, "demo", *files, *SMALL, f"run.out={out}", *more)
+    pair.start("-m", "aam_nb.train", "demo", *files, *SMALL, f"run.out={out}", *more)
 
 
 def whole(pair, study, out, *more):

@@ -72,15 +72,23 @@ def _named(self:Notes, error):
 
 # %% ../../nbs/9_runs/03_ending.ipynb #c49038a1
 @patch
+def _speaker(self:Notes, error):
+    "Which other process speaks, as `first`; None where this one does, also because the notes are lost."
+    from aam_nb.training.ranks import Elsewhere
+    try:
+        first = self.heard() if isinstance(error, Elsewhere) else None
+        if first is not None: return first
+        if self.rank: time.sleep(1)
+        return self.claim(status_of(error))
+    except RuntimeError: return None
+
+@patch
 def ended(self:Notes,
     error:BaseException, # What this process has met
 )->BaseException:        # What it ends with: `SystemExit` without a word where another process speaks
     "Decide, with the others, who says what went wrong."
     from aam_nb.training.ranks import Elsewhere
-    first = self.heard() if isinstance(error, Elsewhere) else None
-    if first is None:
-        if self.rank: time.sleep(1)
-        first = self.claim(status_of(error))
+    first = self._speaker(error)
     if first is not None: return SystemExit(first["status"])
     return self._named(AamError(_KILLED) if isinstance(error, Elsewhere) else error)
 
@@ -132,6 +140,7 @@ def watch(self:Notes,
 @cache
 def _notes(rank, world):
     "The notes of this process. They stay open until it ends: the main process may keep those of all."
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR") # Read with torch: no warnings of lost connections
     import torch.distributed as dist
     from datetime import timedelta
     try: store = next(dist.rendezvous("env://", rank, world, timeout=timedelta(minutes=10)))[0]

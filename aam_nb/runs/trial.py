@@ -102,6 +102,13 @@ def _hold(loop:Loop, batch:Batch|AsvBatch, n:int)->None:
     if isinstance(batch, Batch): loop.optim = replace(loop.optim, at_once=n)
     else: loop.objective.chunk = n
 
+def _settle(loop:Loop, batch:Batch|AsvBatch, n:int)->None:
+    "In fp16, make steps until the scaler lets one through and the optimizer has its state."
+    _hold(loop, batch, n)
+    for _ in range(30 if loop.scaler else 0):
+        if loop.optimizer.state: return
+        loop.step(batch)
+
 def try_steps(
     bench:Bench,
     job:dict,     # As `write_job` writes it
@@ -111,6 +118,7 @@ def try_steps(
     device, every = bench.accelerator.device, stages(bench, bool(bench.config.targets))
     objective, source = next(o[2:] for o in every if o[0] == job["stage"])
     loop, batch = _loop(bench, job["stage"], objective), heaviest(source, job["world"])
+    _settle(loop, batch, job["sizes"][0])
     say(base=_held(device))
     for n in job["sizes"]:
         _hold(loop, batch, n)
