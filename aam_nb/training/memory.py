@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import AamError
 
 # %% auto #0
-__all__ = ['SPARE', 'resident', 'peak', 'forget_peak', 'cgroup_room', 'free_memory', 'neighbours', 'allowed']
+__all__ = ['SPARE', 'GIVEN', 'resident', 'peak', 'forget_peak', 'cgroup_room', 'free_memory', 'neighbours', 'allowed']
 
 # %% ../../nbs/4_training/80_memory.ipynb #d999fd65
 def resident(
@@ -80,6 +80,7 @@ def cgroup_room(
 
 # %% ../../nbs/4_training/80_memory.ipynb #f103b66f
 SPARE = .9 # Share of the free memory that a run may fill
+GIVEN = .97 # The same of a limit that is given
 
 def free_memory(
     device:str="cpu",  # "cpu", "cuda", "cuda:1" or "mps"
@@ -105,7 +106,7 @@ def allowed(
     "What a process like this one may hold. Raises `AamError` where there is next to nothing."
     free = int(SPARE*free_memory(device, root))
     own = free if device.startswith("cuda") else free//neighbours()
-    bytes = min(own, int(given*1e9)) if given else own
+    bytes = min(own, int(GIVEN*given*1e9)) if given else own
     if bytes >= 50e6: return bytes
     raise AamError(f"Only {bytes/1e6:,.0f} MB of memory are free on {device}; wanted 50 MB or more. End "
                    "other work there, or ask for a larger job.")
