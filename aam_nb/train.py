@@ -111,7 +111,7 @@ def config_from_flags(
 
 # %% ../nbs/9_runs/80_train_command.ipynb #7f0c895a
 COMMANDS = {"build_store": "aam cache store", "inspect_study": "aam inspect", "evaluate_run": "aam evaluate",
-            "train_run": "aam train", "predict_table": "aam predict"}
+            "train_run": "aam train", "predict_table": "aam predict", "track_run": "aam track"}
 
 class AamCommand(TyperCommand):
     "A command whose messages name its own flags."

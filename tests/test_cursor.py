@@ -10,8 +10,21 @@ from aam_nb.core import AamError
 from aam_nb.training.about import about_run, parameters, read_choices, redacted, run_files
 from aam_nb.training.cursor import Feed, open_cursor, Tail
 from aam_nb.training.follow import BACK_ENDS, Courier
-from aam_nb.training.log import JsonLines, read_log
+from aam_nb.training.log import gpu_load, JsonLines, read_log
 from aam_nb.training.mlflow_runs import metric_name, part_above, stage_part
+
+
+def test_a_graphics_card_is_among_the_numbers(monkeypatch):
+    torch = pytest.importorskip("torch")
+    assert gpu_load() == {} or torch.cuda.is_initialized()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2_500_000_000)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 87)
+    assert gpu_load() == dict(gpu_memory_gb=2.5, gpu_percent=87.)
+
+    def mute(): raise type("NVMLError_NotSupported", (Exception,), {})("a slice of a card")
+    monkeypatch.setattr(torch.cuda, "utilization", mute)
+    assert gpu_load() == dict(gpu_memory_gb=2.5)
 
 
 class Shelf:

@@ -1,6 +1,5 @@
 "How commands of several processes end: once said, all gone, with one status."
 import threading
-import time
 
 import pytest
 from launches import launched
@@ -89,9 +88,8 @@ def test_one_process_ends_as_ever():
 
 
 def check_said_once(who, how, said):
-    begun = time.perf_counter()
     done = launched(["tests/failing_command.py", who, how])
-    assert done.status and time.perf_counter() - begun < 60
+    assert done.status
     assert [o for o in done.own.splitlines() if o.startswith("error")] == [said], done.err
     assert done.own.count("All are here") == ("parse" not in who) and "Elsewhere" not in done.err
 
@@ -120,7 +118,6 @@ def test_a_fault_of_the_program_shows_its_trace_once(who):
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["0", "1", "1,busy"])
 def test_a_killed_process_takes_the_others_with_it(who):
-    begun = time.perf_counter()
     done = launched(["tests/failing_command.py", who, "killed"])
-    assert done.status and time.perf_counter() - begun < 60
+    assert done.status
     assert "SIGKILL" in done.err and done.own.count("error") <= 1 and "Elsewhere" not in done.err

@@ -136,7 +136,7 @@ def test_a_run_whose_server_was_away_is_brought_later_and_goes_on_as_the_same_ru
         for step in (20, 40, 60): log.write("target", step, dict(loss=1/step))
         begun = time.perf_counter()
         log.close()
-        assert time.perf_counter() - begun < 2.5
+        assert time.perf_counter() - begun < 2
     with mlflow_server(server, port) as uri:
         assert "3 of them are new" in track_run(folder, "mlflow", **quiet)
         assert mlflow_runs(uri)[1]["run"].info.status == "KILLED"

@@ -9,8 +9,8 @@ from aam_nb.data.simulate import simulate, study_files, write_study
 from aam_nb.recipe import load_config
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.folder import check_out, open_run
+from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.track import track_run
-from aam_nb.runs.train import train_run
 from aam_nb.training.cursor import open_cursor
 from aam_nb.training.log import read_log
 
@@ -41,15 +41,14 @@ def brought(folder, name):
     wait_for(lambda: path.is_file() and open_cursor(path).sent == last)
 
 
-def test_a_training_has_curves_of_its_losses_and_of_the_machine(study, tmp_path):
-    train_run(load_config(None, words(study, tmp_path/"run")), **quiet)
-    brought(tmp_path/"run", "tensorboard")
-    losses = [(o["step"], round(o["loss"], 5)) for o in read_log(tmp_path/"run/metrics.jsonl")
-              if o["stage"] == "target"]
-    assert [o[0] for o in losses] == [3, 6] == [o[0] for o in curve(tmp_path/"run", "target", "loss")]
-    assert curve(tmp_path/"run", "target", "loss") == [(k, pytest.approx(v, abs=1e-4)) for k, v in losses]
+def test_a_run_has_curves_of_its_losses_and_of_the_machine(study, tmp_path):
+    folder = tmp_path/"run"
+    pretrain_run(load_config(None, words(study, folder, "pretrain_sample.steps=0")), **quiet)
+    brought(folder, "tensorboard")
+    losses = [(o["step"], pytest.approx(o["loss"], abs=1e-4)) for o in read_log(folder/"metrics.jsonl")]
+    assert [o[0] for o in losses] == [2, 4] and curve(folder, "pretrain_asv", "loss") == losses
     for name in ("samples_per_second", "memory_gb", "cpu_percent"):
-        assert all(v > 0 for _, v in curve(tmp_path/"run", "target", f"load/{name}"))
+        assert all(v > 0 for _, v in curve(folder, "pretrain_asv", f"load/{name}"))
 
 
 def test_a_run_may_go_on_with_other_trackers(study, tmp_path):

@@ -52,6 +52,7 @@ def test_an_offline_run_that_goes_on_has_every_point_once(tmp_path):
     assert not any(KEY.encode() in o.read_bytes() for o in tmp_path.rglob("*") if o.is_file())
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off_is_written_again(tmp_path):
     folder = tmp_path/"run"
     with logging(folder, "wandb") as log:
@@ -88,7 +89,7 @@ def test_a_server_that_is_away_costs_nothing_and_nothing_is_lost(tmp_path, monke
             log.write("target", 80, dict(loss=1/80))
             begun = time.perf_counter()
             log.close()
-            assert time.perf_counter() - begun < 2.5
+            assert time.perf_counter() - begun < 2
         with pytest.raises(AamError, match="wandb does not get the numbers"):
             track_run(folder, "wandb", limit=60., **quiet)
     said = capsys.readouterr().err

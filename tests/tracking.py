@@ -14,7 +14,7 @@ from pathlib import Path
 from aam_nb.training.log import JsonLines
 from aam_nb.training.track import RunLog
 
-PATIENCE = 90 # Seconds that a busy machine may need for what takes one or two
+PATIENCE = 240 # Seconds; a process that takes only idle time may need them on a busy machine
 
 
 def wait_for(true, seconds=PATIENCE, every=.05):
