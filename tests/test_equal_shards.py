@@ -43,7 +43,6 @@ def test_unequal_pieces_and_a_budget_of_asvs(case):
     for found in several(work): assert apart(found, wanted) < 1e-10
 
 
-@pytest.mark.slow
 def test_validation_of_the_average_is_that_of_one_process():
     wanted = trained("two targets", steps=6, validated=True)
     for found in several(partial(shared, "two targets", steps=6, validated=True), 3):

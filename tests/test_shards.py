@@ -103,8 +103,7 @@ def test_without_letting_go_after_a_look_training_is_wrong():
 def closed(ranks):
     "What happens when a model is used through a method that was not named."
     shard.WAYS_IN = ("masked_bases",)
-    shards = sharded(made(), on_cpu())
-    try: shards.model.encode(TOKENS)
+    try: sharded(made(), on_cpu()).model.encode(TOKENS)
     except RuntimeError as e: return str(e)
     return "nothing"
 
@@ -117,6 +116,7 @@ def joined(ranks):
     "What a model is like after it was shared out and joined, and how much a process held in between."
     model, other = made(3).freeze_layers(1), made(3).freeze_layers(1)
     before, names = model, [n for n, p in model.named_parameters() if p.requires_grad]
+    sharded(model, on_cpu()).join() # As a stage before has it
     shards = sharded(model, on_cpu())
     held = sum(local(p).numel() for p in model.parameters())/sum(p.numel() for p in model.parameters())
     again = shards.join()
