@@ -122,7 +122,7 @@ def test_a_job_makes_steps_that_learn(bench, tmp_path, stage, sizes):
     job, said = json.loads((tmp_path/"job.json").read_text()), []
     other = trial.bench_of(job, config)
     trial.try_steps(other, job, lambda **what: said.append(what))
-    assert [list(o)[0] for o in said] == ["base", "peak", "peak", "learned"] and said[-1]["learned"] == 2
+    assert [list(o)[0] for o in said] == ["base", "peak", "peak", "learned"] and said[-1]["learned"] == 3
     assert all(next(iter(o.values())) > 0 for o in said)
 
 
@@ -206,3 +206,13 @@ def test_pieces_of_a_recipe_change_nothing_but_rounding(bench, tmp_path):
         lines = [json.loads(o) for o in (tmp_path/f"run{n}/metrics.jsonl").read_text().splitlines()]
         found.append([o["loss"] for o in lines if o["stage"] == "target"])
     assert np.allclose(*found, rtol=1e-4) and len(found[0]) == 2
+
+
+def test_the_optimizer_has_its_state_before_a_step_is_measured(bench, tmp_path, monkeypatch):
+    "The first step of a training makes the state only at its end, and would take too little."
+    trial.write_job(tmp_path, bench, "optim", [2, 8])
+    job, had, loops = json.loads((tmp_path/"job.json").read_text()), [], []
+    make = trial._loop
+    monkeypatch.setattr(trial, "_loop", lambda *a: loops.append(make(*a)) or loops[-1])
+    trial.try_steps(trial.bench_of(job, SMALL), job, lambda **what: had.append(len(loops[0].optimizer.state)))
+    assert had[0] > 10 and min(had) == max(had)

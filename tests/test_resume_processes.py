@@ -44,7 +44,8 @@ def run(world, **how):
     return several(partial(life, **how), world)[0]
 
 
-@pytest.mark.parametrize("case,worlds", [("asvs", (1, 2)), ("all at once", (2, 1)),
+@pytest.mark.parametrize("case,worlds", [("asvs", (1, 2)),
+                                         pytest.param("all at once", (2, 1), marks=pytest.mark.slow),
                                          pytest.param("all at once", (1, 3), marks=pytest.mark.slow),
                                          pytest.param("asvs", (3, 2), marks=pytest.mark.slow),
                                          pytest.param("two targets, frozen", (2, 4), marks=pytest.mark.slow)])
@@ -66,7 +67,7 @@ def test_two_processes_go_on_bit_for_bit(tmp_path):
 def ask(): os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_process_that_is_asked_to_stop_takes_the_other_along(tmp_path, rank):
     "Both leave after the same step, whoever was asked, with one checkpoint and the same status."
     assert several(partial(life, folder=str(tmp_path), ask=(6, [rank], ask)), 2) == [143, 143]

@@ -159,8 +159,11 @@ def trained(optim, source, stage):
     return fit(objective, source, optim, cpu(), validate, stage), objective.model.state_dict()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("at", [15, 35])
+OFTEN = [("plateau", 15), ("plateau", 35), ("onecycle", 15)]
+SELDOM = [(name, at) for name in NAMES for at in (15, 35) if (name, at) not in OFTEN]
+
+
+@pytest.mark.parametrize("name,at", OFTEN + [pytest.param(*o, marks=pytest.mark.slow) for o in SELDOM])
 def test_an_interrupted_schedule_goes_on_to_the_same_weights(tmp_path, name, at):
     more = dict(drop_after=0) if name == "plateau" else {}
     optim, stage = replace(QUICK, schedule=name, **more), Stage(folder=tmp_path, save_seconds=0.)

@@ -58,7 +58,8 @@ def life(stage, where=None, number=signal.SIGTERM):
     return [{k: v for k, v in o.items() if k != "seconds"} for o in found.history], learner.model.state_dict()
 
 
-@pytest.mark.parametrize("where,step", [("batch", 25), ("validation", 20), ("step", 23)])
+@pytest.mark.parametrize("where,step", [("validation", 20), ("step", 23),
+                                        pytest.param("batch", 25, marks=pytest.mark.slow)])
 def test_work_that_takes_too_long_is_cut_and_done_again(tmp_path, monkeypatch, where, step):
     """Cut in the middle of anything, the checkpoint is that of the last whole step; a validation that was cut
     comes first in the resumed run, and the rate follows its score."""

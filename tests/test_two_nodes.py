@@ -79,7 +79,7 @@ def train_until(pair, study, out, step=100):
     "Train until the last stage has made some steps and kept some of them."
     def far(): return steps(out) >= step and any((out/"checkpoints/target").glob("last*/state.json"))
     train(pair, study, out)
-    pair.until(far)
+    pair.until(far, 300)
 
 
 def steps(out):

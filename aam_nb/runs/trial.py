@@ -103,9 +103,9 @@ def _hold(loop:Loop, batch:Batch|AsvBatch, n:int)->None:
     else: loop.objective.chunk = n
 
 def _settle(loop:Loop, batch:Batch|AsvBatch, n:int)->None:
-    "In fp16, make steps until the scaler lets one through and the optimizer has its state."
+    "Make steps that are not measured until the optimizer has its state; in fp16 the scaler may skip some."
     _hold(loop, batch, n)
-    for _ in range(30 if loop.scaler else 0):
+    for _ in range(30):
         if loop.optimizer.state: return
         loop.step(batch)
 
