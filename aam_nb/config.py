@@ -252,7 +252,8 @@ def _shard_problems(c):
     if run.offload and run.shard == "none":
         found.append("run.offload is true, but run.shard is none; wanted run.shard = fsdp")
     if run.shard != "none":
-        wanted = dict(device=("auto", "cuda"), precision=("auto", "fp32", "tf32", "bf16"), compile=(False,))
+        wanted = dict(device=("auto", "cuda"), precision=("auto", "fp32", "tf32", "bf16"), compile=(False,),
+                      spread=("batches",))
         found += [f"run.shard is {run.shard}, but run.{k} is {toml_value(getattr(run, k))}; wanted "
                   f"{toml_value(o[-1])}" for k, o in wanted.items() if getattr(run, k) not in o]
     blocks = c.encoder_trains or c.model.sample != "pool" or c.model.fusion == "perceiver"
