@@ -119,7 +119,7 @@ def whole_folder(
     "Fill a folder beside `path` and put it in place at the end. Raises `AamError` when it cannot be written."
     real = Path(os.path.realpath(path))
     with writing(path):
-        if real.exists() and not real.is_dir():
+        if real.is_file(): # One look: another process may be replacing the folder
             raise AamError(f"{path} is a file, so no folder can be written there. Choose another name.")
         with _part_of(real) as part:
             yield part
