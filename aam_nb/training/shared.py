@@ -165,11 +165,14 @@ def _tree_step(objective:AsvObjective, batch:AsvBatch, ranks:Ranks, backward)->d
     how = objective.chunk, key, objective.chunks(len(tokens))
     sizes = ranks.sizes(len(tokens))
     whole = paths_of_all(batch, ranks, sizes)
-    with objective.autocast(): z = embed_chunks(model, tokens, *how)
+    once = objective.shards is None and len(tokens) <= objective.chunk # Then the graph can stay
+    with objective.autocast(): z = model.encode(tokens) if once else embed_chunks(model, tokens, *how)
     seam = Seam([z], ranks, sizes)
     values = learn(objective.tree(seam.whole, whole), backward)
     pull, = seam.gradients()
-    with objective.autocast(): backward_chunks(model, tokens, pull, *how)
+    with objective.autocast():
+        if once: z.backward(pull.to(z.dtype))
+        else: backward_chunks(model, tokens, pull, *how)
     return values
 
 def step_on_asvs(
