@@ -26,6 +26,7 @@ def work(data, out, spread, steps):
     from aam_nb.data.simulate import study_files
     from aam_nb.recipe import load_config
     from aam_nb.runs import evaluate
+    from aam_nb.runs.ending import ending
     given = {f"data.{k}": v for k, v in study_files(Path(data)).items()}
     given |= {"data.target": "age", "data.groups": "subject", "run.out": out, "run.spread": spread}
     share, shared = evaluate.share_work, []
@@ -37,7 +38,7 @@ def work(data, out, spread, steps):
     evaluate.share_work = timed
     begun, used = time.perf_counter(), time.process_time()
     steps = [f"optim.steps={steps}", f"pretrain_asv.steps={steps}"]
-    evaluate.evaluate_run(load_config("small", [*SHORT, *steps], given), lambda text: None)
+    with ending(): evaluate.evaluate_run(load_config("small", [*SHORT, *steps], given), lambda text: None)
     found = dict(wall=time.perf_counter() - begun, cpu=time.process_time() - used, shared=sum(shared))
     Path(f"{out}-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 

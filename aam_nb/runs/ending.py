@@ -165,7 +165,13 @@ def ending()->Iterator[None]:
     except BaseException as e:
         faulthandler.dump_traceback_later(2*GRACE, exit=True, file=open(os.devnull, "w"))
         raise notes.ended(e) from None
+    else: _part()
     finally: _leave(notes, over, watch)
+
+def _part():
+    "Close the connections to the others; a thread of theirs that is still there at the exit would abort it."
+    import torch.distributed as dist
+    if dist.is_initialized(): dist.destroy_process_group()
 
 def _leave(notes, over, watch):
     "End the watch, here and in the main process."
