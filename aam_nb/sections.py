@@ -27,6 +27,7 @@ class DataConfig(Section):
     tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder
     distances:str = ""        # File of distances between samples, for loss.metric = ["precomputed"]
     corpus:tuple[str,...] = () # Store folders that pretrain side by side, in place of one table
+    reference:str = "" # Whole 16S genes and their tree to pretrain on, in place of a table: folder or .tar.gz
     temperature:float = between(1., 1., 100.) # Studies are drawn in proportion to size^(1/temperature)
     target:tuple[str,...] = () # Metadata columns to predict
     task:str = "auto"         # regression or classification; auto: numbers are regressed, text is classified
