@@ -53,21 +53,22 @@ class Windows:
         count = ", ".join(f"{k}: {len(v):,}" for k, v in self.tips.items())
         return f"Windows({count} of {len(self.tree.tips):,} tips)"
 
-# %% ../../nbs/2_batches/82_windows.ipynb #10f1b375
-def _window_batch(windows:Windows, view:View, kind, rows:np.ndarray, part:slice, *key, draw:int)->AsvBatch:
-    "A part of some windows of one kind, which is region, start and length, against all of them."
-    region, start, length = kind
-    tips = windows.tips[region][rows]
+# %% ../../nbs/2_batches/82_windows.ipynb #9f84de7c
+def _window_batch(windows:Windows, view:View, chosen, length:int, part:slice, *key, draw:int)->AsvBatch:
+    "A part of some windows against all of them; `chosen` pairs each kind with its rows."
+    tips = np.concatenate([windows.tips[kind[0]][rows] for kind, rows in chosen])
     distance = torch.from_numpy(path_lengths(windows.tree, tips).astype(np.float32))
-    tokens, keys = windows.tokens[region, start][rows[part], :length], tips[part].astype(np.int64)
+    tokens = np.concatenate([windows.tokens[kind][rows, :length] for kind, rows in chosen])[part]
+    keys = tips[part].astype(np.int64)
     if view.augment is not None: tokens = augment_tokens(tokens, keys, view.augment, view.seed, *key)
     masked = torch.from_numpy(masked_tokens(view, tokens, keys, *key))
     return AsvBatch(tokens=torch.from_numpy(tokens), masked=masked, rows=torch.from_numpy(tips[part]),
                     distance=distance[part], start=part.start or 0, key=draw)
 
-# %% ../../nbs/2_batches/82_windows.ipynb #01c1f9f8
+# %% ../../nbs/2_batches/82_windows.ipynb #74a1663f
 RUN = 8 # Tips that follow one another
-_OFTEN = {"V4": 2} # How often a region comes, relative to others
+_KINDS = 4 # Drawn in a step
+_OFTEN = {"V4": 2, "forward": 2} # How often a region or a start comes, relative to others
 
 def _with_neighbours(count:int, n:int, rng)->np.ndarray: # int64, ascending
     "About `n` of `count` places: half of them in runs, half anywhere."
@@ -76,7 +77,7 @@ def _with_neighbours(count:int, n:int, rng)->np.ndarray: # int64, ascending
     runs = (first[:, None] + np.arange(RUN)).ravel()
     return np.union1d(runs, rng.choice(count, n - len(runs), replace=False))
 
-# %% ../../nbs/2_batches/82_windows.ipynb #a9d18f56
+# %% ../../nbs/2_batches/82_windows.ipynb #83c7dd4b
 class WindowBatches:
     "Random windows of a reference by step. Raises `AamError` for processes that do not fit."
     def __init__(self,
@@ -92,6 +93,9 @@ class WindowBatches:
         self.windows, self.view, self.batch, self.steps = windows, view, batch, steps
         self.rank, self.world = rank, world
         self.rows = {k: np.flatnonzero(tips[o]) for k, o in windows.tips.items()}
+        self.kinds = list(windows.tokens)
+        often = np.array([np.prod([_OFTEN.get(o, 1) for o in kind]) for kind in self.kinds])
+        self._chance = often/often.sum()
         check_ranks([len(o) for o in self.rows.values()], batch, rank, world)
 
     def __len__(self): return self.steps
@@ -100,22 +104,25 @@ class WindowBatches:
         if not 0 <= step < self.steps: raise IndexError(step)
         seed = self.view.seed
         rng = keyed_rng(seed, "windows", step)
-        often = np.array([_OFTEN.get(o, 1) for o in self.rows])
-        region = list(self.rows)[rng.choice(len(often), p=often/often.sum())]
-        start = STARTS[int(rng.random() < 1/3)]
         length = int(rng.integers(LENGTHS[0], LENGTHS[1] + 1))
-        rows = self.rows[region]
-        rows = rows[_with_neighbours(len(rows), self.batch, rng)]
-        part, key = rank_part(len(rows), self.rank, self.world), draw_key(seed, "window step", step)
-        return _window_batch(self.windows, self.view, (region, start, length), rows, part, step, draw=key)
+        kinds = [self.kinds[i] for i in rng.choice(len(self.kinds), _KINDS, p=self._chance)]
+        chosen = [(o, self._draw(o, rng)) for o in kinds]
+        n = sum(len(rows) for _, rows in chosen)
+        part, key = rank_part(n, self.rank, self.world), draw_key(seed, "window step", step)
+        return _window_batch(self.windows, self.view, chosen, length, part, step, draw=key)
 
-# %% ../../nbs/2_batches/82_windows.ipynb #637971e1
+    def _draw(self, kind, rng):
+        "Rows of one kind, of the tips that may be drawn."
+        rows = self.rows[kind[0]]
+        return rows[_with_neighbours(len(rows), self.batch//_KINDS, rng)]
+
+# %% ../../nbs/2_batches/82_windows.ipynb #57b2cffd
 class PlainWindows:
     "Every window of one kind once, in fixed parts with fixed hidden bases."
     def __init__(self,
         windows:Windows,
         tips:np.ndarray, # bool [tips], those to look at
-        kind:tuple[str,str,int], # Region, start and length
+        kind:tuple[str,str,int], # Region and start, and length
         view:View=AS_STORED, # patch, mask, span and seed
         *,
         batch:int=256,   # Most windows in a part
@@ -132,4 +139,5 @@ class PlainWindows:
     def __getitem__(self, j:int)->AsvBatch:
         if not 0 <= j < len(self): raise IndexError(j)
         key = draw_key(self.view.seed, "plain window part", j)
-        return _window_batch(self.windows, self.view, self.kind, self.parts[j], slice(None), "part", draw=key)
+        chosen = [(self.kind[:2], self.parts[j])]
+        return _window_batch(self.windows, self.view, chosen, self.kind[2], slice(None), "part", draw=key)
