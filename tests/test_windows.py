@@ -37,7 +37,8 @@ def test_steps_are_pure_and_vary_in_region_start_and_length():
     for i, o in enumerate(source):
         assert teach[o.rows].all() and len(o.rows) <= 48
         assert LENGTHS[0] <= o.tokens.shape[1] <= LENGTHS[1]
-        assert torch.equal(o.distance, torch.tensor(path_lengths(MADE.tree, o.rows.numpy()).astype(np.float32)))
+        paths = path_lengths(MADE.tree, o.rows.numpy()).astype(np.float32)
+        assert torch.equal(o.distance, torch.tensor(paths))
         assert (o.masked == MASK).any(1).all() and torch.equal(o.masked, source[i].masked)
         hidden = o.masked != MASK
         assert torch.equal(o.masked[hidden], o.tokens[hidden])
