@@ -24,7 +24,7 @@ from ..types import AsvBatch
 # %% auto #0
 __all__ = ['STARTS', 'LENGTHS', 'RUN', 'Windows', 'WindowBatches', 'PlainWindows']
 
-# %% ../../nbs/2_batches/82_windows.ipynb #e5c8b475
+# %% ../../nbs/2_batches/82_windows.ipynb #54f2a2d0
 STARTS = ("forward", "reverse")
 LENGTHS = (100, 253) # Bases of a window, shortest and longest
 _FEWEST = 8          # Genes that a region needs
@@ -47,7 +47,8 @@ class Windows:
         if len(tips) < _FEWEST: return
         self.tips[region] = tips
         self.tokens[region, "forward"] = tokenize([found[i][:most] for i in tips], most)
-        self.tokens[region, "reverse"] = reverse_complement(tokenize([found[i][-most:] for i in tips], most))
+        ends = tokenize([found[i][-most:] for i in tips], most)
+        self.tokens[region, "reverse"] = reverse_complement(ends)
 
     def __repr__(self):
         count = ", ".join(f"{k}: {len(v):,}" for k, v in self.tips.items())
@@ -77,7 +78,7 @@ def _with_neighbours(count:int, n:int, rng)->np.ndarray: # int64, ascending
     runs = (first[:, None] + np.arange(RUN)).ravel()
     return np.union1d(runs, rng.choice(count, n - len(runs), replace=False))
 
-# %% ../../nbs/2_batches/82_windows.ipynb #83c7dd4b
+# %% ../../nbs/2_batches/82_windows.ipynb #9af1f451
 class WindowBatches:
     "Random windows of a reference by step. Raises `AamError` for processes that do not fit."
     def __init__(self,
@@ -94,7 +95,7 @@ class WindowBatches:
         self.rank, self.world = rank, world
         self.rows = {k: np.flatnonzero(tips[o]) for k, o in windows.tips.items()}
         self.kinds = list(windows.tokens)
-        often = np.array([np.prod([_OFTEN.get(o, 1) for o in kind]) for kind in self.kinds])
+        often = np.array([_OFTEN.get(region, 1)*_OFTEN.get(start, 1) for region, start in self.kinds])
         self._chance = often/often.sum()
         check_ranks([len(o) for o in self.rows.values()], batch, rank, world)
 

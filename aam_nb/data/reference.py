@@ -32,7 +32,7 @@ def _is_wanted(name:str)->bool:
     "Whether a path inside a folder or an archive ends like one of the two files."
     return name.replace("\\", "/").removesuffix(".gz").endswith((GENES, TREE))
 
-# %% ../../nbs/1_data/97_reference.ipynb #9dbeb89e
+# %% ../../nbs/1_data/97_reference.ipynb #2247caaa
 _LARGEST = 2**30 # Bytes of a member
 
 def _unpack(path:Path, to:Path)->None:
@@ -41,7 +41,8 @@ def _unpack(path:Path, to:Path)->None:
     with reading(path, "a .tar.gz archive"), tarfile.open(path) as archive:
         for o in archive:
             if not (o.isfile() and _is_wanted(o.name)): continue
-            if o.size > _LARGEST: raise AamError(f"{path}: '{o.name}' has {o.size:,} bytes, which is too much.")
+            if o.size > _LARGEST:
+                raise AamError(f"{path}: '{o.name}' has {o.size:,} bytes; no reference is so large.")
             archive.extract(o, to, filter="data")
 
 def _file(folder:Path, ending:str, given)->Path:

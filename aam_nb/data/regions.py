@@ -31,9 +31,10 @@ def other_strand(
     "The reverse complement."
     return sequence[::-1].translate(_COMPLEMENT)
 
-# %% ../../nbs/1_data/96_regions.ipynb #cfc0fa8c
+# %% ../../nbs/1_data/96_regions.ipynb #76840858
 _STANDS_FOR = dict(zip(LETTERS, "A C G T AG CT CG AT GT AC CGT AGT ACT ACG ACGT".split(), strict=True))
-_BITS = {k: sum(1 << "ACGT".index(o) for o in v) for k, v in _STANDS_FOR.items()}
+def _bits(bases:str)->int: return sum(1 << "ACGT".index(o) for o in bases)
+_BITS = {k: _bits(v) for k, v in _STANDS_FOR.items()}
 _BITS_OF_TOKEN = np.array([0, 1, 2, 4, 8, 15, 0], dtype=np.uint8) # Padding agrees with nothing
 
 def find_primer(

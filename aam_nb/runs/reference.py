@@ -79,7 +79,7 @@ def window_scores(
             f"{found['tree_spearman']:.3f}, hidden bases right {found['bases_accuracy']:.1%}")
     return said
 
-# %% ../../nbs/9_runs/39_reference.ipynb #aecef4dd
+# %% ../../nbs/9_runs/39_reference.ipynb #3c48269e
 def teach(
     bench:Bench,       # Its store is the `Windows`
     back:np.ndarray,   # bool [tips], held back
@@ -88,7 +88,8 @@ def teach(
     config, windows = bench.config, bench.store
     model = new_model(bench, BASES).to(bench.accelerator.device)
     objective, optim = AsvObjective(model, config.loss), config.pretrain_asv
-    source = WindowBatches(windows, ~back, _view(config), batch=optim.batch, steps=optim.steps, **bench.shares)
+    how = dict(batch=optim.batch, steps=optim.steps, **bench.shares)
+    source = WindowBatches(windows, ~back, _view(config), **how)
     watched = [o[0] for o in _plain(windows, back, config, 64).values() if len(o) and len(o.parts[0]) > 2]
     validate = (lambda: measure_asvs(objective, watched)) if watched else None
     if optim.steps: bench.fit(objective, source, optim, "pretrain_asv", validate)
@@ -97,10 +98,10 @@ def teach(
     model.encoder.fit_constants(torch.from_numpy(np.concatenate(mixed)).to(bench.accelerator.device))
     return model, objective
 
-# %% ../../nbs/9_runs/39_reference.ipynb #41679785
-NO_SAMPLES = ("The encoder saw windows of reference sequences: no sample, no label, and nothing of a study. A "
-              "study whose features are reference sequences themselves (closed-reference OTUs of Greengenes) "
-              "has features that it was trained on.")
+# %% ../../nbs/9_runs/39_reference.ipynb #85ec3414
+NO_SAMPLES = ("The encoder saw windows of reference sequences: no sample, no label, and nothing of a study. "
+              "A study whose features are reference sequences themselves (closed-reference OTUs of "
+              "Greengenes) has features that it was trained on.")
 
 def _prepared(config, say)->tuple[Bench,Windows]:
     "Read the reference, and make the run folder and its log."
@@ -125,8 +126,8 @@ def reference_run(
     ranks, say, done = begin(config, say)
     if done is not None: return done
     if config.run.start:
-        raise AamError("run.start and data.reference are both given. An encoder of a reference starts afresh; "
-                       "leave out run.start.")
+        raise AamError("run.start and data.reference are both given. An encoder of a reference starts "
+                       "afresh; leave out run.start.")
     bench = _prepared(config, say)
     back = tips_held_back(config, len(bench.store.tree.tips))
     model, objective = teach(bench, back)
