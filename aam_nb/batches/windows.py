@@ -24,7 +24,7 @@ from ..types import AsvBatch
 # %% auto #0
 __all__ = ['STARTS', 'LENGTHS', 'RUN', 'Windows', 'WindowBatches', 'PlainWindows']
 
-# %% ../../nbs/2_batches/82_windows.ipynb #54f2a2d0
+# %% ../../nbs/2_batches/82_windows.ipynb #d560d059
 STARTS = ("forward", "reverse")
 LENGTHS = (100, 253) # Bases of a window, shortest and longest
 _FEWEST = 8          # Genes that a region needs
@@ -38,17 +38,17 @@ class Windows:
         self.tips, self.tokens = {}, {} # By region; by region and start
         for region in REGIONS: self._cut(region, amplicons(reference.genes, region))
         if self.tips: return
-        raise AamError(f"In none of the regions {', '.join(REGIONS)} do {_FEWEST} genes of the reference have "
-                       "both primers. Are these whole 16S genes, upstream end first?")
+        raise AamError(f"In none of the regions {', '.join(REGIONS)} do {_FEWEST} genes of the reference "
+                       "have both primers. Are these whole 16S genes, upstream end first?")
 
     def _cut(self, region, found):
         "Windows of a region: tokens u8 [genes, longest], of genes at `tips`."
         tips, most = np.flatnonzero([o != "" for o in found]), LENGTHS[1]
         if len(tips) < _FEWEST: return
         self.tips[region] = tips
-        self.tokens[region, "forward"] = tokenize([found[i][:most] for i in tips], most)
-        ends = tokenize([found[i][-most:] for i in tips], most)
-        self.tokens[region, "reverse"] = reverse_complement(ends)
+        begins, ends = [found[i][:most] for i in tips], [found[i][-most:] for i in tips]
+        self.tokens[region, "forward"] = tokenize(begins, most)
+        self.tokens[region, "reverse"] = reverse_complement(tokenize(ends, most))
 
     def __repr__(self):
         count = ", ".join(f"{k}: {len(v):,}" for k, v in self.tips.items())

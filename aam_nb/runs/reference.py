@@ -98,12 +98,12 @@ def teach(
     model.encoder.fit_constants(torch.from_numpy(np.concatenate(mixed)).to(bench.accelerator.device))
     return model, objective
 
-# %% ../../nbs/9_runs/39_reference.ipynb #85ec3414
+# %% ../../nbs/9_runs/39_reference.ipynb #155a3245
 NO_SAMPLES = ("The encoder saw windows of reference sequences: no sample, no label, and nothing of a study. "
               "A study whose features are reference sequences themselves (closed-reference OTUs of "
               "Greengenes) has features that it was trained on.")
 
-def _prepared(config, say)->tuple[Bench,Windows]:
+def _prepared(config, say)->Bench: # Its store is the `Windows`
     "Read the reference, and make the run folder and its log."
     accelerator, ranks = join(config.run)
     with ranks.together():
@@ -118,6 +118,7 @@ def _prepared(config, say)->tuple[Bench,Windows]:
     say("\n  ".join([f"{reference}; {windows}", *notes]))
     return run_bench(config, windows, accelerator, out, None)
 
+# %% ../../nbs/9_runs/39_reference.ipynb #dce4d637
 def reference_run(
     config:Config, # `data.reference` names the genes and their tree
     say:Callable=print,
