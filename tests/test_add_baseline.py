@@ -9,7 +9,7 @@ from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.evaluation.baselines import Baseline, Fold, fit_predict
-from aam_nb.evaluation.features import Features
+from aam_nb.stack.features import Features
 from aam_nb.registry import baselines, registered
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = ["data", "batches", "model", "training", "tuning", "inference", "evaluation", "export", "runs"]
+CHAPTERS = ["data", "batches", "model", "training", "tuning", "stack", "inference", "evaluation", "export",
+            "runs"]
 START = {"core", "disk_errors", "lock", "beside", "disk", "seal", "progress", "registry", "fields",
          "sections", "shorthand", "config", "recipe", "card", "types"}
 # These know nothing of files beyond checkpoints, nor of processes
@@ -26,9 +27,10 @@ MAY = {
     "model": {"data.tokens", "model.*"},
     "training": {"data.*", "batches.*", "model.*", "training.*"},
     "tuning": {"data.*", "batches.*", "model.*", "training.*", "tuning.*"},
-    "inference": {"data.*", "batches.*", "model.*", "training.*", "inference.*"},
-    "evaluation": {"data.*", "batches.*", "model.*", "training.*", "inference.*", "evaluation.*"},
-    "export": {"data.*", "batches.*", "model.*", "training.*", "inference.*", "export.*"},
+    "stack": {"data.*", "stack.*"},
+    "inference": {"data.*", "batches.*", "model.*", "training.*", "stack.*", "inference.*"},
+    "evaluation": {"data.*", "batches.*", "model.*", "training.*", "stack.*", "inference.*", "evaluation.*"},
+    "export": {"data.*", "batches.*", "model.*", "training.*", "stack.*", "inference.*", "export.*"},
     "runs": {f"{o}.*" for o in CHAPTERS},
     "train": {"runs.*"}, "cli": {"*"},
     **{o: QUIET | {"data.tokens"} for o in QUIET},

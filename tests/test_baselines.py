@@ -8,8 +8,8 @@ from scipy import sparse
 from aam_nb.core import AamError, draw_key
 from aam_nb.data.simulate import simulate
 from aam_nb.evaluation.baselines import Fold, fit_predict, possible_baselines
-from aam_nb.evaluation.features import Features, covariate_features
-from aam_nb.evaluation.penalised import grid, penalty_folds
+from aam_nb.stack.features import Features, covariate_features
+from aam_nb.stack.penalised import grid, penalty_folds
 from aam_nb.registry import baselines
 
 COVARIATES = ("diet", ("country", "city"), "weight", "bmi")

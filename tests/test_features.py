@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.features import (
+from aam_nb.stack.features import (
     branch_gram,
     clr,
     clr_gram,

@@ -12,7 +12,7 @@ from aam_nb.config import config_from
 from aam_nb.data.simulate import simulate, write_study
 from aam_nb.data.split import labels, nested, strata
 from aam_nb.data.split_lists import folds_for, split_for
-from aam_nb.evaluation.features import Features, branch_gram
+from aam_nb.stack.features import Features, branch_gram
 from aam_nb.evaluation.validate import evaluate
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run

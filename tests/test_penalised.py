@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from aam_nb.data.simulate import simulate
-from aam_nb.evaluation.features import coordinates
-from aam_nb.evaluation.penalised import logistic, penalised, penalty_folds, ridge, trivial
+from aam_nb.stack.features import coordinates
+from aam_nb.stack.penalised import logistic, penalised, penalty_folds, ridge, trivial
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import draw_key
-from .features import Features, prevalent
-from .penalised import penalised, penalty_folds, trivial
+from ..stack.features import Features, prevalent
+from ..stack.penalised import penalised, penalty_folds, trivial
 from ..registry import baselines
 from ..types import Study
 

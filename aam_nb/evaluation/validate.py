@@ -22,7 +22,7 @@ from .baselines import fit_predict, Fold, possible_baselines
 from .depth import depth_alarm, target_values
 from .evaluation import (
     average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
-from .features import Features
+from ..stack.features import Features
 from .scores import MAIN, NAMES, score_functions, show
 from ..progress import following, Progress
 from ..registry import baselines
