@@ -1,5 +1,5 @@
-"""What it brings to fit a model on all training samples after the inner folds: inner models alone, one or
-three models fitted anew, and both kinds together, by the number of samples; seconds of CPU beside them.
+"""What it brings to fit models on all training samples after the inner folds: means of three or eight inner
+models, of models fitted anew, and of both kinds, then single models; seconds of CPU beside them.
 
     python benchmarks/all_data.py ecam            # month of life of infants: 50, 100, 200 and all samples
     python benchmarks/all_data.py cfs87           # patient or control, independent samples
@@ -80,9 +80,10 @@ def timed(fit, test, *args):
 def models(bench, start, train, test, inner, key):
     "Outputs for test samples, of each kind of model, and the best steps of the inner ones."
     learned, found, fits = codecs(bench, train), {}, []
-    for k, (fit, valid) in enumerate(inner):
-        one, found["inner", k] = timed(fit_target, test, bench, start, *learned, fit, valid, (*key, k))
-        fits.append(one)
+    for n, folds in inner.items():
+        for k, (fit, valid) in enumerate(folds):
+            one, found[n, k] = timed(fit_target, test, bench, start, *learned, fit, valid, (*key, n, k))
+            fits += [one]*(n == 3)
     like = middle_fit(fits)
     longer = replace(like, best_step=min(round(1.5*like.best_step), bench.config.optim.steps))
     for k in range(3):
@@ -91,17 +92,26 @@ def models(bench, start, train, test, inner, key):
     return found, [o.best_step for o in fits]
 
 
-ROWS = {"3 inner": [("inner", k) for k in range(3)],
-        "refit 1": [("all", 0)], "refit 1, again": [("all", 1)], "refit 1, 1.5 x steps": [("longer", 0)],
-        "refit 2": [("all", k) for k in range(2)], "refit 3": [("all", k) for k in range(3)],
-        "3 inner + refit 1": [("inner", k) for k in range(3)] + [("all", 0)],
-        "3 inner + refit 3": [(o, k) for o in ("inner", "all") for k in range(3)]}
+THREE = [(3, k) for k in range(3)]
+ROWS = {"3 inner": THREE, "8 inner": [(8, k) for k in range(8)], "refit 2": [("all", k) for k in range(2)],
+        "refit 3": [("all", k) for k in range(3)], "3 inner + refit 1": [*THREE, ("all", 0)],
+        "3 inner + refit 3": [*THREE, *(("all", k) for k in range(3))],
+        "8 inner + refit 1": [*((8, k) for k in range(8)), ("all", 0)]}
+ALONE = {"1 of 3 inner": THREE, "1 of 8 inner": [(8, k) for k in range(8)],
+         "1 refit": [("all", k) for k in range(3)], "1 refit, 1.5 x steps": [("longer", 0)]}
 
 
 def score(truth, said):
     "R2 and mean absolute error, or accuracy and log loss."
-    if said.ndim == 1: return f"R2 {r2_score(truth, said):.3f}  MAE {np.abs(truth - said).mean():.3f}"
-    return f"accuracy {(said.argmax(1) == truth).mean():.3f}  log loss {log_loss(truth, said):.3f}"
+    if said.ndim == 1: return r2_score(truth, said), np.abs(truth - said).mean()
+    return (said.argmax(1) == truth).mean(), log_loss(truth, said)
+
+
+def show(row, truth, ensembles, seconds):
+    "A line: mean scores of some ensembles, each with a prediction of all samples."
+    first, second = np.mean([score(truth, o) for o in ensembles], axis=0)
+    names = ("R2", "MAE") if ensembles[0].ndim == 1 else ("accuracy", "log loss")
+    print(f"  {row:22}{names[0]} {first:.3f}  {names[1]} {second:.3f}  {seconds:.0f} s a fold", flush=True)
 
 
 def measured(bench, study, groups, start, n):
@@ -113,18 +123,26 @@ def measured(bench, study, groups, start, n):
         train = some(study, groups, pool, n, config.run.seed, "some", f)
         at = rows(train)
         own = None if groups is None else groups[at]
-        inner = kfold(train, 3, own, spread(config, study)[at], config.run.seed)
-        found, best = models(bench, start, at, rows(test), [tuple(map(rows, o)) for o in inner], (n, f))
+        stratum, inner = spread(config, study)[at], {}
+        for k in (3, 8):
+            most = len(train) if own is None else len(set(own))
+            parts = kfold(train, min(k, most), own, stratum, config.run.seed)
+            inner[k] = [tuple(map(rows, o)) for o in parts]
+        found, best = models(bench, start, at, rows(test), inner, (n, f))
         said.append(found)
         truth.append(codecs(bench, at)[0].encode(bench.metadata)[rows(test), 0] if groups is None
                      else study.metadata[name].to_numpy()[rows(test)])
         sizes.append(len(train))
         steps.append(best)
     print(f"{name}: {sizes} samples train, {sum(map(len, truth))} are predicted; best steps {steps}")
-    for row, parts in ROWS.items():
-        mean = np.concatenate([np.mean([o[p][0][name] for p in parts], axis=0) for o in said])
-        seconds = sum(o[p][1] for o in said for p in parts)/len(said)
-        print(f"  {row:22}{score(np.concatenate(truth), mean)}  {seconds:.0f} s a fold", flush=True)
+    truth = np.concatenate(truth)
+    def made(parts): return [o for o in parts if all(o in x for x in said)] # 8 folds want 8 groups
+    def of(parts): return np.concatenate([np.mean([o[p][0][name] for p in parts], axis=0) for o in said])
+    def seconds(parts): return sum(o[p][1] for o in said for p in parts)/len(said)
+    for row, parts in ROWS.items(): show(row, truth, [of(made(parts))], seconds(made(parts)))
+    for row, parts in ALONE.items():
+        parts = made(parts)
+        show(row, truth, [of([p]) for p in parts], seconds(parts)/len(parts))
 
 
 def main():
