@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file
 
 from aam_nb.batches.build import build_store
+from aam_nb.batches.collate import known_places
 from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.simulate import simulate, study_files, write_study
@@ -27,7 +28,7 @@ from aam_nb.training.log import read_log
 from aam_nb.training.loop import Loop
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.training.stage import Fit
-from aam_nb.training.target_stage import codecs, fit_all
+from aam_nb.training.target_stage import codecs, fit_all, Fitted
 
 STUDY = simulate(samples=60, asvs=60, groups=20, length=36, seed=2)
 SMALL = {"model": dict(width=16, sample_width=16, head_width=16, layers=1, identity=8),
@@ -104,26 +105,33 @@ def test_the_bundle_knows_all_samples_and_their_asvs(runs):
     assert not load_bundle(split/"bundle").taught_by(STUDY.ids).all()
 
 
+def bench_of(bundle):
+    return Bench(config=bundle.config, store=build_store(STUDY), metadata=STUDY.metadata,
+                 accelerator=make_accelerator(bundle.config.run))
+
+
 def test_intervals_rest_on_all_samples_that_did_not_train(runs):
     split, whole, _ = runs
-    scored, bundle = load_bundle(split/"bundle"), load_bundle(whole/"bundle")
-    told = pd.read_csv(split/"predictions.tsv", sep="\t", index_col=0)
-    codec, kept = scored.targets.codecs[0], bundle.targets.codecs[0]
-    outputs = codec.encode(told["prediction"])
-    groups = STUDY.metadata.subject.loc[told.index].to_numpy()
-    wanted, _ = calibrated(codec, outputs, codec.encode(told["true"])[:, 0], groups)
+    scored, kept = load_bundle(split/"bundle"), load_bundle(whole/"bundle").targets.codecs[0]
+    held = STUDY.positions(pd.read_csv(split/"predictions.tsv", sep="\t", index_col=0).index)
+    bench, codec = bench_of(scored), scored.targets.codecs[0]
+    place = known_places(bench.store.keys[:], scored.known)
+    made = Fitted(model=scored.model, bench=bench, targets=scored.targets, known=scored.known, place=place,
+                  covariates=None, encoded=None, embeddings=None)
+    truth = codec.encode(STUDY.metadata.age)[held, 0]
+    groups = STUDY.metadata.subject.to_numpy()[held]
+    wanted, note = calibrated(codec, made.outputs(held), truth, groups)
     assert (kept.mean, kept.sd) == (codec.mean, codec.sd)    # Margins are in these units
-    assert kept.margin == pytest.approx(wanted.margin, rel=1e-4) and kept.level == pytest.approx(wanted.level)
-    assert kept.margin != codec.margin
-    notes = " ".join(bundle.about["calibration"])
-    assert f"learned from {len(told)} samples of {len(set(groups))} groups held out" in notes
+    assert kept.margin == pytest.approx(wanted.margin, rel=1e-5) and kept.margin != codec.margin
+    assert kept.level == wanted.level > codec.level
+    assert load_bundle(whole/"bundle").about["calibration"] == [note]
+    assert f"learned from {len(held)} samples of {len(set(groups))} groups held out" in note
 
 
 def test_it_is_what_a_fit_on_all_samples_gives(runs):
     _, whole, _ = runs
     bundle = load_bundle(whole/"bundle")
-    bench = Bench(config=bundle.config, store=build_store(STUDY), metadata=STUDY.metadata,
-                  accelerator=make_accelerator(bundle.config.run))
+    bench = bench_of(bundle)
     rows = np.argsort(STUDY.ids)
     log = pd.DataFrame(read_log(whole/"metrics.jsonl"))
     judged = log[log.stage == "target"]
