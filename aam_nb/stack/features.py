@@ -16,6 +16,7 @@ from scipy import sparse
 from ..config import covariate_chains, covariate_text
 from ..core import AamError, nearest
 from ..data.covariates import CovariateCodec
+from ..data.distances import log_share
 from ..data.tree import branch_abundance
 from ..types import Study
 
@@ -52,7 +53,7 @@ def log_branch(
     counts = study.table.counts if rows is None else study.table.counts[rows]
     depth = np.asarray(counts.sum(axis=1, dtype=np.float64))
     share = branch_abundance(study.tree, study.tip, counts)/np.maximum(depth.reshape(-1, 1), 1)
-    return np.log1p(share/1e-4)*np.sqrt(study.tree.length)
+    return log_share(share)*np.sqrt(study.tree.length)
 
 # %% ../../nbs/5_stack/05_features.ipynb #823cb60a
 def prevalent(
