@@ -13,31 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import draw_key
-from ..stack.features import Features, prevalent
+from ..stack.features import Fold, prevalent
 from ..stack.penalised import penalised, penalty_folds, trivial
 from ..registry import baselines
 from ..types import Study
 
 # %% auto #0
-__all__ = ['Fold', 'linear', 'forest', 'Baseline', 'possible_baselines', 'fit_predict']
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #ce80cb35
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    "The question to a baseline. The target of a row that does not train is never read."
-    features:Features # Of the whole study; several folds and baselines share their work
-    y:np.ndarray      # Numbers, or class numbers [samples], in the study's order
-    train:np.ndarray  # Rows that train
-    test:np.ndarray   # Rows to predict
-    classes:int = 0   # Number of classes; 0 where the target is a number
-    groups:np.ndarray|None = None # Group of each sample [samples]; None where samples are independent
-    seed:int = 42
-    threads:int = 0   # 0 for all cores
-
-    @property
-    def task(self)->str:
-        "The kind of target: \"regression\" or \"classification\"."
-        return "classification" if self.classes else "regression"
+__all__ = ['linear', 'forest', 'Baseline', 'possible_baselines', 'fit_predict']
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #dcfda282
 def linear(
@@ -47,7 +29,8 @@ def linear(
     "A ridge or logistic model, fitted on the training rows."
     seed = draw_key(fold.seed, "inner") % 2**32
     folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, seed=seed)
-    return penalised(gram, fold.y, fold.train, fold.classes, folds)[0][fold.test]
+    made = penalised(gram, fold.y, fold.train, fold.classes, folds)
+    return made.predict(gram[np.ix_(fold.test, fold.train)])
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #34d03b44
 def forest(
