@@ -201,6 +201,7 @@ class RunConfig(Section):
     folds:int = between(5, 2, 100)          # Outer folds of an evaluation
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
+    baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
     experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb

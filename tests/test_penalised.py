@@ -61,8 +61,8 @@ def test_penalty_is_chosen_on_groups():
     g, offset, train = np.repeat(np.arange(30), 8), rng.normal(size=30), np.arange(240)
     x = rng.normal(size=(30, 200))[g] + rng.normal(size=(240, 200))*.1
     y = offset[g] + rng.normal(size=240)*.1
-    by_group = penalised(x @ x.T, y, train, folds=penalty_folds(y, train, "regression", g.astype(str))).multiple
-    by_sample = penalised(x @ x.T, y, train, folds=penalty_folds(y, train, "regression")).multiple
+    folds = penalty_folds(y, train, "regression", g.astype(str)), penalty_folds(y, train, "regression")
+    by_group, by_sample = (penalised(x @ x.T, y, train, folds=o).multiple for o in folds)
     assert by_group >= 100*by_sample
 
 
@@ -82,7 +82,8 @@ def test_weights_of_samples_are_sklearn_on_raw_features(k):
     made = fit_dual(x @ x.T, y, train, k + (k > 0), multiple=.1)
     alpha = .1*((x[train] - x[train].mean(0))**2).sum()/40
     ours = made.predict(x[test] @ x[train].T)
-    if not k: return np.testing.assert_allclose(ours, Ridge(alpha=alpha).fit(x[train], y[train]).predict(x[test]))
+    theirs = Ridge(alpha=alpha).fit(x[train], y[train]).predict(x[test])
+    if not k: return np.testing.assert_allclose(ours, theirs)
     theirs = LogisticRegression(C=1/alpha, tol=1e-10, max_iter=20_000).fit(x[train], y[train])
     assert (ours[:, k] == 0).all()
     np.testing.assert_allclose(ours[:, :k], theirs.predict_proba(x[test]), atol=2e-4)

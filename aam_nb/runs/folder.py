@@ -50,7 +50,7 @@ def _check_overwrite(out, config):
                        f"another {option('run.out')}.")
 
 # %% ../../nbs/9_runs/10_folder.ipynb #82faaea3
-FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread", "trackers",
+FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread", "baselines", "trackers",
         "experiment", "mlflow", "save_minutes", "save_steps", "at_once", "memory"}
 
 def _check_resume(out, config):
