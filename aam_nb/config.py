@@ -196,6 +196,8 @@ def _exclusive_problems(c):
     d, run = c.data, c.run
     pairs = [("data.groups", d.groups, "data.independent", d.independent),
              ("data.corpus", d.corpus, "data.table", d.table),
+             ("data.reference", d.reference, "data.table", d.table),
+             ("data.reference", d.reference, "data.corpus", d.corpus),
              ("data.split", d.split, "data.leave_out", d.leave_out),
              ("run.resume", run.resume, "run.overwrite", run.overwrite)]
     return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]

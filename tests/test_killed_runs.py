@@ -39,8 +39,8 @@ LIVES = """
     def config(out):
         data = dict(study_files(top/"study"), target="age", groups="subject")
         small = dict(width=8, layers=1, sample_width=8, head_width=8, identity=8, heads=2)
-        run = dict(folds=3, inner=2, threads=1, trackers=(), out=str(out), device="cpu", workers=workers,
-                   save_minutes=0., resume=(out/"config.toml").is_file(), overwrite=False)
+        run = dict(folds=3, inner=2, refit=1, threads=1, trackers=(), out=str(out), device="cpu",
+                   workers=workers, save_minutes=0., resume=(out/"config.toml").is_file(), overwrite=False)
         stage = dict(steps=200, batch=8, every=20)
         return config_from(dict(data=data, model=small, run=run, pretrain_asv=stage, optim=stage))
 
@@ -145,7 +145,7 @@ def check_evaluate(whole, run):
     same_bytes(whole, run, "predictions.tsv", "scores.tsv", "folds.tsv")
     for path in (whole/"folds").glob("*.npz"):
         with np.load(path) as a, np.load(run/"folds"/path.name) as b:
-            for k in ("test", "oof"): np.testing.assert_array_equal(a[k], b[k])
+            for k in ("test", "oof", "refit"): np.testing.assert_array_equal(a[k], b[k])
 
 
 slow = pytest.mark.slow

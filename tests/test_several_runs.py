@@ -18,7 +18,7 @@ from aam_nb.training.ranks import several
 
 SHORT = {"model": dict(width=16, sample_width=16, layers=1), "optim": dict(steps=6, every=3),
          "pretrain_asv": dict(steps=4, batch=40, every=2)}
-RUN = dict(folds=3, inner=2, threads=1, trackers=(), device="cpu", seed=3)
+RUN = dict(folds=3, inner=2, refit=1, threads=1, trackers=(), device="cpu", seed=3)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -49,7 +49,7 @@ def fold_predictions(
     found:dict[str,np.ndarray], # From `fit_fold`
     name:str,               # The target
 )->dict[str,np.ndarray]: # `test`, `oof` [n(, k)]; for numbers `low`, `high`, `level`; for classes `classes`
-    "Predictions of one target: the mean of the inner models, calibrated on samples that did not train them."
+    "Predictions of one target: the mean of the refitted or else the inner models, calibrated out of fold."
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     j = targets.names.index(name)
     codec, at = targets.codecs[j], targets.slices[j]
@@ -57,7 +57,8 @@ def fold_predictions(
     own = None if groups is None else groups[train]
     codec, _ = calibrated(codec, oof, true, own, bench.config.target.level)
     def by(rows): return bench.metadata[codec.by].iloc[rows] if codec.by else None
-    def mean(read): return np.mean([read(o[:, at], by(test)) for o in found["test"]], axis=0)
+    models = found.get("refit", found["test"])
+    def mean(read): return np.mean([read(o[:, at], by(test)) for o in models], axis=0)
     out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
     low, high = mean(codec.interval).T
@@ -202,10 +203,11 @@ def _say_plan(rounds, course, ranks, say):
     run, n, depths = bench.config.run, len(ready.parts.outer), len(rounds)
     kept = n*depths - course.fits
     pretrains = min(depths, course.fits) if run.transductive else course.fits
-    plan = planned(bench, True, pretrains=pretrains, fits=course.fits*run.inner)
+    plan = planned(bench, True, pretrains=pretrains, fits=course.fits*(run.inner + run.refit))
     before = f", {kept} of {n*depths} kept from before" if kept else ""
     shared = f" The folds are dealt to {ranks.world} processes." if by_folds(bench) else ""
-    say(f"{n} outer folds, {run.inner} models each{before}. {plan}{shared} The baselines come on top.")
+    again = f" and {run.refit} on all of its training part" if run.refit else ""
+    say(f"{n} outer folds, {run.inner} models each{again}{before}. {plan}{shared} The baselines come on top.")
 
 def _report(ready, found, folder, asked)->Path:
     "The report of one target. Leaks are among its warnings and not again among the notes of the study."

@@ -8,21 +8,40 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/folds.html.md"""
 from __future__ import annotations
 
 import time, zipfile, zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..config import Config
-from ..core import note
+from ..core import note, option
 from ..disk import whole_file
 from .prepare import Prepared
 from ..training.bench import Bench
 from ..training.sample_stage import pretrained, pretrained_on_all
-from ..training.target_stage import codecs, fit_target
+from ..training.stage import Fit
+from ..training.target_stage import codecs, fit_all, fit_target, middle_fit
 
 # %% auto #0
-__all__ = ['fit_fold', 'depth_name', 'fold_file', 'kept_fold', 'keep_fold', 'Course', 'course_of', 'KeptFolds']
+__all__ = ['refitted', 'fit_fold', 'depth_name', 'fold_file', 'kept_fold', 'keep_fold', 'Course', 'course_of', 'KeptFolds']
+
+# %% ../../nbs/9_runs/53_folds.ipynb #ea2f13d5
+def refitted(
+    bench:Bench,
+    start,            # The pretrained model
+    learned:tuple,    # Codecs, by `codecs`
+    rows:tuple[np.ndarray,np.ndarray], # int64 rows to train on, and to predict
+    fits:list[Fit],   # Of the inner models
+    fold:int,         # Counted from 1
+)->dict[str,np.ndarray]: # `refit`, f32 [models, n_test, k]; nothing where `run.refit` is 0
+    "Fit on all of a training part, as often as `run.refit` says, each time with draws of its own."
+    outputs = []
+    for k in range(bench.config.run.refit):
+        part = replace(bench, part=f"{bench.part}fold {fold}.{len(fits)+k+1} ")
+        made = fit_all(part, start, *learned, rows[0], middle_fit(fits), (fold, "all", k))
+        outputs.append(made.outputs(rows[1]))
+    return dict(refit=np.stack(outputs)) if outputs else {}
 
 # %% ../../nbs/9_runs/53_folds.ipynb #2dc24488
 def fit_fold(
@@ -31,17 +50,20 @@ def fit_fold(
     test:np.ndarray,  # int64 rows that are reported
     inner:list[tuple[np.ndarray,np.ndarray]], # Rows (train, validation) of each inner fold
     fold:int,         # Counted from 1
-)->dict[str,np.ndarray]: # f32 outputs: `test` [models, n_test, k]; out-of-fold `oof` [n_train, k]
-    "Pretrain on the outer training part, then fit as many models as there are inner folds."
+)->dict[str,np.ndarray]: # f32 outputs: `test` [models, n_test, k]; out-of-fold `oof` [n_train, k]; `refit`
+    "Pretrain on the outer training part, then fit a model for each inner fold, and those of `refitted`."
     start = pretrained(replace(bench, part=f"{bench.part}fold {fold} "), train, (fold,))
     learned = codecs(bench, train)
-    tests, oof = [], np.full((len(bench.store), learned[0].outputs), np.nan, dtype=np.float32)
+    tests, fits = [], []
+    oof = np.full((len(bench.store), learned[0].outputs), np.nan, dtype=np.float32)
     for k, (fit, valid) in enumerate(inner):
         part = replace(bench, part=f"{bench.part}fold {fold}.{k+1} ")
         made = fit_target(part, start, *learned, fit, valid, (fold, k))
         tests.append(made.outputs(test))
+        fits.append(made.fit)
         oof[valid] = made.outputs(valid)
-    return dict(test=np.stack(tests), oof=oof[train])
+    found = dict(test=np.stack(tests), oof=oof[train])
+    return found | refitted(bench, start, learned, (train, test), fits, fold)
 
 # %% ../../nbs/9_runs/53_folds.ipynb #4bba23e7
 def depth_name(config:Config)->str: # "" for the original depth
@@ -59,16 +81,24 @@ def fold_file(
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
-def kept_fold(
-    path:Path, # From `fold_file`
-)->dict[str,np.ndarray]|None: # As `fit_fold` gives it, perhaps with `seconds`; None where there is none
-    "What was kept of a fold. A file that is damaged is named and left out: the fold is then fitted again."
-    if not path.is_file(): return None
+def _read(path:Path)->dict[str,np.ndarray]:
+    "The arrays in the file of a fold; none where it is damaged."
     try:
         with np.load(path, allow_pickle=False) as saved: found = dict(saved)
-        if {"test", "oof"} <= set(found): return found
-    except _DAMAGED: pass
-    note(f"{path} is damaged, so this fold is fitted again.")
+        return found if {"test", "oof"} <= set(found) else {}
+    except _DAMAGED: return {}
+
+def kept_fold(
+    path:Path,   # From `fold_file`
+    refit:int=0, # How many refitted models it must have
+    say:Callable=note, # Gets the reason why a file cannot be used
+)->dict[str,np.ndarray]|None: # As `fit_fold` gives it, perhaps with `seconds`; None where there is none
+    "What was kept of a fold. A file that cannot be used is named: the fold is then fitted again."
+    if not path.is_file(): return None
+    found = _read(path)
+    if found and len(found.get("refit", ())) >= refit: return found
+    why = f"lacks the models that {option('run.refit', refit)} asks for" if found else "is damaged"
+    say(f"{path} {why}, so this fold is fitted again.")
 
 def keep_fold(
     path:Path,
@@ -98,9 +128,9 @@ def course_of(
     configs:list[Config], # One for each depth
 )->Course:
     "The course of an evaluation that begins or goes on."
-    n, resume = len(ready.parts.outer), ready.bench.config.run.resume
+    n, run = len(ready.parts.outer), ready.bench.config.run
     paths = [fold_file(ready.out, o, k + 1) for o in configs for k in range(n)]
-    kept = [o for o in paths if resume and o.is_file()]
+    kept = [o for o in paths if run.resume and kept_fold(o, run.refit, lambda why: None)]
     return Course(fits=len(paths) - len(kept), rounds=len(paths)*len(ready.bench.config.targets))
 
 # %% ../../nbs/9_runs/53_folds.ipynb #8835aec0
@@ -130,8 +160,8 @@ class KeptFolds:
     def outputs(self, k)->dict[str,np.ndarray]:
         "The outputs of a fold, as kept or fitted now."
         path, found = fold_file(self.ready.out, self.bench.config, k + 1), None
-        known = k in self.done
-        if known or self.bench.config.run.resume: found = kept_fold(path)
+        known, run = k in self.done, self.bench.config.run
+        if known or run.resume: found = kept_fold(path, run.refit)
         if found is None:
             found = self.fit(k)
             keep_fold(path, found)
@@ -142,5 +172,5 @@ class KeptFolds:
     def missing(self)->list[int]:
         "The folds that are still to be fitted, counted from 0."
         path = lambda k: fold_file(self.ready.out, self.bench.config, k + 1)
-        resume, every = self.bench.config.run.resume, range(len(self.ready.parts.outer))
-        return [k for k in every if not resume or kept_fold(path(k)) is None]
+        run, every = self.bench.config.run, range(len(self.ready.parts.outer))
+        return [k for k in every if not run.resume or kept_fold(path(k), run.refit) is None]

@@ -115,12 +115,14 @@ def fit(self:Bench,
     optim:OptimConfig, # Of this stage
     name:str,          # Of the stage, in the log and in the folder of checkpoints
     validate=None,     # Called once in `optim.every` steps; gives the scores that pick the best step
+    **more,            # Further fields of the `Stage`: stop, heard
 ): # The `Fit` of the loop
     "Run one stage, with its checkpoints in the run folder where there is one."
-    folder, run = self.folder and self.folder/"checkpoints"/name, self.config.run
+    run, place = self.config.run, (self.part + name).replace(" ", "_")
+    folder = self.folder and self.folder/"checkpoints"/place
     resume = run.resume and folder is not None
     stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep,
-                  save_seconds=60*run.save_minutes, save_steps=run.save_steps)
+                  save_seconds=60*run.save_minutes, save_steps=run.save_steps, **more)
     ahead = partial(loader, workers=run.workers) if run.workers else None
     with compiled(objective.model, run.compile):
         return run_stage(objective, source, optim, self.accelerator, validate, stage, ahead, self.ranks)

@@ -178,8 +178,9 @@ def check(self:Loop, validate:Callable[[],dict]|None)->None:
 @patch
 def listen(self:Loop)->None:
     "Let the learning rate follow the scores of all validations, where its schedule is `plateau`."
-    scores = (o[f"valid_{self.stage.monitor}"] for o in self.history)
-    self.share = fallen(scores, self.optim, self.stage.mode)
+    own = (o[f"valid_{self.stage.monitor}"] for o in self.history)
+    heard = self.stage.heard[:len(self.history)]
+    self.share = fallen(heard or own, self.optim, self.stage.mode)
 
 @patch
 def seconds(self:Loop)->float:
@@ -262,11 +263,11 @@ def restore(self:Loop, source)->None:
 @patch
 def announce(self:Loop)->None:
     "Say how long the rest will take, from the time of the steps so far."
-    seconds, left = self.pace.left(self.state.step, self.optim), self.optim.steps - self.state.step
-    self.announced = True
+    step, last = self.state.step, self.stage.last(self.optim)
+    seconds, self.announced = self.pace.left(step, last, self.optim.every), True
     bare = "" if self.pace.checks else " (validation not counted)"
     if seconds > 30:
-        self.log.say(f"{self.stage.name}: {left:,} of {self.optim.steps:,} steps to go, "
+        self.log.say(f"{self.stage.name}: {last - step:,} of {last:,} steps to go, "
                      f"about {duration(seconds)}{bare}.")
 
 # %% ../../nbs/4_training/45_loop.ipynb #043306c1
@@ -284,12 +285,12 @@ def look(self:Loop, validate:Callable[[],dict]|None)->None:
 def unseen(self:Loop)->bool:
     "Whether the last step wants a validation that it has not had."
     step, seen = self.state.step, self.history[-1]["step"] if self.history else 0
-    return step != seen and (step % self.optim.every == 0 or step == self.optim.steps)
+    return step != seen and (step % self.optim.every == 0 or step == self.stage.last(self.optim))
 
 @patch
 def over(self:Loop)->bool:
     "Whether the steps are done or patience has run out."
-    return self.state.step == self.optim.steps or 0 < self.optim.patience <= self.state.waited
+    return self.state.step == self.stage.last(self.optim) or 0 < self.optim.patience <= self.state.waited
 
 # %% ../../nbs/4_training/45_loop.ipynb #816c4263
 def in_turn(
@@ -305,7 +306,7 @@ def run(self:Loop, source, validate:Callable[[],dict]|None=None, loader:Callable
     "Make all steps that are left."
     stage, device, start = self.stage, self.accelerator.device, self.state.step
     self.pace = Pace(start)
-    self.bar = (self.log or RunLog(show=False)).bar(stage.name, self.optim.steps, start)
+    self.bar = (self.log or RunLog(show=False)).bar(stage.name, stage.last(self.optim), start)
     own_draws = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     requests = stop_requests(self.folder is not None, self.log and self.log.say)
     with own_draws, closing(self.bar), requests as self.asked:
@@ -371,7 +372,7 @@ def _check_fit(source, optim:OptimConfig, validate, stage:Stage):
     if len(source) < optim.steps:
         raise AamError(f"Stage '{stage.name}' has too few batches: found {len(source):,}, "
                        f"wanted {optim.steps:,}. Give one for each step.")
-    if optim.schedule == "plateau" and validate is None:
+    if optim.schedule == "plateau" and validate is None and not stage.heard:
         raise AamError(f"The schedule 'plateau' follows validation, and stage '{stage.name}' has none here. "
                        "Take another schedule for it: cosine, restarts, onecycle or constant.")
 

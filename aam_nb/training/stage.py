@@ -30,11 +30,17 @@ class Stage:
     keep:int = 3          # Checkpoints that stay
     save_seconds:float = 30. # At least so many seconds between checkpoints
     save_steps:int = 0 # A checkpoint after each so many steps too; 0 for none
+    stop:int = 0 # The stage ends after this step of its schedule; 0 for the last one
+    heard:tuple[float,...] = () # Scores of another fit, for the schedule `plateau` without validation
 
     def better(self, score:float, best:float|None)->bool: # Equal is not better
         "Whether a score beats the best one so far."
         if not math.isfinite(score): return False
         return best is None or (score < best if self.mode == "min" else score > best)
+
+    def last(self, optim:OptimConfig)->int:
+        "The step after which the stage ends. The schedule is as long as `optim.steps` all the same."
+        return min(self.stop or optim.steps, optim.steps)
 
 USUAL = Stage() # Without a folder and without a log
 
@@ -81,8 +87,8 @@ class Pace:
         self.spent += time.perf_counter() - before
         return self.checks == 1 and self.spent > .2*(before - self.warm)
 
-    def left(self, step:int, optim:OptimConfig)->float: # Seconds
-        "How long the steps and validations that are left will take."
-        left = optim.steps - step
+    def left(self, step:int, last:int, every:int)->float: # Seconds
+        "How long the steps up to `last` and a validation every `every` steps will take."
+        left = last - step
         steps = (time.perf_counter() - self.warm - self.spent)/max(step - self.start - 2, 1)*left
-        return steps + (self.spent/self.checks*(left//optim.every + 1) if self.checks else 0.)
+        return steps + (self.spent/self.checks*(left//every + 1) if self.checks else 0.)

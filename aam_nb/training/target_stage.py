@@ -23,11 +23,12 @@ from .bench import at_most, Bench, frozen_embeddings, known_asvs, new_model, set
 from .losses import target_loss
 from .objectives import SampleObjective
 from .outputs import predict_rows
+from .stage import Fit
 from .transfer import take_over, trained_parts
 from ..types import Column
 
 # %% auto #0
-__all__ = ['codecs', 'Fitted', 'set_linear', 'target_stage', 'validation_loss', 'fit_target']
+__all__ = ['codecs', 'Fitted', 'set_linear', 'target_stage', 'validation_loss', 'fit_target', 'middle_fit', 'fit_all']
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7a54e6dd
 def codecs(
@@ -174,3 +175,26 @@ def fit_target(
     made, objective, source = target_stage(bench, start, targets, covariates, train, key)
     validate = _validation(bench, made, train, valid)
     return replace(made, fit=bench.fit(objective, source, bench.config.optim, "target", validate))
+
+# %% ../../nbs/4_training/75_target_stage.ipynb #e6807258
+def middle_fit(
+    fits:list[Fit], # Of models that were validated, at least one
+)->Fit:
+    "The fit whose best step is the median of all, the lower one of two."
+    return sorted(fits, key=lambda o: o.best_step)[(len(fits) - 1)//2]
+
+# %% ../../nbs/4_training/75_target_stage.ipynb #d2bc7083
+def fit_all(
+    bench:Bench,
+    start:AamModel,    # Pretrained
+    targets:Targets,   # Fitted on training samples
+    covariates:CovariateCodec|None, # Fitted on training samples
+    rows:np.ndarray,   # int64 rows that train, all of them
+    like:Fit,          # A fit with validation, from `middle_fit`: its best step is the last one here
+    key=(),            # As for `target_stage`, different from the keys of the validated fits
+)->Fitted:
+    "Stage 3 without validation, for as many steps as validated fits found best."
+    made, objective, source = target_stage(bench, start, targets, covariates, rows, key)
+    heard = tuple(o["valid_loss"] for o in like.history)
+    fit = bench.fit(objective, source, bench.config.optim, "refit", stop=like.best_step, heard=heard)
+    return replace(made, fit=fit)
