@@ -104,7 +104,7 @@ def tree_with_reads(
 
 # %% ../../nbs/1_data/85_distances.ipynb #9dd83c55
 def _below(counts, tree:Tree, tip:np.ndarray, kind:str)->np.ndarray: # float64 [b, branches]
-    "Presence below each branch, or the share of the reads that are on the tree, or its logarithm."
+    "What is below each branch: presence, the share of the reads on the tree, or its logarithm."
     below = branch_abundance(tree, tip, counts)
     if kind == "unweighted": return (below > 0).astype(float)
     on_tree = counts @ (tip >= 0).astype(float)
@@ -143,7 +143,8 @@ def unifrac(
 def _unifrac_record(kind:str)->Metric:
     "The record of one kind of UniFrac."
     def between(counts, *, tree, tip, alpha, **_): return unifrac(counts, tree, tip, kind, alpha)
-    return Metric(name=kind, needs_tree=True, bounded=kind not in ("weighted", "log_weighted"), between=between)
+    bounded = kind not in ("weighted", "log_weighted")
+    return Metric(name=kind, needs_tree=True, bounded=bounded, between=between)
 
 for o in UNIFRACS: metrics.add(_unifrac_record(o))
 

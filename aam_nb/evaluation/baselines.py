@@ -124,6 +124,11 @@ for o in (
     baselines.add(o)
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #9781a817
+def _of_kernel(metric):
+    "A function that fits a kernel on a distance and predicts the test rows."
+    def predict(fold): return fit_linear(fold, metric).predict(fold.features, fold.test, fold.train)
+    return predict
+
 def kernel_baseline(
     metric:str, # A name in `aam_nb.registry.metrics`
     order:int=36, # Place in a report
@@ -132,7 +137,7 @@ def kernel_baseline(
     return Baseline(name=f"kernel_{metric}", title=f"Kernel, {metric}", order=order, when="named",
                     needs_tree=metrics[metric].needs_tree,
                     about=f"an L2 linear model on a kernel of the distance {metric}",
-                    predict=lambda fold: fit_linear(fold, metric).predict(fold.features, fold.test, fold.train))
+                    predict=_of_kernel(metric))
 
 for _i, _o in enumerate(o for o in metrics.values() if o.between):
     baselines.add(kernel_baseline(_o.name, order=100 + _i))
@@ -153,8 +158,9 @@ def possible_baselines(
     found = [o for o in known if not _lacks(o, study, covariates)]
     for o in (baselines[name] for name in more if name != "all"):
         lacks = _lacks(o, study, covariates)
-        if lacks: raise AamError(f"The baseline '{o.name}' needs {lacks}, and there is none. Give it, or leave "
-                                 f"'{o.name}' out of {option('run.baselines')}.")
+        if lacks:
+            raise AamError(f"The baseline '{o.name}' needs {lacks}, and there is none. Give it, or leave "
+                           f"'{o.name}' out of {option('run.baselines')}.")
         found.append(o)
     names = {o.name for o in found}
     return [name for name in baselines if name in names]

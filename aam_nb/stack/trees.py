@@ -60,10 +60,10 @@ def arrays_of(
     "The trees of a random forest, or of extra trees."
     trees = [o.tree_ for o in forest.estimators_]
     root = np.cumsum([0, *(o.node_count for o in trees)])[:-1]
+    moved = lambda side: np.concatenate([side(o) + r for o, r in zip(trees, root, strict=True)])
     feature = np.concatenate([o.feature for o in trees])
     leaf = feature < 0
-    left, right = (np.concatenate([getattr(o, side) + r for o, r in zip(trees, root, strict=True)])
-                   for side in ("children_left", "children_right"))
+    left, right = moved(lambda o: o.children_left), moved(lambda o: o.children_right)
     left[leaf], right[leaf] = np.arange(leaf.sum()), -1
     threshold = single_precision(np.concatenate([o.threshold for o in trees]))
     value = np.concatenate([o.value[:, 0] for o in trees])[leaf]
