@@ -249,6 +249,10 @@ def test_samples_of_one_group_are_one_fact():
     assert natural_bounds(few)[1] == 40 and natural_bounds(few, [*range(40), *[99]*30])[1] is None
 
 
+def test_few_groups_of_many_samples_show_a_lowest_value():
+    assert natural_bounds(np.tile([0., 0., 0., 3., 7.5], 6), np.repeat(["a", "b"], 15)) == (0., None)
+
+
 def config(**target): return config_from({"data": {"target": ["age"], "groups": "who"}, "target": target})
 
 
