@@ -1,10 +1,10 @@
 """A tree for studies without one: each ASV at the reference tip whose window has the nearest vector. How well
-UniFrac along that tree agrees with UniFrac along the study's own tree: rank correlation over pairs of samples.
+UniFrac along that tree agrees with UniFrac along the study's own: rank correlation over pairs of samples.
 
-    python benchmarks/placement.py qiime-default-reference-0.1.3.tar.gz    # studies are those under AAM_DATA
+    python benchmarks/placement.py qiime-default-reference-0.1.3.tar.gz   # studies are under AAM_DATA
     python benchmarks/placement.py REFERENCE ecam_infant --tips 5000 --tips 20000
 
-`6-mers` places by the nearest 6-mer profile instead; the last columns are distances that need no tree (Jaccard
+`6-mers` places by the nearest 6-mer profile. The last columns are distances that need no tree (Jaccard
 beside unweighted, Bray-Curtis beside weighted UniFrac), which a placed tree must beat to be worth anything.
 """
 import argparse
