@@ -75,7 +75,7 @@ class ModelConfig(Section):
     feedforward:int = between(2, 1, 8)      # Feed-forward width as a multiple of the width
     readout:str = one_of("flat", "flat", "attention") # ASV summary: all places, or attention pooling
     dropout:float = between(0., 0., .9)     # Dropout on residual branches (never on attention weights)
-    identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8
+    identity:int = between(256, 0, 512)     # Width of the fixed vector that names a sequence; a multiple of 8
     sample:str = "pool" # Sample encoder: pool, attention, both, or a registered one
     pools:tuple[str,...] = ("clade", "presence", "mean", "attention") # Pools: any of these four, and sum
     abundance:str = one_of("log", "log", "clr", "presence") # Reads enter as log share, log ratio or presence
@@ -84,6 +84,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
+    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver

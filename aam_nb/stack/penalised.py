@@ -7,13 +7,18 @@ Docs: https://aam-nb.github.io/aam_nb/5_stack/penalised.html.md"""
 # %% ../../nbs/5_stack/10_penalised.ipynb #34ad5483
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..data.split import kfold, strata
 from .features import coordinates
 
+if TYPE_CHECKING: from sklearn.linear_model import LogisticRegression
+
 # %% auto #0
-__all__ = ['grid', 'ridge', 'logistic', 'trivial', 'penalty_folds', 'penalised']
+__all__ = ['grid', 'ridge', 'logistic_models', 'logistic', 'trivial', 'penalty_folds', 'penalised']
 
 # %% ../../nbs/5_stack/10_penalised.ipynb #7755c65a
 def ridge(
@@ -33,6 +38,18 @@ def _solver(size):
     if size <= 1000: return dict(solver="newton-cholesky", tol=1e-6)
     return dict(solver="lbfgs", tol=1e-4)
 
+def logistic_models(
+    z:np.ndarray,         # Coordinates of the training samples [n, r]
+    y:np.ndarray,         # Their class numbers [n], at least two different ones
+    penalties:np.ndarray, # Penalty on half the squared weights [a], above 0
+)->Iterator[tuple[int,LogisticRegression]]: # Place of the penalty; a model, good until the next is asked for
+    "L2 logistic regressions, from the strongest penalty on; each fit starts where the last ended."
+    from sklearn.linear_model import LogisticRegression
+    known = len(np.unique(y))
+    weights = z.shape[1]*(1 if known == 2 else known)
+    m = LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
+    for i in np.argsort(penalties)[::-1]: yield i, m.set_params(C=1/penalties[i]).fit(z, y)
+
 def logistic(
     z:np.ndarray,         # Coordinates [samples, r]
     y:np.ndarray,         # Class numbers [samples]; only training rows are read
@@ -41,15 +58,11 @@ def logistic(
     penalties:np.ndarray, # Penalty on half the squared weights [a], above 0
 )->np.ndarray:            # float64 [samples, classes, a], each adds up to 1 over the classes
     "Probabilities of every sample for every penalty, by L2 logistic regression."
-    from sklearn.linear_model import LogisticRegression
     known, out = np.unique(y[train]), np.zeros((len(z), classes, len(penalties)))
     if len(known) == 1 or not z.shape[1]:
         out[:] = (np.bincount(y[train], minlength=classes)/len(train))[:, None]
         return out
-    weights = z.shape[1]*(1 if len(known) == 2 else len(known))
-    m = LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
-    for i in np.argsort(penalties)[::-1]: # from the strongest on; each fit starts where the last ended
-        out[:, known, i] = m.set_params(C=1/penalties[i]).fit(z[train], y[train]).predict_proba(z)
+    for i, m in logistic_models(z[train], y[train], penalties): out[:, known, i] = m.predict_proba(z)
     return out
 
 # %% ../../nbs/5_stack/10_penalised.ipynb #02af0b65
