@@ -54,7 +54,7 @@ class AugmentConfig(Section):
     asv_dropout:float = between(.1, 0., .9) # Probability that an ASV of a sample is left out
     identity_dropout:float = between(.1, 0., 1.) # Probability that a sequence's identity vector is hidden
     covariate_dropout:float = between(.1, 0., .9) # Probability that a covariate of a sample is hidden
-    mixup:float = between(.4, 0., 10.) # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
+    mixup:float = between(.8, 0., 10.) # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
     mix:str = one_of("pooled", "pooled", "reads", "aitchison", "cutmix", "phylomix") # What mixup mixes
     jitter:str = one_of("none", "none", "multinomial", "dirichlet") # How reads vary around their shares
     shuffle:bool = False                    # Shuffle the order of the ASVs within a sample

@@ -29,9 +29,10 @@ from .plan import planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
+from .with_ridge import fit_both
 from ..training.ranks import ALONE
 from ..training.sample_stage import pretrained, pretrained_on_all
-from ..training.target_stage import codecs, fit_target, Fitted
+from ..training.target_stage import codecs, Fitted
 from ..training.log import read_log
 from ..types import Study
 
@@ -92,7 +93,7 @@ def train_run(
     train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
     say(f"{split}. {planned(ready.bench, True)}")
     bench = pretrained_on_all(ready.bench)
-    made = fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
+    made = fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
     made = replace(made, bench=replace(made.bench, ranks=ALONE)) # The rest is the main process's alone
     by_main(ranks, lambda: _write_results(ready, made, (train, valid, test), say))
     return ready.out/"bundle"

@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/target_stage.html.md"""
 # %% ../../nbs/4_training/75_target_stage.ipynb #c920ff6c
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Fitted:
     encoded:tuple|None        # Covariates of the store, by `CovariateCodec.encode`; None without any
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
+    penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none before they are fitted
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
