@@ -90,7 +90,7 @@ def cache_clear(folder:FOLDER, days:DAYS=None):
 
 # %% ../nbs/9_runs/90_cli.ipynb #3a43726a
 @app.command("pretrain", cls=KeysCommand)
-@with_flags(*(o for o in TRAINING if o not in ("target", "groups", "independent")))
+@with_flags(*(o for o in TRAINING if o not in ("target", "groups", "independent")), "reference")
 def pretrain(**given):
     "Train the encoder without a target: on the tree, on masked bases and on distances between samples."
     config = described(given)

@@ -196,6 +196,8 @@ def _exclusive_problems(c):
     d, run = c.data, c.run
     pairs = [("data.groups", d.groups, "data.independent", d.independent),
              ("data.corpus", d.corpus, "data.table", d.table),
+             ("data.reference", d.reference, "data.table", d.table),
+             ("data.reference", d.reference, "data.corpus", d.corpus),
              ("data.split", d.split, "data.leave_out", d.leave_out),
              ("run.resume", run.resume, "run.overwrite", run.overwrite)]
     return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]
@@ -227,7 +229,7 @@ def _batch_size_problems(c):
     return found
 
 def _run_problems(c):
-    "What is wrong with the parts of the data, the augmentation and the trackers."
+    "What is wrong with the parts of the data, the augmentation, the baselines and the trackers."
     d, found = c.data, []
     if d.valid + d.test > .8:
         found.append(f"data.valid + data.test is {d.valid + d.test:.2f}; wanted at most .8")
@@ -243,6 +245,7 @@ def _run_problems(c):
         found.append("run.mlflow holds a user or a password, which would be kept with the run; wanted an "
                      "address without them. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
+            + unknown_names(c.run.baselines, "run.baselines", registry.baselines, ("all",))
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, TRACKERS))
 
 # %% ../nbs/0_start/60_config.ipynb #31e21221

@@ -27,6 +27,7 @@ class DataConfig(Section):
     tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder
     distances:str = ""        # File of distances between samples, for loss.metric = ["precomputed"]
     corpus:tuple[str,...] = () # Store folders that pretrain side by side, in place of one table
+    reference:str = "" # Whole 16S genes and their tree to pretrain on, in place of a table: folder or .tar.gz
     temperature:float = between(1., 1., 100.) # Studies are drawn in proportion to size^(1/temperature)
     target:tuple[str,...] = () # Metadata columns to predict
     task:str = "auto"         # regression or classification; auto: numbers are regressed, text is classified
@@ -120,7 +121,7 @@ class TargetConfig(Section):
     "How the columns to predict are transformed, and what an error costs."
     transform:str = "zscore"     # none, minmax, zscore, log1p_minmax, log1p_zscore or zscore_by
     by:str = "" # Column whose categories have a mean and a spread of their own, for zscore_by
-    bounds:tuple[float|None,...] = () # Lowest and highest possible value, e.g. [0, 14] or [0, inf]
+    bounds:tuple[float|None,...] = () # Lowest and highest possible value, e.g. [0, 14]; []: found in the data
     loss:str = "mse"             # mse, mae, huber, quantile or asymmetric
     quantiles:tuple[float,...] = (.05, .5, .95) # Quantiles that the quantile loss fits; .5 is the prediction
     under:float = between(1., 0., 1e3) # Asymmetric loss: cost of predicting one unit too low
@@ -203,6 +204,7 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
     refit:int = between(0, 0, 20) # Models fitted anew on all samples, for the steps found; 0 for none
+    baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
     experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb

@@ -160,7 +160,8 @@ def per_column(
     return next(iter(common), None), {unquoted(o): value for o, value in cut if value is not None}
 
 # %% ../nbs/0_start/55_shorthand.ipynb #0faddeae
-_NAMES = ("data.corpus", "augment.also", "model.pools", "loss.metric", "run.trackers")
+_NAMES = ("data.corpus", "augment.also", "model.pools", "loss.metric", "run.trackers",
+          "run.baselines")
 _OF_COLUMNS = {"data.target": names_in, "model.scale_by": names_in, "data.covariates": nested_names_in}
 _ONE_COLUMN = {"data.groups", "data.leave_out", "data.split", "target.by", "target.weights"}
 _READERS = {

@@ -38,6 +38,10 @@ FLAGS = {
     "independent": ("data.independent", bool, "State that samples are independent, instead of groups."),
     "where": ("data.where", str, 'Keep the samples for which this holds, e.g. "is_infant == 1".'),
     "depth": ("data.depth", int, "Rarefy every sample to this many reads."),
+    "reference": ("data.reference", str, "Whole 16S genes and their tree, in place of a table: the folder or "
+                  ".tar.gz of qiime-default-reference, by pip download --no-deps --no-binary :all:"),
+    "start": ("run.start", str, "Bundle whose encoder the run starts from, or reference: the one that comes "
+              "with aam_nb."),
     "seed": ("run.seed", int, "Seed of every random draw."),
     "threads": ("run.threads", int, "CPU threads."),
     "device": ("run.device", str, "auto, cpu, cuda or mps."),
@@ -49,7 +53,7 @@ FLAGS = {
 # %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
 WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
           "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
-          "FOLDER": ("out",), "N|auto": ("batch_size",)}
+          "FOLDER": ("out",), "PATH": ("reference",), "BUNDLE": ("start",), "N|auto": ("batch_size",)}
 
 def wanted(
     name:str,   # A key of `FLAGS`
@@ -161,7 +165,7 @@ def described(
 
 # %% ../nbs/9_runs/80_train_command.ipynb #9d9a06b4
 TRAINING = ("table", "metadata", "tree", "sequences", "target", "groups", "independent", "where", "depth",
-            "seed", "threads", "device", "batch_size", "out", "resume", "overwrite")
+            "start", "seed", "threads", "device", "batch_size", "out", "resume", "overwrite")
 
 @with_flags(*TRAINING)
 def train(**given):

@@ -17,7 +17,7 @@ from aam_nb.inference.bundle import load_bundle
 from aam_nb.recipe import load_config
 from aam_nb.train import config_from_flags, FLAGS
 
-RECIPES = ["aam", "demo", "large_fsdp", "small"]
+RECIPES = ["aam", "demo", "large_fsdp", "reference", "small"]
 TINY = ["model.width=16", "model.layers=1", "model.sample_width=16", "model.head_width=8",
         "model.identity=16", "pretrain_asv.steps=6", "pretrain_asv.batch=24", "optim.steps=12",
         "optim.batch=8", "optim.every=4"]

@@ -77,6 +77,8 @@ def test_the_tables_of_a_configuration_make_it_again():
     (dict(target=dict(class_weights=dict(a=-1))), "gives 'a' the weight -1; wanted 0 or more"),
     (dict(target=dict(quantiles=[.9, .5])), "wanted rising numbers"),
     (dict(augment=dict(also=["bloom"])), "augment.also names 'bloom'"),
+    (dict(run=dict(baselines=["florest"])), "run.baselines names 'florest'.*Did you mean 'forest'"),
+    (dict(run=dict(baselines=["rbf", "rbf"])), "run.baselines names 'rbf' twice"),
     (dict(run=dict(trackers=["wandbb"])), "run.trackers names 'wandbb'"),
     (dict(model=dict(sample="mamba")), "model.sample names 'mamba'"),
     (dict(data=dict(target=["age", "age"])), "data.target names a column twice"),

@@ -38,7 +38,7 @@ def run(tmp_path_factory):
                           "target": dict(loss="quantile", bounds="0:", transform="log1p_zscore"),
                           "loss": dict(metric="faith_pd, unweighted", distance=.5, counts=.5),
                           "pretrain_asv": dict(steps=4, batch=24), "optim": dict(steps=12, batch=8, every=4),
-                          "run": dict(out=str(folder/"run"), threads=1)})
+                          "run": dict(out=str(folder/"run"), threads=1, refit=0)})
     bundle = shutil.move(train_run(config, say=quiet), folder/"bundle")
     truth = pd.read_csv(folder/"metadata.tsv", sep="\t", index_col=0, comment="#", dtype={"sample_id": str})
     told = pd.read_csv(folder/"run/predictions.tsv", sep="\t", index_col=0, dtype={"sample_id": str})

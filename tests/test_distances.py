@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_trees import random_counts, random_newick, scikit_bio
 from scipy import sparse
+from scipy.spatial.distance import cdist
 
 from aam_nb.core import AamError
 from aam_nb.data.distances import (
@@ -65,6 +66,17 @@ def test_unifrac_as_scikit_bio(metric, theirs, kw, seed, n):
     np.testing.assert_allclose(unifrac_blocks(counts, tree, tip, metric, block=int(seed % 7) + 1), want,
                                atol=1e-9)
     if metric != "weighted": assert ours.max() <= 1
+
+
+@given(seeds, sizes)
+def test_log_weighted_is_a_city_block_of_log_shares(seed, n):
+    _, tree, tip, _, counts = draw(seed, n)
+    below = branch_abundance(tree, tip, counts)
+    on_tree = np.maximum(counts[:, tip >= 0].sum(1, keepdims=True), 1)
+    x = np.log1p(1e4*below/on_tree)*tree.length
+    want = cdist(x, x, "cityblock")
+    np.testing.assert_allclose(unifrac(counts, tree, tip, "log_weighted"), want, atol=1e-8)
+    np.testing.assert_allclose(unifrac_blocks(counts, tree, tip, "log_weighted", block=4), want, atol=1e-8)
 
 
 @given(seeds, sizes)

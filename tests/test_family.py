@@ -28,7 +28,7 @@ SMALL = {"model": {"width": 16, "layers": 2, "heads": 2, "sample_width": 16, "sa
          "data": {"test": 0., "valid": .3}, "augment": {"rarefy": .5},
          "pretrain_asv": {"steps": 2, "batch": 16}, "optim": {"steps": 4, "batch": 12, "every": 2,
                                                               "chunk": 24},
-         "pretrain_sample": {"batch": 8, "chunk": 24}, "run": {"threads": 1, "watch": 0.}}
+         "pretrain_sample": {"batch": 8, "chunk": 24}, "run": {"threads": 1, "watch": 0., "refit": 0}}
 FUSIONS = ("none", "concat", "add", "gated", "cross", "perceiver")
 METRICS = ("none", "unweighted", "weighted", "weighted_normalized", "generalized", "faith_pd", "braycurtis",
            "jaccard", "aitchison", "robust_aitchison", "unweighted, aitchison, faith_pd")

@@ -4,7 +4,7 @@ import pytest
 
 from aam_nb.data.simulate import simulate
 from aam_nb.stack.features import coordinates
-from aam_nb.stack.penalised import logistic, penalised, penalty_folds, ridge, trivial
+from aam_nb.stack.penalised import fit_dual, logistic, penalised, penalty_folds, ridge, trivial
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,29 @@ def test_penalty_is_chosen_on_groups():
     g, offset, train = np.repeat(np.arange(30), 8), rng.normal(size=30), np.arange(240)
     x = rng.normal(size=(30, 200))[g] + rng.normal(size=(240, 200))*.1
     y = offset[g] + rng.normal(size=240)*.1
-    by_group = penalised(x @ x.T, y, train, folds=penalty_folds(y, train, "regression", g.astype(str)))[1]
-    by_sample = penalised(x @ x.T, y, train, folds=penalty_folds(y, train, "regression"))[1]
+    folds = penalty_folds(y, train, "regression", g.astype(str)), penalty_folds(y, train, "regression")
+    by_group, by_sample = (penalised(x @ x.T, y, train, folds=o).multiple for o in folds)
     assert by_group >= 100*by_sample
 
 
 def test_trivial_gives_the_shares_of_the_training_rows(truth):
     train, test, site = np.arange(60), np.arange(60, 90), truth["site"]
     assert np.allclose(trivial(site, train, test, 3)[0], [(site[train] == k).mean() for k in range(3)])
+
+
+@pytest.mark.parametrize("k", [0, 2, 4])
+def test_weights_of_samples_are_sklearn_on_raw_features(k):
+    "Also with features far from 0, and with a class that training lacks."
+    from sklearn.linear_model import LogisticRegression, Ridge
+    x, order, y = raw(60, 300, 2)
+    x = x + 50
+    if k: y = np.digitize(y, np.quantile(y, np.arange(1, k)/k))
+    train, test = order[:40], order[40:]
+    made = fit_dual(x @ x.T, y, train, k + (k > 0), multiple=.1)
+    alpha = .1*((x[train] - x[train].mean(0))**2).sum()/40
+    ours = made.predict(x[test] @ x[train].T)
+    theirs = Ridge(alpha=alpha).fit(x[train], y[train]).predict(x[test])
+    if not k: return np.testing.assert_allclose(ours, theirs)
+    theirs = LogisticRegression(C=1/alpha, tol=1e-10, max_iter=20_000).fit(x[train], y[train])
+    assert (ours[:, k] == 0).all()
+    np.testing.assert_allclose(ours[:, :k], theirs.predict_proba(x[test]), atol=2e-4)

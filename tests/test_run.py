@@ -27,7 +27,7 @@ from aam_nb.types import Table
 
 SMALL = {"model": {"width": 16, "layers": 1, "sample_width": 16, "head_width": 8, "identity": 16},
          "pretrain_asv": {"steps": 6, "batch": 24}, "optim": {"steps": 12, "batch": 8, "every": 4},
-         "run": {"folds": 3, "inner": 2, "threads": 1, "watch": 0.}}
+         "run": {"folds": 3, "inner": 2, "refit": 0, "threads": 1, "watch": 0.}}
 ATTENTION = {"sample": "attention", "sample_layers": 1, "readout": "attention", "patch": 4}
 
 

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 
 from ..config import check_quantiles
 from ..core import AamError, few, option
+from .reach import ONE_WIDTH, Reach
 from .transforms import category_constants, check_range, fit_constants, in_unit, transformed
 from .values import all_of, as_numbers, class_names, infer_task
 from .written import as_texts
@@ -35,7 +36,7 @@ def _is_sound_number(c:TargetCodec)->bool:
     costs = min(c.under, c.over) >= 0 < c.under + c.over < np.inf
     margin = (c.margin is None or np.isfinite(c.margin)) and 0 < c.level < 1
     return bool(named and plain and c.levels == levels and costs and margin and _are_sound_scales(c)
-                and _are_sound_bounds(c.low, c.high))
+                and _are_sound_bounds(c.low, c.high) and _are_sound_bounds(*c.natural))
 
 def _are_sound_scales(c:TargetCodec)->bool:
     "Whether the standardisation constants can be used; only `zscore_by` has those of categories."
@@ -69,6 +70,8 @@ class TargetCodec:
     sd:float = 1.         # What is divided by, above 0: the standard deviation, or the range for minmax
     low:float|None = None # Lowest possible value, in the target's unit; None where there is none
     high:float|None = None # Highest possible value
+    # The same, found in training values: predictions keep to them, and other values are not refused
+    natural:tuple[float|None,float|None] = (None, None)
     # Category of `by` -> its own mean and standard deviation, for zscore_by
     places:dict[str,tuple[float,float]] = field(default_factory=dict)
     by:str = ""           # The column of these categories
@@ -78,7 +81,8 @@ class TargetCodec:
     under:float = 1.      # Asymmetric loss: cost of a unit too low
     over:float = 1.       # Asymmetric loss: cost of a unit too high
     temperature:float = 1. # Logits are divided by it, above 0; from calibration
-    margin:float|None = None # What widens an interval on either side, encoded; None before calibration
+    margin:float|None = None # What widens an interval, times its reach; None before calibration
+    reach:Reach = ONE_WIDTH # How far an interval reaches by the prediction, for a margin of 1, encoded
     level:float = .9      # Share of the true values that an interval is to hold
 
     def __post_init__(self):
@@ -92,6 +96,12 @@ class TargetCodec:
         return len(self.classes) or len(self.levels) or 1
 
     @property
+    def ends(self)->tuple[float|None,float|None]: # None where there is none
+        "The lowest and the highest value that a prediction may have."
+        given = (self.low, self.high)
+        return tuple(a if b is None else b for a, b in zip(given, self.natural))
+
+    @property
     def column(self)->Column:
         "The target as model and loss see it."
         return Column(name=self.name, task=self.task, outputs=self.outputs, loss=self.loss,
@@ -103,18 +113,23 @@ def check_fields(
     saved:dict, # What was read for it
 )->None:
     "Raises `ValueError` where a saved record lacks a field or has an unknown one."
-    names = {f.name for f in fields(cls)}
-    odd = sorted(names ^ set(saved))
+    odd = sorted({f.name for f in fields(cls)} ^ set(saved))
     if odd: raise ValueError(f"{few(odd)} {'is' if len(odd) == 1 else 'are'} missing or not known")
 
 # %% ../../nbs/1_data/35_codec.ipynb #3998123a
+_LATER = dict(natural=(None, None), reach=ONE_WIDTH) # What earlier versions did not save, and what it means
+
 @patch
 def to_dict(self:TargetCodec)->dict: # Plain values
     "The codec for JSON."
     places = {k: list(v) for k, v in self.places.items()}
-    return asdict(self) | dict(classes=list(self.classes), levels=list(self.levels), places=places)
+    plain = asdict(self) | dict(classes=list(self.classes), levels=list(self.levels), places=places)
+    plain |= dict(natural=list(self.natural), reach=self.reach.to_dict())
+    return {k: v for k, v in plain.items() if k not in _LATER or getattr(self, k) != _LATER[k]}
 
 # %% ../../nbs/1_data/35_codec.ipynb #4d51de3e
+def _reach(saved)->Reach: return saved if isinstance(saved, Reach) else Reach.from_dict(saved)
+
 @patch(cls_method=True)
 def from_dict(
     cls:TargetCodec,
@@ -122,9 +137,11 @@ def from_dict(
 )->TargetCodec:
     "A codec from the result of `to_dict`. Raises `AamError` for anything else."
     try:
+        saved = _LATER | saved
         check_fields(cls, saved)
         places = {k: (mean, sd) for k, (mean, sd) in saved["places"].items()}
-        exact = dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]), places=places)
+        exact = dict(classes=tuple(saved["classes"]), levels=tuple(saved["levels"]), places=places,
+                     natural=tuple(saved["natural"]), reach=_reach(saved["reach"]))
         return cls(**saved | exact)
     except (AttributeError, TypeError, ValueError) as e:
         raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
@@ -245,8 +262,8 @@ def _checked(self:TargetCodec, outputs)->np.ndarray: # float64 [n, outputs]
 def _in_unit(self:TargetCodec, x:np.ndarray, by:pd.Series|None)->np.ndarray: # [n, any], as x
     "Encoded numbers in the target's unit, within its bounds."
     mean, sd = self._scale(by, len(x))
-    y = in_unit(self.transform, x*sd + mean)
-    return np.clip(y, -np.inf if self.low is None else self.low, np.inf if self.high is None else self.high)
+    y, (low, high) = in_unit(self.transform, x*sd + mean), self.ends
+    return np.clip(y, -np.inf if low is None else low, np.inf if high is None else high)
 
 # %% ../../nbs/1_data/35_codec.ipynb #45b0b757
 @patch
@@ -299,6 +316,7 @@ def interval(
     self:TargetCodec,
     outputs:np.ndarray, # [n, outputs]
     by:pd.Series|None=None, # The category of each sample, for zscore_by
+    unseen:np.ndarray|None=None, # Share of each sample's reads that training did not have [n]; None for none
 )->np.ndarray:          # float64 [n, 2], lowest and highest, in the target's unit and within its bounds
     """Where the true value of each sample lies with the chance `level`. Raises `AamError` before
     calibration, and for classes."""
@@ -307,6 +325,7 @@ def interval(
                        "samples that did not train.")
     x = self._checked(outputs)
     point = self._point(x)
-    low = np.minimum(x[:, :1] - self.margin, point)
-    high = np.maximum(x[:, -1:] + self.margin, point)
-    return self._in_unit(np.hstack([low, high]), by)
+    size = self.margin*self.reach.sizes(point[:, 0])
+    low = np.minimum(x[:, :1] - size[:, :1], point)
+    high = np.maximum(x[:, -1:] + size[:, 1:], point)
+    return self._in_unit(self.reach.widened(np.hstack([low, high]), unseen), by)

@@ -20,8 +20,8 @@ from ..registry import metrics
 from ..types import Tree
 
 # %% auto #0
-__all__ = ['UNIFRACS', 'Metric', 'tree_with_reads', 'unifrac', 'unifrac_blocks', 'faith_pd', 'bray_curtis', 'jaccard',
-           'aitchison', 'robust_aitchison', 'sample_distances']
+__all__ = ['UNIFRACS', 'FINEST', 'Metric', 'log_share', 'tree_with_reads', 'unifrac', 'unifrac_blocks', 'faith_pd', 'bray_curtis',
+           'jaccard', 'aitchison', 'robust_aitchison', 'sample_distances']
 
 # %% ../../nbs/1_data/85_distances.ipynb #073d6742
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,14 @@ class Metric:
             raise AamError(f"A distance cannot be named '{self.name}'. Use letters, digits and underscores.")
 
 # %% ../../nbs/1_data/85_distances.ipynb #c1779798
-UNIFRACS = ("unweighted", "weighted", "weighted_normalized", "generalized")
+UNIFRACS = ("unweighted", "weighted", "weighted_normalized", "generalized", "log_weighted")
+FINEST = 1e-4 # Share of reads at which the logarithm of an abundance sets in
+
+def log_share(
+    share:np.ndarray, # Shares of reads, 0 to 1
+)->np.ndarray:        # 0 to 9.2
+    "log(1 + share / 1e-4)."
+    return np.log1p(share/FINEST)
 
 def _check_unifrac(kind:str, alpha:float):
     "Refuse a kind that does not exist, or an alpha that has no meaning."
@@ -51,7 +58,7 @@ def _check_unifrac(kind:str, alpha:float):
 def _distance(kind:str, total:np.ndarray, shared:np.ndarray)->np.ndarray:
     "The distance of the table. Two samples that cover no branch at all are at distance 0."
     difference = np.maximum(total - 2*shared, 0)
-    if kind == "weighted": return difference
+    if kind in ("weighted", "log_weighted"): return difference
     whole = total - shared if kind == "unweighted" else total
     return np.divide(difference, whole, out=np.zeros_like(whole), where=whole > 0)
 
@@ -97,11 +104,12 @@ def tree_with_reads(
 
 # %% ../../nbs/1_data/85_distances.ipynb #9dd83c55
 def _below(counts, tree:Tree, tip:np.ndarray, kind:str)->np.ndarray: # float64 [b, branches]
-    "Presence below each branch, or the share of the reads that are on the tree."
+    "What is below each branch: presence, the share of the reads on the tree, or its logarithm."
     below = branch_abundance(tree, tip, counts)
     if kind == "unweighted": return (below > 0).astype(float)
     on_tree = counts @ (tip >= 0).astype(float)
-    return below/(on_tree + (on_tree == 0))[:, None]
+    share = below/(on_tree + (on_tree == 0))[:, None]
+    return log_share(share) if kind == "log_weighted" else share
 
 def _both_ways(out:np.ndarray)->np.ndarray:
     "The upper triangle of a square array, mirrored."
@@ -135,7 +143,8 @@ def unifrac(
 def _unifrac_record(kind:str)->Metric:
     "The record of one kind of UniFrac."
     def between(counts, *, tree, tip, alpha, **_): return unifrac(counts, tree, tip, kind, alpha)
-    return Metric(name=kind, needs_tree=True, bounded=kind != "weighted", between=between)
+    bounded = kind not in ("weighted", "log_weighted")
+    return Metric(name=kind, needs_tree=True, bounded=bounded, between=between)
 
 for o in UNIFRACS: metrics.add(_unifrac_record(o))
 

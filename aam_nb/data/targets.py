@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/1_data/targets.html.md"""
 # %% ../../nbs/1_data/40_targets.ipynb #c5244b67
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..config import Config
 from ..core import AamError, few
 from .codec import TargetCodec
+from .natural import found_bounds
 from .values import check_columns
 from ..types import Column, slices as slices_of
 
@@ -98,8 +99,9 @@ def _fit_target(metadata:pd.DataFrame, config:Config, name:str, train:np.ndarray
     t = config.target
     loss, transform, bounds = (config.of_target(name, o) for o in ("loss", "transform", "bounds"))
     by = metadata[t.by].iloc[train] if transform == "zscore_by" else None
-    return TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by,
+    made = TargetCodec.fit(metadata[name].iloc[train], "regression", name, transform=transform, by=by,
                            bounds=bounds, loss=loss, levels=t.quantiles, under=t.under, over=t.over)
+    return replace(made, natural=found_bounds(metadata.iloc[train], config, name))
 
 def _check_settings_of_classes(config:Config, name:str):
     "Raises `AamError` where a setting of numbers names this column of classes."

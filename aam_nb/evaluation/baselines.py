@@ -12,32 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core import draw_key
-from ..stack.features import Features, prevalent
+from ..core import AamError, draw_key, option
+from .boosting import boosting
+from ..registry import baselines, metrics
+from ..stack.features import Fold
+from ..stack.members import fit_forest, fit_linear, MEMBERS
 from ..stack.penalised import penalised, penalty_folds, trivial
-from ..registry import baselines
 from ..types import Study
 
 # %% auto #0
-__all__ = ['Fold', 'linear', 'forest', 'Baseline', 'possible_baselines', 'fit_predict']
-
-# %% ../../nbs/7_evaluation/10_baselines.ipynb #ce80cb35
-@dataclass(frozen=True, kw_only=True)
-class Fold:
-    "The question to a baseline. The target of a row that does not train is never read."
-    features:Features # Of the whole study; several folds and baselines share their work
-    y:np.ndarray      # Numbers, or class numbers [samples], in the study's order
-    train:np.ndarray  # Rows that train
-    test:np.ndarray   # Rows to predict
-    classes:int = 0   # Number of classes; 0 where the target is a number
-    groups:np.ndarray|None = None # Group of each sample [samples]; None where samples are independent
-    seed:int = 42
-    threads:int = 0   # 0 for all cores
-
-    @property
-    def task(self)->str:
-        "The kind of target: \"regression\" or \"classification\"."
-        return "classification" if self.classes else "regression"
+__all__ = ['linear', 'forest', 'Baseline', 'of_member', 'kernel_baseline', 'possible_baselines', 'fit_predict']
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #dcfda282
 def linear(
@@ -47,7 +31,8 @@ def linear(
     "A ridge or logistic model, fitted on the training rows."
     seed = draw_key(fold.seed, "inner") % 2**32
     folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, seed=seed)
-    return penalised(gram, fold.y, fold.train, fold.classes, folds)[0][fold.test]
+    made = penalised(gram, fold.y, fold.train, fold.classes, folds)
+    return made.predict(gram[np.ix_(fold.test, fold.train)])
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #34d03b44
 def forest(
@@ -55,17 +40,7 @@ def forest(
     trees:int=500,
 )->np.ndarray: # [test], or probabilities [test, classes]
     "A random forest on the relative abundances of ASVs that are prevalent in the training rows."
-    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-    x = fold.features.relative[:, prevalent(fold.features.counts, fold.train)]
-    kind, share = (RandomForestClassifier, "sqrt") if fold.classes else (RandomForestRegressor, 1/3)
-    seed = draw_key(fold.seed, "forest") % 2**32
-    m = kind(trees, max_features=share, n_jobs=fold.threads or -1, random_state=seed)
-    m.fit(x[fold.train].toarray().astype(np.float32), fold.y[fold.train])
-    x = x[fold.test].toarray().astype(np.float32)
-    if not fold.classes: return m.predict(x)
-    out = np.zeros((len(fold.test), fold.classes))
-    out[:, m.classes_] = m.predict_proba(x)
-    return out
+    return fit_forest(fold, "relative", False, trees).predict(fold.features, fold.test)
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #c8e5adde
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +52,7 @@ class Baseline:
     about:str      # What it is, for a report: begins with a small letter, has no full stop
     predict:Callable[[Fold],np.ndarray] # Fits on the training rows; gives what `fit_predict` gives
     order:int = 35 # Place in a report, from the top
+    when:str = "usual" # "usual": always; "all": also when all are asked for; "named": only by its name
     needs_tree:bool = False
     needs_covariates:bool = False
     average:bool = False # Whether it is a member of the average
@@ -105,28 +81,89 @@ baselines.add(Baseline(
     predict=lambda fold: linear(fold.features.of_covariates(fold.train), fold)))
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #43d387f8
+def of_member(
+    name:str, # One of `MEMBERS`
+)->Callable[[Fold],np.ndarray]:
+    "A function that fits a member on the training rows and predicts the test rows."
+    def predict(fold): return MEMBERS[name].fit(fold).predict(fold.features, fold.test, fold.train)
+    return predict
+
 baselines.add(Baseline(
     name="clr", title="Ridge, CLR", class_title="Logistic, CLR", order=20, average=True,
-    about="an L2 linear model on centred log ratios of ASVs",
-    predict=lambda fold: linear(fold.features.of_clr(fold.train), fold)))
+    about="an L2 linear model on centred log ratios of ASVs", predict=of_member("clr")))
 
 baselines.add(Baseline(
     name="branch", title="Ridge, branches", class_title="Logistic, branches", order=30, needs_tree=True,
     average=True, about="an L2 linear model on log abundances of the branches of the tree",
-    predict=lambda fold: linear(fold.features.branches, fold)))
+    predict=of_member("branch")))
 
 baselines.add(Baseline(
     name="forest", title="Random forest", order=10, average=True, large=True, line="-.",
     about="500 trees on relative abundances", predict=lambda fold: forest(fold)))
 
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #c7f53387
+for o in (
+    Baseline(name="extra_trees", title="Extra trees, branches", order=12, needs_tree=True, when="all",
+             about="300 extra trees on log abundances of the branches of the tree",
+             predict=of_member("extra_trees")),
+    Baseline(name="boosting", title="Gradient boosting", order=14, when="all",
+             about="gradient boosting on relative abundances, with as many trees as inner folds could use",
+             predict=lambda fold: boosting(fold)),
+    Baseline(name="log_unifrac", title="Kernel, log UniFrac", order=22, needs_tree=True, when="all",
+             about="an L2 linear model on a kernel of UniFrac distances between log abundances",
+             predict=of_member("log_unifrac")),
+    Baseline(name="rbf", title="RBF kernel, branches", order=24, needs_tree=True, when="all",
+             about="an L2 linear model on the RBF kernel of log abundances of branches",
+             predict=of_member("rbf")),
+    Baseline(name="presence", title="Kernel, presence", order=26, when="all",
+             about="an L2 linear model on a kernel of unweighted UniFrac, or of Jaccard without a tree",
+             predict=of_member("presence")),
+    Baseline(name="words", title="Ridge, k-mers", class_title="Logistic, k-mers", order=32, when="all",
+             about="an L2 linear model on the words of six bases in a sample's reads, without a tree",
+             predict=of_member("words"))):
+    baselines.add(o)
+
+# %% ../../nbs/7_evaluation/10_baselines.ipynb #9781a817
+def _of_kernel(metric):
+    "A function that fits a kernel on a distance and predicts the test rows."
+    def predict(fold): return fit_linear(fold, metric).predict(fold.features, fold.test, fold.train)
+    return predict
+
+def kernel_baseline(
+    metric:str, # A name in `aam_nb.registry.metrics`
+    order:int=36, # Place in a report
+)->Baseline:
+    "An L2 linear model on the kernel of a distance, as a record that can be registered."
+    return Baseline(name=f"kernel_{metric}", title=f"Kernel, {metric}", order=order, when="named",
+                    needs_tree=metrics[metric].needs_tree,
+                    about=f"an L2 linear model on a kernel of the distance {metric}",
+                    predict=_of_kernel(metric))
+
+for _i, _o in enumerate(o for o in metrics.values() if o.between):
+    baselines.add(kernel_baseline(_o.name, order=100 + _i))
+
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #9ed71b8b
+def _lacks(o, study, covariates)->str: # "" where nothing is missing
+    "What a baseline needs and a study does not have."
+    if o.needs_tree and study.tree is None: return "a tree"
+    return "covariates" if o.needs_covariates and not covariates else ""
+
 def possible_baselines(
     study:Study,
     covariates:tuple=(), # Covariates of the model, as `data.covariates`
+    more:tuple[str,...]=(), # Beside the usual ones: names, or "all"
 )->list[str]:          # Names, in the order in which they were registered
-    "The baselines that can be fitted."
-    lacks = lambda o: (o.needs_tree and study.tree is None) or (o.needs_covariates and not covariates)
-    return [o.name for o in baselines.values() if not lacks(o)]
+    "The baselines that can be fitted. Raises `AamError` for a name that is unknown, or cannot be fitted."
+    known = [o for o in baselines.values() if o.when == "usual" or o.when == "all" and "all" in more]
+    found = [o for o in known if not _lacks(o, study, covariates)]
+    for o in (baselines[name] for name in more if name != "all"):
+        lacks = _lacks(o, study, covariates)
+        if lacks:
+            raise AamError(f"The baseline '{o.name}' needs {lacks}, and there is none. Give it, or leave "
+                           f"'{o.name}' out of {option('run.baselines')}.")
+        found.append(o)
+    names = {o.name for o in found}
+    return [name for name in baselines if name in names]
 
 # %% ../../nbs/7_evaluation/10_baselines.ipynb #7b189aec
 def fit_predict(

@@ -13,14 +13,16 @@ import numpy as np
 
 from ..core import AamError
 from ..data.codec import TargetCodec
+from ..data.reach import ONE_WIDTH, Reach
+from .widths import crossed_sizes, even_reach, interval_cost, lopsided_reach, one_width
 from ..training.metrics import class_metrics
 
 # %% auto #0
-__all__ = ['group_shares', 'conformal_margin', 'outside', 'fit_temperature', 'calibrated']
+__all__ = ['FEWEST_GROUPS', 'group_shares', 'conformal_margin', 'outside', 'chosen_reach', 'fit_temperature', 'calibrated']
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #32a66223
 def _one_each(groups, n):
-    "Raises `AamError` unless there are no groups, or one for each sample."
+    "Raises `AamError` unless there are none, or one for each sample."
     if groups is None or len(groups) == n: return
     raise AamError(f"There are {n:,} samples and {len(groups):,} groups; wanted one group for each sample.")
 
@@ -61,10 +63,43 @@ def _check_margin(scores, level):
 def outside(
     outputs:np.ndarray, # Encoded number [n, 1], or its quantiles in rising order [n, q]
     target:np.ndarray,  # Encoded truth [n]
-)->np.ndarray:          # float64 [n], encoded units; below 0 for a truth between the quantiles
+    sizes:np.ndarray|None=None, # Reach below and above each prediction [n, 2]; None for 1 everywhere
+)->np.ndarray:          # float64 [n], encoded units, or reaches; below 0 for a truth between the quantiles
     "How far the truth lies outside of what a model predicts."
     outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    return np.maximum(outputs[:, 0] - target, target - outputs[:, -1])
+    below, above = np.ones((2, len(target))) if sizes is None else np.asarray(sizes, dtype=np.float64).T
+    return np.maximum((outputs[:, 0] - target)/below, (target - outputs[:, -1])/above)
+
+# %% ../../nbs/7_evaluation/40_calibrate.ipynb #05e215f1
+FEWEST_GROUPS = 8 # Groups from which a reach is learned
+
+def _tried(fit, point, target, groups,
+           level)->tuple[float,float,np.ndarray]: # Margin, level, cost of each group
+    "One kind of reach on errors that did not teach it."
+    shares, _ = group_shares(groups, len(target))
+    sizes = np.ones((len(target), 2))
+    if fit is not one_width: sizes = crossed_sizes(fit, point, target, shares, groups)
+    margin, reached = conformal_margin(outside(point[:, None], target, sizes), groups, level)
+    ends = np.clip(point + margin*(sizes*[-1, 1]).T, target.min(), target.max())
+    cost = shares*interval_cost(*ends, target, reached)
+    return margin, reached, np.bincount(np.unique(groups, return_inverse=True)[1], cost)
+
+def chosen_reach(
+    point:np.ndarray,  # Predictions of samples that did not train [n], encoded
+    target:np.ndarray, # Their true values [n], encoded
+    groups=None,       # Their groups [n]; None where samples are independent
+    level:float=.9,    # Share of the samples of a new group that intervals shall hold
+)->tuple[Reach,float,float]: # The reach, its margin, and the level that it keeps
+    "The cheapest reach; one width unless another is clearly cheaper. Raises `AamError` for missing errors."
+    groups = np.arange(len(target)) if groups is None else np.asarray(groups).astype(str)
+    shares, n = group_shares(groups, len(target))
+    if n < FEWEST_GROUPS: return ONE_WIDTH, *conformal_margin(np.abs(target - point), groups, level)
+    best, found = one_width, _tried(one_width, point, target, groups, level)
+    for fit in (even_reach, lopsided_reach):
+        tried = _tried(fit, point, target, groups, level)
+        gain = found[2] - tried[2]
+        if gain.mean() > gain.std(ddof=1)/np.sqrt(n): best, found = fit, tried
+    return best(point, target, shares), *found[:2]
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #33f7b58e
 def fit_temperature(
@@ -85,19 +120,19 @@ def fit_temperature(
     return float(np.exp(found.x))
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #f1df3860
-def _known(codec, outputs, target, groups):
-    "Outputs, truth and groups where the truth is known. Raises `AamError` where they do not fit together."
+def _known(codec, outputs, target, *beside):
+    "Outputs, truth and the rest where the truth is known. Raises `AamError` where they do not fit."
     outputs, target = np.asarray(outputs, dtype=np.float64), np.asarray(target, dtype=np.float64).ravel()
     have, wanted = ~np.isnan(target), (len(target), codec.outputs)
     if outputs.shape != wanted:
         raise AamError(f"The outputs of '{codec.name}' have the shape {outputs.shape}; wanted {wanted}.")
-    _one_each(groups, len(target))
+    for o in beside: _one_each(o, len(target))
     if not have.any():
         raise AamError(f"None of the {len(have):,} samples held out has a value of '{codec.name}', "
                        "so nothing can be calibrated. Hold out more samples.")
     if not np.isfinite(outputs[have]).all():
         raise AamError(f"Some outputs of '{codec.name}' are not finite. Did training diverge?")
-    return outputs[have], target[have], None if groups is None else np.asarray(groups)[have]
+    return outputs[have], target[have], *(None if o is None else np.asarray(o)[have] for o in beside)
 
 def _from(groups, n):
     "How much it was learned from, in words."
@@ -106,13 +141,36 @@ def _from(groups, n):
     return f"{count(n, 'sample')}{whose} held out"
 
 # %% ../../nbs/7_evaluation/40_calibrate.ipynb #a5e673a2
-def _with_margin(codec, outputs, target, groups, level):
-    "The codec with the margin of its intervals."
-    margin, reached = conformal_margin(outside(outputs, target), groups, level)
-    note = (f"The {100*reached:.3g} % intervals of '{codec.name}' add {margin:.3g} encoded units "
-            f"on each side, learned from {_from(groups, len(target))}.")
+def _interval_of(codec, outputs, target, groups, level)->tuple[Reach,float,float]:
+    "Reach, margin and level of the intervals of a number."
+    if not codec.levels: return chosen_reach(outputs[:, 0], target, groups, level)
+    return ONE_WIDTH, *conformal_margin(outside(outputs, target), groups, level)
+
+def _allowing(reach, target, unseen, groups, level)->Reach:
+    "The same reach, with what it is to do about reads that training did not have."
+    if unseen is None: return reach
+    shares = group_shares(groups, len(target))[0]
+    def quantile(x, q): return float(np.quantile(x, q, weights=shares, method="inverted_cdf"))
+    low, high = (quantile(target, q) for q in ((1 - level)/2, (1 + level)/2))
+    return replace(reach, usual=quantile(unseen, .95), lowest=low, highest=high)
+
+def _widths_text(codec)->str: # "add 0.5 encoded units on each side"
+    "How far intervals reach, in words."
+    reach, m = codec.reach, codec.margin
+    if len(reach.at) == 1: return f"add {m:.3g} encoded units on each side"
+    each = m*np.array([reach.below, reach.above])
+    return (f"reach {each.min():.3g} to {each.max():.3g} encoded units from the prediction, by its height"
+            + " and by side"*(reach.below != reach.above))
+
+def _with_margin(codec, outputs, target, groups, level, unseen):
+    "The codec with the margin and the reach of its intervals."
+    reach, margin, reached = _interval_of(codec, outputs, target, groups, level)
+    reach = _allowing(reach, target, unseen, groups, reached)
+    made = replace(codec, margin=margin, level=reached, reach=reach)
+    note = (f"The {100*reached:.3g} % intervals of '{codec.name}' {_widths_text(made)}, learned from "
+            f"{_from(groups, len(target))}.")
     if reached < level: note += f" So few cannot promise {100*level:.3g} %: hold out more to reach that."
-    return replace(codec, margin=margin, level=reached), note
+    return made, note
 
 def _with_temperature(codec, outputs, target, groups):
     "The codec with the temperature of its probabilities."
@@ -131,8 +189,9 @@ def calibrated(
     target:np.ndarray,  # Their truth, encoded [n] or [n, 1]; NaN where missing
     groups=None,        # Their groups [n]; None where samples are independent
     level:float=.9,     # Share of the truth that an interval promises to hold; without effect for classes
+    unseen=None,        # Share of each sample's reads that the model did not train on [n]; None if not known
 )->tuple[TargetCodec,str]: # The codec with margin and level, or with temperature; and what was done, in words
     "Learn the interval of a number, or the temperature of classes. Raises `AamError` without true values."
-    outputs, target, groups = _known(codec, outputs, target, groups)
+    outputs, target, groups, unseen = _known(codec, outputs, target, groups, unseen)
     if codec.task == "classification": return _with_temperature(codec, outputs, target, groups)
-    return _with_margin(codec, outputs, target, groups, level)
+    return _with_margin(codec, outputs, target, groups, level, unseen)

@@ -18,11 +18,11 @@ from ..core import AamError, duration, few
 from ..data.codec import TargetCodec
 from ..data.split import kfold, labels, strata
 from ..data.split_lists import check_folds
-from .baselines import fit_predict, Fold, possible_baselines
+from .baselines import fit_predict, possible_baselines
 from .depth import depth_alarm, target_values
 from .evaluation import (
     average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
-from ..stack.features import Features
+from ..stack.features import Features, Fold
 from .scores import MAIN, NAMES, score_functions, show
 from ..progress import following, Progress
 from ..registry import baselines
@@ -43,6 +43,7 @@ class Plan:
     depth:int = 0       # Reads that every sample has been rarefied to; 0 without rarefaction
     seed:int = 42
     threads:int = 0     # For the forest; 0 for all cores
+    baselines:tuple = () # Beside the usual ones: names, or "all"
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #43985582
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,7 @@ class PlainFolds:
     ):
         self.plan = plan = replace(plan, **how)
         self.scored = _divided(_scored(study, values, plan), plan)
-        self.names = possible_baselines(self.scored.study, plan.covariates)
+        self.names = possible_baselines(self.scored.study, plan.covariates, plan.baselines)
         self.features = Features(self.scored.study, plan.covariates)
 
     def ask(self,

@@ -51,7 +51,7 @@ def _check_overwrite(out, config):
 
 # %% ../../nbs/9_runs/10_folder.ipynb #82faaea3
 FREE = {"resume", "overwrite", "keep", "threads", "workers", "device", "out", "spread", "trackers",
-        "experiment", "mlflow", "save_minutes", "save_steps", "at_once", "memory"}
+        "baselines", "experiment", "mlflow", "save_minutes", "save_steps", "at_once", "memory"}
 
 def _check_resume(out, config):
     "Raise `AamError` when there is no run to continue, or when its choices were different."

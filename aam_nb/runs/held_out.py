@@ -45,7 +45,7 @@ def held_out_evaluations(
     study, config, found = ready.study, ready.bench.config, {}
     plan = Plan(groups=ready.groups, folds=[(study.ids[train], study.ids[test])],
                 covariates=config.data.covariates, depth=config.data.depth, seed=config.run.seed,
-                threads=config.run.threads)
+                threads=config.run.threads, baselines=config.run.baselines)
     for name in made.targets.names:
         values = study.metadata[name]
         if values.iloc[test].notna().sum() < 2: continue

@@ -8,6 +8,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/plan.html.md"""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from ..training.target_stage import codecs, target_stage
 from ..types import Batch
 
 # %% auto #0
-__all__ = ['seconds_a_step', 'made_steps', 'planned', 'stages']
+__all__ = ['ALL_SAMPLES', 'seconds_a_step', 'made_steps', 'planned', 'stages']
 
 # %% ../../nbs/9_runs/35_plan.ipynb #cbda84e4
 def seconds_a_step(
@@ -48,16 +49,23 @@ def seconds_a_step(
     return (time.perf_counter() - begun)/n
 
 # %% ../../nbs/9_runs/35_plan.ipynb #0b28900b
+ALL_SAMPLES = "all samples " # The part of a training run whose model is kept, in log and checkpoints
+
+def _made(bench, name, steps):
+    "How many steps a stage has made."
+    try: state = read_checkpoint(bench.checkpoints(name)/"last")[0]["state"]
+    except AamError: return 0
+    return steps if state["done"] else state["step"]
+
 def made_steps(
     bench:Bench,
     stage:str, # "pretrain_asv", "pretrain_sample" or "optim"
 )->int:        # 0 for a run that begins, or that keeps no checkpoints
     "How many steps of a stage a run that goes on has made."
     if not bench.config.run.resume or bench.folder is None: return 0
-    name = "target" if stage == "optim" else stage
-    try: state = read_checkpoint(bench.folder/"checkpoints"/name/"last")[0]["state"]
-    except AamError: return 0
-    return getattr(bench.config, stage).steps if state["done"] else state["step"]
+    steps, again = getattr(bench.config, stage).steps, replace(bench, part=ALL_SAMPLES)
+    first, then = ("target", "refit") if stage == "optim" else (stage, stage)
+    return _made(bench, first, steps) + _made(again, then, steps)
 
 # %% ../../nbs/9_runs/35_plan.ipynb #6b666c91
 def planned(
@@ -74,7 +82,7 @@ def planned(
         if steps <= 0: continue
         seconds += steps*seconds_a_step(bench, objective, source, optim)
         parts.append(f"{times} x {optim.steps} steps of {name}" if steps == optim.steps*times else
-                     f"{steps} of {optim.steps} steps of {name}")
+                     f"{steps} of {optim.steps*times} steps of {name}")
     if not parts: return "Nothing is left to train." if bench.config.run.resume else "Nothing to train."
     begin = "Left to train" if bench.config.run.resume else "Training"
     return f"{begin}: {', '.join(parts)}; about {duration(seconds)} on this machine."

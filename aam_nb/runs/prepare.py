@@ -22,6 +22,7 @@ from ..config import Config
 from ..core import AamError, need, option
 from ..data.covariates import CovariateCodec
 from ..data.distance_files import read_distances
+from ..data.natural import bounds_notes
 from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import write_json
@@ -183,7 +184,7 @@ def _divided(checked, config, divide)->_Checked:
     reported = parts.test if isinstance(parts, Split) else parts.reported
     note = transductive_note(config, start, reported)
     leaks = (*filter(None, [note]), *leak_notes(study, config, parts, start))
-    study = replace(study, notes=(*study.notes, *leaks))
+    study = replace(study, notes=(*study.notes, *bounds_notes(study.metadata, config), *leaks))
     return replace(checked, study=study, groups=groups, parts=parts, leaks=leaks)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #100028c7

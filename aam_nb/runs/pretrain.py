@@ -26,6 +26,7 @@ from aam_nb.runs.prepare import (
     check_settings, keep_bundle, new_folder, no_keys, prepare, Prepared, run_bench, say_spread,
     with_machines)
 from .processes import by_main, join, speaker
+from .reference import reference_run
 from .samples import corpus_folders
 from .sittings import begin, finish, SITTINGS, taken
 from .start import start_bundle, start_report
@@ -91,7 +92,8 @@ def pretrain_run(
     config:Config,
     say:Callable=print,
 )->Path:           # The bundle folder
-    "Train the encoders on the samples of the table, and keep them as a bundle."
+    "Train the encoders on the samples of the table, or on a reference, and keep them as a bundle."
+    if config.data.reference: return reference_run(config, say)
     ranks, say, done = begin(config, say)
     if done is not None: return done
     say_spread(config, say)

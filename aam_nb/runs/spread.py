@@ -65,7 +65,8 @@ def round_of(
     by_main(ranks, lambda: write_folds(ready.parts.outer, folder/"folds.tsv", names))
     threads = config.run.threads or (0 if ranks.alone else torch.get_num_threads())
     plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=names, covariates=config.data.covariates,
-                depth=config.data.depth, seed=config.run.seed, threads=threads)
+                depth=config.data.depth, seed=config.run.seed, threads=threads,
+                baselines=config.run.baselines)
     return Round(ready=ready, folder=folder, plan=plan, kept=KeptFolds(ready, _bench(ready), course))
 
 # %% ../../nbs/9_runs/54_spread.ipynb #36b11be9

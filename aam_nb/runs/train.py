@@ -8,7 +8,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/train.html.md"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ from ..inference.predict import decoded
 from .held import with_batch_size
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
-from .plan import planned
+from .plan import ALL_SAMPLES, planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
 from .with_ridge import fit_both
+from .whole import check_whole, fit_whole, whole_text
+from ..training.bench import Bench
 from ..training.ranks import ALONE
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, Fitted
@@ -83,39 +85,62 @@ def train_run(
     say:Callable=print,
     study:Study|None=None, # Read from the files that the configuration names if None
 )->Path:           # The bundle folder
-    "Pretrain and fit on one split; write bundle, split, predictions, scores and a report."
+    "Pretrain, fit and score on one split, fit on all samples; write the bundle, predictions and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
+    check_whole(config)
     say_spread(config, say)
     ready = with_batch_size(prepare(config, choose_split, say, study=study), True, say)
     by_main(ranks, lambda: _write_split(ready))
-    split, study = ready.parts, ready.study
-    train, valid, test = (study.positions(o) for o in (split.train, split.valid, split.test))
-    say(f"{split}. {planned(ready.bench, True)}")
+    rows = [ready.study.positions(o) for o in (ready.parts.train, ready.parts.valid, ready.parts.test)]
+    say(f"{ready.parts}. {_plan(ready.bench)}")
     bench = pretrained_on_all(ready.bench)
-    made = fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
-    made = replace(made, bench=replace(made.bench, ranks=ALONE)) # The rest is the main process's alone
-    by_main(ranks, lambda: _write_results(ready, made, (train, valid, test), say))
+    made = _fit_split(bench, *rows[:2])
+    judged = by_main(ranks, lambda: _judge(ready, made, rows, say))
+    if config.run.refit: made, rows = fit_whole(bench, made, _all_of(ready)), [_all_of(ready)]
+    by_main(ranks, lambda: _keep(ready, replace(made, targets=judged.targets), rows[0], judged, say))
     return ready.out/"bundle"
 
+# %% ../../nbs/9_runs/50_train.ipynb #2fa8cd6a
+def _plan(bench:Bench)->str:
+    "What the run will train."
+    run = bench.config.run
+    again = bool(run.refit)
+    return planned(bench, True, pretrains=1 + (again and not run.transductive), fits=1 + again)
+
+def _fit_split(bench:Bench, train:np.ndarray, valid:np.ndarray)->Fitted:
+    "The model that is scored."
+    return fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
+
+def _all_of(ready:Prepared)->np.ndarray: # int64
+    "The rows of all parts of the split."
+    ids = np.concatenate([ready.parts.train, ready.parts.valid, ready.parts.test])
+    return ready.study.positions(np.sort(ids))
+
 # %% ../../nbs/9_runs/50_train.ipynb #f9c144f9
-def _write_results(ready, made, rows, say):
-    "Calibrate, score, and write the bundle, the predictions and the reports; then the run is finished."
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    "What scoring left for the bundle and for the user."
+    targets:Targets         # Calibrated as the bundle wants them
+    about:dict              # For the model card
+    reports:list[Path] = field(default_factory=list)
+
+def _judge(ready, made, rows, say)->_Judged: # By the main process alone
+    "Calibrate and score, and write the predictions, the scores and the reports."
     train, valid, test = rows
-    sittings = ready.bench.log.sinks[SITTINGS]
+    made, refit = replace(made, bench=replace(made.bench, ranks=ALONE)), ready.bench.config.run.refit
     targets, notes = with_calibration(ready, made, valid)
     for o in notes: say(o)
-    made = replace(made, targets=targets)
-    write_held_out(ready, made, valid, test)
-    found = held_out_evaluations(ready, made, train, test) if len(test) else {}
+    told = replace(made, targets=targets)
+    write_held_out(ready, told, valid, test)
+    found = held_out_evaluations(ready, told, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
-    folder = _keep(ready, made, train, dict(calibration=notes, scores=scores))
-    reports = _reports(ready, found)
-    say(f"The bundle is in {folder}; predictions of the held-out samples are in "
-        f"{ready.out/'predictions.tsv'}. The run took {taken(sittings)}.")
-    for o in reports: say(f"The report is {o}.")
-    finish(ready.out, [folder, ready.out/"predictions.tsv", *reports])
-    ready.bench.log.close()
+    text = whole_text(rows, made.fit.best_step) if refit else ""
+    reports = _reports(ready, found, text)
+    if text: say(text)
+    if text and len(test): targets, notes = with_calibration(ready, made, np.concatenate([valid, test]))
+    about = dict(fitted=text) if text else {}
+    return _Judged(targets=targets, about=about | dict(calibration=notes, scores=scores), reports=reports)
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
@@ -134,10 +159,11 @@ def _write_scores(ready, found, say)->dict[str,str]: # One line for each method,
         lines |= {f"{name}, {k}" if many else k: score_line(v) for k, v in found.items()}
     return lines
 
-def _reports(ready, found)->list[Path]:
+def _reports(ready, found, text="")->list[Path]:
     "A report of each target's test samples, as `aam evaluate` makes it of all samples."
-    history = read_log(ready.out/"metrics.jsonl")
-    study = replace(ready.study, notes=tuple(o for o in ready.study.notes if o not in ready.leaks))
+    history = [o for o in read_log(ready.out/"metrics.jsonl") if not o["stage"].startswith(ALL_SAMPLES)]
+    notes = [o for o in ready.study.notes if o not in ready.leaks]
+    study = replace(ready.study, notes=(*notes, *([text] if text else ())))
     paths = []
     for name, e in found.items():
         path = (ready.out/name if len(found) > 1 else ready.out)/"report.html"
@@ -147,7 +173,7 @@ def _reports(ready, found)->list[Path]:
     return paths
 
 # %% ../../nbs/9_runs/50_train.ipynb #e8b005fb
-def _keep(ready, made, train, about)->Path:
+def _bundle(ready, made, train, about)->Path:
     "Keep the model as the run's bundle. In a transductive run all samples trained the encoder."
     run, groups = ready.bench.config.run, ready.groups
     every = run.transductive and not run.start
@@ -156,3 +182,15 @@ def _keep(ready, made, train, about)->Path:
     about = dict(samples=len(train), groups=known) | about
     return keep_bundle(ready, made.model, train, about, taught=taught, targets=made.targets,
                        covariates=made.covariates)
+
+def _keep(ready, made, train, judged, say):
+    "Write the bundle, and say where everything is; then the run is finished."
+    folder, told = _bundle(ready, made, train, judged.about), ready.out/"predictions.tsv"
+    whole = "fitted" in judged.about
+    what = f"The bundle{', fitted on all samples,' if whole else ''} is in {folder}"
+    by = " by the model that was scored" if whole else ""
+    sittings = ready.bench.log.sinks[SITTINGS]
+    say(f"{what}; predictions of the held-out samples{by} are in {told}. The run took {taken(sittings)}.")
+    for o in judged.reports: say(f"The report is {o}.")
+    finish(ready.out, [folder, told, *judged.reports])
+    ready.bench.log.close()

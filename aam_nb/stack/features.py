@@ -7,6 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/5_stack/features.html.md"""
 # %% ../../nbs/5_stack/05_features.ipynb #557b0cd9
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,12 +17,13 @@ from scipy import sparse
 from ..config import covariate_chains, covariate_text
 from ..core import AamError, nearest
 from ..data.covariates import CovariateCodec
+from ..data.distances import log_share, sample_distances, unifrac_blocks, UNIFRACS
 from ..data.tree import branch_abundance
 from ..types import Study
 
 # %% auto #0
 __all__ = ['relative', 'clr', 'log_branch', 'prevalent', 'covariate_features', 'clr_gram', 'branch_gram', 'coordinates',
-           'Features']
+           'Features', 'Fold']
 
 # %% ../../nbs/5_stack/05_features.ipynb #1f00748f
 def relative(
@@ -52,7 +54,7 @@ def log_branch(
     counts = study.table.counts if rows is None else study.table.counts[rows]
     depth = np.asarray(counts.sum(axis=1, dtype=np.float64))
     share = branch_abundance(study.tree, study.tip, counts)/np.maximum(depth.reshape(-1, 1), 1)
-    return np.log1p(share/1e-4)*np.sqrt(study.tree.length)
+    return log_share(share)*np.sqrt(study.tree.length)
 
 # %% ../../nbs/5_stack/05_features.ipynb #823cb60a
 def prevalent(
@@ -138,6 +140,7 @@ class Features:
         covariates:tuple=(), # Covariates of the model, as `data.covariates`
     ):
         self.study, self.covariates, self.counts = study, covariates, study.table.counts.tocsr()
+        self.distances = {} # By name
 
     def __len__(self): return self.counts.shape[0]
 
@@ -184,3 +187,34 @@ def of_covariates(self:Features,
                        "Name columns, or leave this baseline out.")
     x = covariate_features(self.study.metadata, self.covariates, train)
     return x @ x.T
+
+# %% ../../nbs/5_stack/05_features.ipynb #9f46a224
+@patch
+def distance(self:Features,
+    metric:str,  # A name in `aam_nb.registry.metrics`
+)->np.ndarray:   # float64 [samples, samples]
+    "Distances between all samples. Raises `AamError` for an unknown distance or a missing tree."
+    if metric in self.distances: return self.distances[metric]
+    tree, tip = self.study.tree, self.study.tip
+    if metric in UNIFRACS and tree is not None: found = unifrac_blocks(self.counts, tree, tip, metric)
+    else: found = sample_distances(self.counts, metric, tree, tip)
+    self.distances[metric] = np.asarray(found, dtype=np.float64)
+    return self.distances[metric]
+
+# %% ../../nbs/5_stack/05_features.ipynb #ce80cb35
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    "The question to a plain model. The target of a row that does not train is never read."
+    features:Features # Of the whole study; several folds and models share their work
+    y:np.ndarray      # Numbers, or class numbers [samples], in the study's order
+    train:np.ndarray  # Rows that train
+    test:np.ndarray   # Rows to predict
+    classes:int = 0   # Number of classes; 0 where the target is a number
+    groups:np.ndarray|None = None # Group of each sample [samples]; None where samples are independent
+    seed:int = 42
+    threads:int = 0   # 0 for all cores
+
+    @property
+    def task(self)->str:
+        "The kind of target: \"regression\" or \"classification\"."
+        return "classification" if self.classes else "regression"

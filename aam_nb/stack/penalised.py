@@ -8,9 +8,11 @@ Docs: https://aam-nb.github.io/aam_nb/5_stack/penalised.html.md"""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from ..data.split import kfold, strata
 from .features import coordinates
@@ -18,7 +20,8 @@ from .features import coordinates
 if TYPE_CHECKING: from sklearn.linear_model import LogisticRegression
 
 # %% auto #0
-__all__ = ['grid', 'ridge', 'logistic_models', 'logistic', 'trivial', 'penalty_folds', 'penalised']
+__all__ = ['grid', 'ridge', 'logistic_models', 'logistic', 'trivial', 'penalty_folds', 'best_multiple', 'Dual', 'fit_dual',
+           'penalised']
 
 # %% ../../nbs/5_stack/10_penalised.ipynb #7755c65a
 def ridge(
@@ -38,16 +41,19 @@ def _solver(size):
     if size <= 1000: return dict(solver="newton-cholesky", tol=1e-6)
     return dict(solver="lbfgs", tol=1e-4)
 
+def _classifier(z, known):
+    "A classifier of scikit-learn for these coordinates and classes, not fitted yet."
+    from sklearn.linear_model import LogisticRegression
+    weights = z.shape[1]*(1 if len(known) == 2 else len(known))
+    return LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
+
 def logistic_models(
     z:np.ndarray,         # Coordinates of the training samples [n, r]
     y:np.ndarray,         # Their class numbers [n], at least two different ones
     penalties:np.ndarray, # Penalty on half the squared weights [a], above 0
 )->Iterator[tuple[int,LogisticRegression]]: # Place of the penalty; a model, good until the next is asked for
     "L2 logistic regressions, from the strongest penalty on; each fit starts where the last ended."
-    from sklearn.linear_model import LogisticRegression
-    known = len(np.unique(y))
-    weights = z.shape[1]*(1 if known == 2 else known)
-    m = LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
+    m = _classifier(z, np.unique(y))
     for i in np.argsort(penalties)[::-1]: yield i, m.set_params(C=1/penalties[i]).fit(z, y)
 
 def logistic(
@@ -108,6 +114,68 @@ def _fitted(gram, y, rows, classes, times):
     at = times*squares.sum()/len(rows)
     return logistic(z, y, classes, rows, at) if classes else ridge(z, squares, y, rows, at)
 
+def best_multiple(
+    gram:np.ndarray,  # Inner products [samples, samples]
+    y:np.ndarray,     # Numbers, or class numbers [samples]; only rows of the folds are read
+    classes:int=0,    # Number of classes; 0 where the target is a number
+    folds=(),         # Penalty folds
+)->float:             # From `grid`
+    "The penalty that does best on the penalty folds, as a multiple of the mean squared length."
+    multiples = grid[::2] if classes else grid
+    if not len(folds): return float(multiples[len(multiples)//2])
+    losses = [_loss(_fitted(gram, y, a, classes, multiples)[b], y[b], classes)*len(b) for a, b in folds]
+    return float(multiples[np.argmin(np.sum(losses, axis=0))])
+
+# %% ../../nbs/5_stack/10_penalised.ipynb #00634c9c
+@dataclass(frozen=True, kw_only=True)
+class Dual:
+    "A linear model as one weight for each training sample and output."
+    weights:np.ndarray   # float64 [train, outputs]
+    intercept:np.ndarray # float64 [outputs]
+    known:tuple[int,...] = () # The class of each output; empty where the target is a number
+    classes:int = 0      # Number of classes; 0 where the target is a number
+    multiple:float = np.inf # The penalty, as a multiple of the mean squared length
+
+    def predict(self,
+        gram:np.ndarray, # Inner products [samples, train]
+    )->np.ndarray:       # [samples], or probabilities [samples, classes]
+        "Predict samples. A class that training lacked has probability 0."
+        out = gram @ self.weights + self.intercept
+        if not self.classes: return out[:, 0]
+        p = np.zeros((len(out), self.classes))
+        p[:, list(self.known)] = softmax(out, axis=1)
+        return p
+
+# %% ../../nbs/5_stack/10_penalised.ipynb #67632749
+def _numbers(z, squares, y, at):
+    "Weights of the coordinates [r, 1] and an intercept [1], by ridge."
+    mean = y.mean()
+    return (z.T @ (y - mean)/(squares + at))[:, None], np.array([mean])
+
+def _classes(z, y, known, at):
+    "Weights of the coordinates [r, known] and intercepts [known], by logistic regression."
+    if len(known) == 1 or not z.shape[1]:
+        return np.zeros((z.shape[1], len(known))), np.log(np.unique(y, return_counts=True)[1]/len(y))
+    m = _classifier(z, known).set_params(C=1/at).fit(z, y)
+    if len(known) > 2: return m.coef_.T, m.intercept_
+    return np.column_stack([np.zeros(z.shape[1]), m.coef_[0]]), np.array([0., m.intercept_[0]])
+
+def fit_dual(
+    gram:np.ndarray,  # Inner products [samples, samples]
+    y:np.ndarray,     # Numbers, or class numbers [samples]; only training rows are read
+    train:np.ndarray, # Rows that train
+    classes:int=0,    # Number of classes; 0 where the target is a number
+    multiple:float=1., # The penalty, as a multiple of the mean squared length
+)->Dual:
+    "Ridge or logistic regression with a given penalty."
+    z, squares = coordinates(gram, train)
+    known = np.unique(y[train]) if classes else ()
+    own, at = z[train], multiple*squares.sum()/len(train)
+    w, b = _classes(own, y[train], known, at) if classes else _numbers(own, squares, y[train], at)
+    weights = own/squares @ w
+    return Dual(weights=weights, intercept=b - gram[np.ix_(train, train)].mean(axis=0) @ weights,
+                known=tuple(map(int, known)), classes=classes, multiple=multiple)
+
 # %% ../../nbs/5_stack/10_penalised.ipynb #fa28120f
 def penalised(
     gram:np.ndarray,  # Inner products [samples, samples]
@@ -115,12 +183,11 @@ def penalised(
     train:np.ndarray, # Rows that train
     classes:int=0,    # Number of classes; 0 where the target is a number
     folds=(),         # Penalty folds; without any, the middle of the grid is taken
-)->tuple[np.ndarray,float]: # Predictions [samples] or [samples, classes], and the multiple chosen
+)->Dual:              # Its `multiple` is infinite where training samples do not differ
     "Ridge or logistic regression, with the penalty that does best on the penalty folds."
     if np.ptp(gram[np.ix_(train, train)]) <= 1e-12*np.abs(gram).max():
-        return trivial(y, train, np.arange(len(y)), classes), np.inf
-    multiples = grid[::2] if classes else grid
-    best = multiples[len(multiples)//2]
-    losses = [_loss(_fitted(gram, y, a, classes, multiples)[b], y[b], classes)*len(b) for a, b in folds]
-    if losses: best = multiples[np.argmin(np.sum(losses, axis=0))]
-    return _fitted(gram, y, train, classes, np.array([best]))[..., 0], float(best)
+        known = np.unique(y[train]) if classes else ()
+        b = np.log(np.unique(y[train], return_counts=True)[1]/len(train)) if classes else np.median(y[train])
+        return Dual(weights=np.zeros((len(train), np.size(b))), intercept=np.atleast_1d(b),
+                    known=tuple(map(int, known)), classes=classes)
+    return fit_dual(gram, y, train, classes, best_multiple(gram, y, classes, folds))

@@ -107,6 +107,14 @@ def view(self:Bench,
                 distances=self.distances, metrics=self.config.distances if loss.distance else (),
                 hide=loss.hide if loss.counts else 0., **more)
 
+# %% ../../nbs/4_training/60_bench.ipynb #5b81d4c9
+@patch
+def checkpoints(self:Bench,
+    name:str,    # Of a stage
+)->Path|None:    # None where the bench has no folder
+    "Where a stage of this part keeps its checkpoints."
+    return self.folder and self.folder/"checkpoints"/(self.part + name).replace(" ", "_")
+
 # %% ../../nbs/4_training/60_bench.ipynb #f8d5fd76
 @patch
 def fit(self:Bench,
@@ -118,8 +126,7 @@ def fit(self:Bench,
     **more,            # Further fields of the `Stage`: stop, heard
 ): # The `Fit` of the loop
     "Run one stage, with its checkpoints in the run folder where there is one."
-    run, place = self.config.run, (self.part + name).replace(" ", "_")
-    folder = self.folder and self.folder/"checkpoints"/place
+    run, folder = self.config.run, self.checkpoints(name)
     resume = run.resume and folder is not None
     stage = Stage(name=self.part + name, folder=folder, log=self.log, resume=resume, keep=run.keep,
                   save_seconds=60*run.save_minutes, save_steps=run.save_steps, **more)
