@@ -98,7 +98,8 @@ def middle_penalties(
     found:list[dict[str,float]], # From `penalties`, one for each fit
 )->dict[str,float]:
     "The geometric median of each target's penalties, over the fits that have one."
-    each = {k: [o[k] for o in found if k in o] for k in dict.fromkeys(name for o in found for name in o)}
+    each = {}
+    for name, penalty in (pair for o in found for pair in o.items()): each.setdefault(name, []).append(penalty)
     return {k: float(np.exp(np.median(np.log(v)))) for k, v in each.items()}
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #00535e87

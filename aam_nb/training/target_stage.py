@@ -56,7 +56,7 @@ class Fitted:
     encoded:tuple|None        # Covariates of the store, by `CovariateCodec.encode`; None without any
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
-    penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none before they are fitted
+    penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none without them
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
