@@ -99,7 +99,8 @@ def middle_penalties(
 )->dict[str,float]:
     "The geometric median of each target's penalties, over the fits that have one."
     each = {}
-    for name, penalty in (pair for o in found for pair in o.items()): each.setdefault(name, []).append(penalty)
+    for one in found:
+        for name, penalty in one.items(): each.setdefault(name, []).append(penalty)
     return {k: float(np.exp(np.median(np.log(v)))) for k, v in each.items()}
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #00535e87
