@@ -30,7 +30,7 @@ from aam_nb.runs.samples import load_study
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.parallel import make_accelerator
-from aam_nb.training.target_stage import codecs, fit_all, fit_target, middle_fit
+from aam_nb.training.target_stage import codecs, enough_steps, fit_all, fit_target, middle_fit
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
@@ -70,12 +70,10 @@ def some(study, groups, ids, n, *key):
     return ids[np.isin(group, order[:np.searchsorted(sizes, n) + 1])]
 
 
-def lengths(fits, most):
-    "Steps of a fit on all samples: the median of the best ones, where the mean curve is lowest, all of them."
-    curve = np.mean([[o["valid_loss"] for o in f.history] for f in fits], axis=0)
-    median, low = middle_fit(fits).best_step, fits[0].history[int(curve.argmin())]["step"]
-    longer = lambda n: min(round(1.5*n), most)
-    return {"median": median, "1.5 median": longer(median), "curve": low, "1.5 curve": longer(low), "whole": most}
+def lengths(fits, samples, most):
+    "Steps of a fit on all samples: the median of the best, as many a sample as that, the whole schedule."
+    like = middle_fit(fits)
+    return {"median": like.best_step, "per sample": enough_steps(like, samples, most), "whole": most}
 
 
 def timed(fit, test, *args):
@@ -92,8 +90,8 @@ def models(bench, start, train, test, inner, key):
         for k, (fit, valid) in enumerate(folds):
             one, found[n, k] = timed(fit_target, test, bench, start, *learned, fit, valid, (*key, n, k))
             fits += [one]*(n == 3)
-    for kind, steps in lengths(fits, bench.config.optim.steps).items():
-        like = replace(fits[0], best_step=steps)
+    for kind, steps in lengths(fits, len(train), bench.config.optim.steps).items():
+        like = replace(fits[0], best_step=steps, samples=0)
         for k in range(3):
             found[kind, k] = timed(fit_all, test, bench, start, *learned, train, like, (*key, "all", k))[1]
     return found, [o.best_step for o in fits]
@@ -102,10 +100,11 @@ def models(bench, start, train, test, inner, key):
 def some_of(kind, n=3): return [(kind, k) for k in range(n)]
 
 
-KINDS = ("median", "1.5 median", "curve", "1.5 curve", "whole")
-ROWS = {"3 inner": some_of(3), "8 inner": some_of(8, 8)}
-ROWS |= {f"3 of {o}": some_of(o) for o in KINDS} | {f"3 inner, 1 of {o}": some_of(3) + some_of(o, 1) for o in KINDS}
-ALONE = {"one of 3 inner": some_of(3), "one of 8 inner": some_of(8, 8)} | {f"one of {o}": some_of(o) for o in KINDS}
+KINDS = ("median", "per sample", "whole")
+ROWS = {"3 inner": some_of(3), "8 inner": some_of(8, 8)} | {f"3 of {o}": some_of(o) for o in KINDS}
+ROWS |= {f"3 inner, 1 of {o}": some_of(3) + some_of(o, 1) for o in KINDS}
+ALONE = {"one of 3 inner": some_of(3), "one of 8 inner": some_of(8, 8)}
+ALONE |= {f"one of {o}": some_of(o) for o in KINDS}
 
 
 def score(truth, said):

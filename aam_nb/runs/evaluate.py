@@ -49,7 +49,7 @@ def fold_predictions(
     found:dict[str,np.ndarray], # From `fit_fold`
     name:str,               # The target
 )->dict[str,np.ndarray]: # `test`, `oof` [n(, k)]; for numbers `low`, `high`, `level`; for classes `classes`
-    "Predictions of one target: the mean of the refitted or else the inner models, calibrated out of fold."
+    "Predictions of one target: the mean of inner and refitted models, calibrated out of fold."
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     j = targets.names.index(name)
     codec, at = targets.codecs[j], targets.slices[j]
@@ -57,7 +57,7 @@ def fold_predictions(
     own = None if groups is None else groups[train]
     codec, _ = calibrated(codec, oof, true, own, bench.config.target.level)
     def by(rows): return bench.metadata[codec.by].iloc[rows] if codec.by else None
-    models = found.get("refit", found["test"])
+    models = [*found["test"], *found.get("refit", ())]
     def mean(read): return np.mean([read(o[:, at], by(test)) for o in models], axis=0)
     out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
