@@ -11,6 +11,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.batches.corpus import Corpus
 from aam_nb.config import config_from
 from aam_nb.data.codec import TargetCodec
+from aam_nb.data.reach import Reach
 from aam_nb.data.related import reverse_complement
 from aam_nb.data.simulate import simulate, study_files, write_study
 from aam_nb.data.table import read_table
@@ -216,3 +217,17 @@ def test_a_run_that_starts_from_other_reads_has_a_note(trained):
     notes = [o for o in bundle.about["notes"] if "the bundle to start from was not trained on" in o]
     assert len(notes) == 1 and "reverse complements" in notes[0]
     assert [o for o in said if notes[0] in o]
+
+
+def test_intervals_widen_with_unseen_reads_in_prediction_as_in_the_codec():
+    "What `aam predict` writes is what the codec says of each sample's share of unseen reads."
+    careful = replace(AGE, reach=Reach(usual=.05, lowest=-2., highest=2.))
+    table = with_letters(lambda o: reverse_complement(o[5:65]), np.arange(0, ASVS, 2))
+    rows = predict_table(bundle_of(careful), table).rows.dropna(subset="low")
+    x = ((rows.prediction - AGE.mean)/AGE.sd).to_numpy()[:, None]
+    wanted, plain = careful.interval(x, unseen=rows.unseen_reads.to_numpy()), AGE.interval(x)
+    np.testing.assert_allclose(rows[["low", "high"]], wanted, atol=1e-4)
+    more = np.diff(wanted)[:, 0] - np.diff(plain)[:, 0]
+    assert (more > -1e-9).all() and ((more > .1) == (rows.unseen_reads > .06)).all() and (more > 1).sum() > 5
+    same = predict_table(bundle_of(AGE), table).rows.loc[rows.index]
+    np.testing.assert_allclose(same[["low", "high"]], plain, atol=1e-4)

@@ -91,7 +91,7 @@ def test_it_is_said_which_model_has_which_score(runs):
     text = f"of a model fitted on {parts.train} samples; the bundle was then fitted on all 60, for "
     pages = [(whole/o).read_text() for o in ("bundle/README.md", "report.html")]
     for where in (" ".join(said), load_bundle(whole/"bundle").about["fitted"], *pages):
-        assert text in where and f"{parts.valid} of which had picked its steps" in where
+        assert text in where and f"{parts.valid} of them had picked its steps" in where
     assert text not in (split/"report.html").read_text()
     assert "fitted on all samples, is in" in said[-2] and "by the model that was scored are in" in said[-2]
 

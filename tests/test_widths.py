@@ -7,16 +7,21 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from sklearn.metrics import mean_pinball_loss
 
+from aam_nb.batches.build import build_store
 from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.codec import TargetCodec
 from aam_nb.data.natural import bounds_notes, found_bounds, natural_bounds
 from aam_nb.data.reach import ONE_WIDTH, Reach
+from aam_nb.data.simulate import simulate
 from aam_nb.data.targets import Targets
 from aam_nb.evaluation.calibrate import calibrated, chosen_reach, conformal_margin
 from aam_nb.evaluation.widths import crossed_sizes, even_reach, interval_cost, lopsided_reach, one_width
+from aam_nb.runs.evaluate import fold_unseen
+from aam_nb.types import Study
 
 
 def study(rng, groups, grows=.7, repeats=5):
@@ -275,3 +280,22 @@ def test_only_training_rows_show_bounds():
     rows.iloc[50:, 0] = -4.
     assert Targets.fit(rows, config(), train=np.arange(50)).codecs[0].natural == (0., None)
     assert Targets.fit(rows, config()).codecs[0].natural == (None, None)
+
+# In an evaluation
+
+
+def test_what_is_usual_is_counted_by_hand():
+    "The reads of a held-out sample whose ASVs no sample of its training part has."
+    table = simulate(samples=12, asvs=30, groups=4, seed=1).table
+    counts = table.counts.toarray()
+    counts[3:6, 7] = 40 # ASVs of these samples alone
+    counts[[*range(3), *range(6, 12)], 7] = 0
+    counts[9:, 8], counts[:9, 8] = 20, 0
+    store = build_store(Study(table=replace(table, counts=csr_matrix(counts))))
+    rows = np.arange(12)
+    inner = [(np.r_[0:3, 6:9], rows[3:6]), (rows[3:9], rows[:3]), (rows[:6], rows[6:9])]
+    found = fold_unseen(store, rows[:9], rows[9:], inner)
+    for fit, held in [*inner, (rows[:9], rows[9:])]:
+        new = counts[fit].sum(0) == 0
+        np.testing.assert_allclose(found[held], counts[held][:, new].sum(1)/counts[held].sum(1))
+    assert (found[3:6] > 0).all() and (found[9:] > 0).all()

@@ -31,7 +31,7 @@ class Reach:
     at:tuple[float,...] = (0.,)    # Predictions at which the reach is known, rising
     below:tuple[float,...] = (1.,) # Reach towards lower values at each of them, above 0
     above:tuple[float,...] = (1.,) # Reach towards higher values
-    usual:float = 1.   # Share of a sample's reads that may be unseen without a wider interval, 0 to 1
+    usual:float = 1.   # Share of a sample's reads that may be unseen without a wider interval; 1 for all
     lowest:float = 0.  # Interval of a sample of which nothing is known: its lower end
     highest:float = 0. # Its upper end
 
@@ -61,7 +61,7 @@ def widened(
 )->np.ndarray:         # float64 [n, 2]
     "Intervals that allow for reads that training did not have."
     if unseen is None or self.usual >= 1: return ends
-    far = np.clip((np.asarray(unseen) - self.usual)/(1 - self.usual), 0, 1)[:, None]
+    far = np.clip(2*(np.asarray(unseen) - self.usual)/(1 - self.usual), 0, 1)[:, None]
     outer = np.column_stack([np.minimum(ends[:, 0], self.lowest), np.maximum(ends[:, 1], self.highest)])
     return ends + far*(outer - ends)
 

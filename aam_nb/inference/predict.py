@@ -43,17 +43,18 @@ def _headers(codec:TargetCodec)->list[str]:
     if codec.task == "classification": return [f"probability_{o}" for o in codec.classes]
     return ["prediction", *_bounds(codec)]
 
-def _decoded_values(codec:TargetCodec, outputs:np.ndarray, by)->np.ndarray: # f64 [n, headers]
+def _decoded_values(codec:TargetCodec, outputs:np.ndarray, by, unseen)->np.ndarray: # f64 [n, headers]
     "The values of these columns."
     value = codec.decode(outputs, by)
     if codec.task == "classification": return value
     columns = [value]
-    if codec.margin is not None: columns += [codec.interval(outputs, by)]
+    if codec.margin is not None: columns += [codec.interval(outputs, by, unseen)]
     if codec.levels: columns += [codec.quantiles(outputs, by)]
     return np.column_stack(columns)
 
-def _all_values(targets:Targets, outputs:np.ndarray, metadata)->np.ndarray: # f64 [n, headers of all targets]
-    return np.hstack([_decoded_values(*o) for o in targets.parts(outputs, metadata)])
+def _all_values(targets:Targets, outputs:np.ndarray, metadata,
+                unseen)->np.ndarray: # f64 [n, headers of all targets]
+    return np.hstack([_decoded_values(*o, unseen) for o in targets.parts(outputs, metadata)])
 
 # %% ../../nbs/6_inference/20_predict.ipynb #23b36f35
 def _target_columns(codec:TargetCodec, values:np.ndarray, spread:np.ndarray|None)->dict[str,np.ndarray]:
@@ -87,10 +88,11 @@ def decoded(
     outputs:np.ndarray,  # f32 [n, K]
     ids:np.ndarray,      # str [n]
     metadata:pd.DataFrame|None=None, # By sample id; wanted where `targets.needs` names columns
+    unseen:np.ndarray|None=None, # Share of each sample's reads that the model did not train on [n]
 )->pd.DataFrame:         # Indexed by sample id
     "Model outputs as columns that a person reads. Raises `AamError` for metadata that lack a sample."
     beside = sample_metadata(metadata, ids, targets.needs)
-    return _frame(targets, _all_values(targets, outputs, beside), ids)
+    return _frame(targets, _all_values(targets, outputs, beside, unseen), ids)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #b832de0f
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def _one_pass(targets:Targets, samples:BundleSamples, beside:pd.DataFrame|None,
     "Decoded values of one pass, and the share of unknown reads in the last column."
     take = lambda b, o: torch.cat([o.target.double(), _unknown_share(b)], 1)
     found = samples.collect(take, targets.outputs + 1, turn)
-    return np.hstack([_all_values(targets, found[:, :-1], beside), found[:, -1:]])
+    return np.hstack([_all_values(targets, found[:, :-1], beside, found[:, -1]), found[:, -1:]])
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8a23ea94
 def _check_passes(bundle:Bundle, passes:int):

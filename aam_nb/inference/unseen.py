@@ -22,8 +22,8 @@ from .bundle import Bundle
 from ..types import strings
 
 # %% auto #0
-__all__ = ['DOUBTFUL', 'TECHNICAL', 'NO_INTERVAL', 'common_sequences', 'Cause', 'short_name', 'remedy', 'Unseen', 'unseen_reads',
-           'unseen_notes', 'unseen_text']
+__all__ = ['DOUBTFUL', 'TECHNICAL', 'NO_INTERVAL', 'common_sequences', 'Cause', 'short_name', 'remedy', 'unseen_shares', 'Unseen',
+           'unseen_reads', 'unseen_notes', 'unseen_text']
 
 # %% ../../nbs/6_inference/18_unseen.ipynb #f9e64816
 def common_sequences(
@@ -119,6 +119,16 @@ def _shares(store:SampleSource, rows, asvs, of, n)->np.ndarray: # f64 [samples, 
         reads = np.asarray(counts.sum(1))
         parts.append((counts @ which).toarray()/np.maximum(reads, 1))
     return np.concatenate(parts) if parts else np.zeros((0, n))
+
+# %% ../../nbs/6_inference/18_unseen.ipynb #8725327a
+def unseen_shares(
+    store:SampleSource,
+    rows:np.ndarray,  # int64 [n], samples
+    place:np.ndarray, # int64 [asvs], the place of each ASV of the store among those of the model, -1 for none
+)->np.ndarray:        # f64 [n], 0 to 1
+    "Which share of each sample's reads a model did not train on."
+    asvs = np.flatnonzero(place < 0)
+    return _shares(store, rows, asvs, np.zeros(len(asvs), dtype=np.int64), 1)[:, 0]
 
 # %% ../../nbs/6_inference/18_unseen.ipynb #5295d4b2
 DOUBTFUL = .5    # Share of unseen reads above which a sample has a note

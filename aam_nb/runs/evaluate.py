@@ -22,6 +22,7 @@ from ..evaluation.evaluation import Evaluation, NEVER
 from ..evaluation.report import write_report
 from ..evaluation.validate import evaluate
 from ..evaluation.verdict import write_evaluation
+from ..inference.unseen import unseen_shares
 from .choice import group_values, to_depth
 from .folds import course_of, depth_name
 from .held import with_batch_size
@@ -32,13 +33,27 @@ from .processes import by_main, main_first
 from .samples import stored
 from .sittings import begin, finish, SITTINGS, taken
 from .spread import by_folds, Round, round_of, share_work
-from ..training.bench import Bench
+from ..training.bench import Bench, known_asvs
 from ..training.log import read_log
 from ..training.ranks import ranks_of
 from ..types import positions, Study
 
 # %% auto #0
-__all__ = ['fold_predictions', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings', 'evaluate_run']
+__all__ = ['fold_unseen', 'fold_predictions', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings',
+           'evaluate_run']
+
+# %% ../../nbs/9_runs/55_evaluate.ipynb #48504bde
+def fold_unseen(
+    store,            # Of the study
+    train:np.ndarray, # int64 rows of the outer training part
+    test:np.ndarray,  # int64 rows that are reported
+    inner:list[tuple[np.ndarray,np.ndarray]], # Rows (train, validation) of each inner fold
+)->np.ndarray:        # f64 [samples of the store], 0 to 1; 0 for samples that are in neither part
+    "Share of each sample's reads that training did not have: that of its inner fold, or of the outer one."
+    shares = np.zeros(len(store))
+    for fit, valid in [*inner, (train, test)]:
+        shares[valid] = unseen_shares(store, valid, known_asvs(store, fit)[1])
+    return shares
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #a1868f96
 def fold_predictions(
@@ -48,20 +63,21 @@ def fold_predictions(
     test:np.ndarray,        # int64 rows that are reported
     found:dict[str,np.ndarray], # From `fit_fold`
     name:str,               # The target
+    unseen:np.ndarray|None=None, # From `fold_unseen`
 )->dict[str,np.ndarray]: # `test`, `oof` [n(, k)]; for numbers `low`, `high`, `level`; for classes `classes`
     "Predictions of one target: the mean of inner and refitted models, calibrated out of fold."
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     j = targets.names.index(name)
     codec, at = targets.codecs[j], targets.slices[j]
     oof, true = found["oof"][:, at], targets.encode(bench.metadata)[train, j]
-    own = None if groups is None else groups[train]
-    codec, _ = calibrated(codec, oof, true, own, bench.config.target.level)
+    beside = [None if o is None else o[train] for o in (groups, unseen)]
+    codec, _ = calibrated(codec, oof, true, beside[0], bench.config.target.level, beside[1])
     def by(rows): return bench.metadata[codec.by].iloc[rows] if codec.by else None
     models = [*found["test"], *found.get("refit", ())]
-    def mean(read): return np.mean([read(o[:, at], by(test)) for o in models], axis=0)
+    def mean(read, *more): return np.mean([read(o[:, at], by(test), *more) for o in models], axis=0)
     out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
-    low, high = mean(codec.interval).T
+    low, high = mean(codec.interval, None if unseen is None else unseen[test]).T
     return {**out, "low": low, "high": high, "level": np.array(codec.level)}
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #9e4638f8
@@ -70,8 +86,9 @@ def _fit_model(kept, groups, name)->Callable:
     study = kept.ready.study
     def fit(train_ids, test_ids, fold):
         "Predictions of one outer fold, in the order of the ids that are asked for."
-        rows = kept.rows(fold - 1)
-        out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name)
+        rows, inner = kept.rows(fold - 1), kept.inner(fold - 1)
+        unseen = fold_unseen(kept.bench.store, *rows, inner)
+        out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name, unseen)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)
         whole = ("classes", "level")
         out = {k: v if k in whole else v[train if k == "oof" else test] for k, v in out.items()}

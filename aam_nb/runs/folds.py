@@ -148,12 +148,16 @@ class KeptFolds:
         "Rows to train and rows to test of fold `k`, counted from 0."
         return tuple(self.ready.study.positions(o) for o in self.ready.parts.outer[k])
 
+    def inner(self, k)->list[tuple[np.ndarray,np.ndarray]]:
+        "Rows (train, validation) of each inner fold of fold `k`, counted from 0."
+        rows_of = self.ready.study.positions
+        return [(rows_of(a), rows_of(b)) for a, b in self.ready.parts.inner[k]]
+
     def fit(self, k)->dict[str,np.ndarray]:
         "Fit a fold now."
-        begun, rows_of = time.perf_counter(), self.ready.study.positions
+        begun = time.perf_counter()
         self.bench = pretrained_on_all(self.bench)
-        inner = [(rows_of(a), rows_of(b)) for a, b in self.ready.parts.inner[k]]
-        found = fit_fold(self.bench, *self.rows(k), inner, k + 1)
+        found = fit_fold(self.bench, *self.rows(k), self.inner(k), k + 1)
         self.course.fits -= 1
         return {**found, "seconds": np.array(time.perf_counter() - begun)}
 

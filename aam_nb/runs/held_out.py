@@ -11,6 +11,7 @@ import numpy as np
 
 from ..evaluation.evaluation import Evaluation
 from ..evaluation.validate import evaluate, Plan
+from ..inference.unseen import unseen_shares
 from .prepare import Prepared
 from ..training.metrics import class_metrics, regression_metrics
 from ..training.target_stage import Fitted
@@ -31,7 +32,7 @@ def said_of(
     out = dict(test=codec.decode(outputs, by))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
     if codec.margin is None: return out
-    low, high = codec.interval(outputs, by).T
+    low, high = codec.interval(outputs, by, unseen_shares(made.bench.store, rows, made.place)).T
     return {**out, "low": low, "high": high, "level": codec.level}
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #18f393cd

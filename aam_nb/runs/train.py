@@ -22,6 +22,7 @@ from ..disk import whole_file, write_frame, write_json
 from ..evaluation.calibrate import calibrated
 from ..evaluation.report import write_report
 from ..inference.predict import decoded
+from ..inference.unseen import unseen_shares
 from .held import with_batch_size
 from .held_out import held_out_evaluations, held_out_scores, score_line, score_lines
 from .parts import choose_split
@@ -49,11 +50,12 @@ def with_calibration(
     "Intervals and probabilities that hold on samples that did not train."
     outputs, true = made.outputs(rows), made.targets.encode(ready.bench.metadata)[rows]
     groups = None if ready.groups is None else ready.groups[rows]
+    level, unseen = ready.bench.config.target.level, unseen_shares(ready.bench.store, rows, made.place)
     found, notes = [], []
     for codec, at, truth in zip(made.targets, made.targets.slices, true.T, strict=True):
         note = f"No validation sample has a value of '{codec.name}', so it is not calibrated."
         if not np.isnan(truth).all():
-            codec, note = calibrated(codec, outputs[:, at], truth, groups, ready.bench.config.target.level)
+            codec, note = calibrated(codec, outputs[:, at], truth, groups, level, unseen)
         found.append(codec)
         notes.append(note)
     return Targets(tuple(found)), [o for o in notes if o]
@@ -68,7 +70,8 @@ def write_held_out(
     "Write the predictions of the samples that did not train, with the true values beside them."
     held, names = np.concatenate([valid, test]), made.targets.names
     metadata = ready.study.metadata.iloc[held]
-    frame = decoded(made.targets, made.outputs(held), ready.study.ids[held], metadata)
+    unseen = unseen_shares(made.bench.store, held, made.place)
+    frame = decoded(made.targets, made.outputs(held), ready.study.ids[held], metadata, unseen)
     frame.insert(0, "part", ["valid"]*len(valid) + ["test"]*len(test))
     for i, codec in enumerate(made.targets):
         true = metadata[codec.name]

@@ -58,6 +58,7 @@ def whole_text(
     steps = enough_steps(like, every, most)
     scores = f"The scores are of a model fitted on {train:,} samples" if test else \
         f"No sample was left to score a model fitted on {train:,} samples"
+    held = f"{valid + test:,} samples that did not train it; {valid:,} of them had picked its steps"
     return (f"{scores}; the bundle was then fitted on all {every:,}, for {steps:,} steps (that model was "
             f"best after {like.best_step:,}). Intervals and probabilities rest on what that model predicted "
-            f"for the {valid + test:,} samples that did not train it, {valid:,} of which had picked its steps.")
+            f"for the {held}.")

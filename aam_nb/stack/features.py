@@ -141,6 +141,7 @@ class Features:
     ):
         self.study, self.covariates, self.counts = study, covariates, study.table.counts.tocsr()
         self.distances = {} # By name
+        self.asvs = self.counts.shape[1] # ASVs among which "aitchison" centres
 
     def __len__(self): return self.counts.shape[0]
 
@@ -197,7 +198,7 @@ def distance(self:Features,
     if metric in self.distances: return self.distances[metric]
     tree, tip = self.study.tree, self.study.tip
     if metric in UNIFRACS and tree is not None: found = unifrac_blocks(self.counts, tree, tip, metric)
-    else: found = sample_distances(self.counts, metric, tree, tip)
+    else: found = sample_distances(self.counts, metric, tree, tip, asvs=self.asvs)
     self.distances[metric] = np.asarray(found, dtype=np.float64)
     return self.distances[metric]
 
