@@ -22,13 +22,13 @@ from aam_nb.runs.notebook import train
 from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.train import train_run
 from aam_nb.runs.whole import check_whole
+from aam_nb.runs.with_ridge import fit_both, fit_both_on_all
 from aam_nb.training.bench import Bench
-from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.log import read_log
 from aam_nb.training.loop import Loop
 from aam_nb.training.parallel import make_accelerator
-from aam_nb.training.stage import Fit
-from aam_nb.training.target_stage import codecs, fit_all, Fitted
+from aam_nb.training.sample_stage import pretrained
+from aam_nb.training.target_stage import codecs, Fitted
 
 STUDY = simulate(samples=60, asvs=60, groups=20, length=36, seed=2)
 SMALL = {"model": dict(width=16, sample_width=16, head_width=16, layers=1, identity=8),
@@ -117,7 +117,7 @@ def test_intervals_rest_on_all_samples_that_did_not_train(runs):
     bench, codec = bench_of(scored), scored.targets.codecs[0]
     place = known_places(bench.store.keys[:], scored.known)
     made = Fitted(model=scored.model, bench=bench, targets=scored.targets, known=scored.known, place=place,
-                  covariates=None, encoded=None, embeddings=None)
+                  rows=np.arange(0), covariates=None, encoded=None, embeddings=None)
     truth = codec.encode(STUDY.metadata.age)[held, 0]
     groups = STUDY.metadata.subject.to_numpy()[held]
     wanted, note = calibrated(codec, made.outputs(held), truth, groups)
@@ -137,12 +137,14 @@ def test_it_is_what_a_fit_on_all_samples_gives(runs):
     judged = log[log.stage == "target"]
     steps = int(judged.step[judged.valid_loss.idxmin()])
     parts = pd.read_csv(whole/"split.tsv", sep="\t", index_col=0).iloc[:, 0]
-    train = STUDY.positions(parts.index[parts == "train"])
-    like = Fit(best_step=steps, best_score=0., steps=12, seconds=0., history=[], samples=len(train))
+    train, valid = (STUDY.positions(parts.index[parts == o]) for o in ("train", "valid"))
     most = min(round(steps*60/len(train)), 12)
     assert f"for {most} steps (that model was best after {steps})" in bundle.about["fitted"]
-    learned, _ = codecs(bench, train)
-    made = fit_all(bench, pretrain_asvs(bench, rows, ("all",)), learned, None, rows, like, ("all",))
+    scored = fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
+    assert scored.fit.best_step == steps
+    learned, key = (scored.targets, None), ("all",)
+    made = fit_both_on_all(bench, pretrained(bench, rows, key), learned, rows, [scored], key)
+    assert made.fit.steps == most
     for k, v in made.model.state_dict().items(): assert torch.equal(v, bundle.model.state_dict()[k]), k
     assert set(log.stage) == {"pretrain_asv", "target", "all samples pretrain_asv", "all samples refit"}
 
