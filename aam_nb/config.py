@@ -24,7 +24,7 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'STAGES', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text',
+__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'STAGES', 'LATER', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text',
            'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
@@ -366,6 +366,16 @@ def _changed_by(given, then):
 
 _ADVICE = 'It is still read; recipes now use lists and tables, such as target = ["age", "site"].'
 
+# %% ../nbs/0_start/60_config.ipynb #dbf8b33b
+LATER = {("model", "ridge"): 0.} # Keys that came later, and what complete configurations without them mean
+
+def _as_meant(given, names):
+    "Sections with the keys that did not exist when they were written, where all sections are there."
+    if any(not isinstance(given.get(o), dict) for o in names): return given
+    for (section, key), value in LATER.items():
+        given = {**given, section: {key: value} | given[section]}
+    return given
+
 # %% ../nbs/0_start/60_config.ipynb #88e0fc9b
 def config_from(
     given:dict[str,dict[str,Any]], # Sections of keys, as a TOML file gives them
@@ -379,6 +389,7 @@ def config_from(
     names, made = [f.name for f in fields(base)], {}
     given, short, wrong = as_tables(given, columns)
     if short and source: note(f"{source} writes {few(short)} as text, as earlier versions did. {_ADVICE}")
+    given = _as_meant(given, names)
     wrong += _changed_by(given, then)
     wrong += [f"there is no section [{k}].{nearest(k, names)}" for k in given if k not in names]
     for k in (o for o in names if o in given):

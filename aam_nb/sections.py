@@ -55,7 +55,7 @@ class AugmentConfig(Section):
     asv_dropout:float = between(.1, 0., .9) # Probability that an ASV of a sample is left out
     identity_dropout:float = between(.1, 0., 1.) # Probability that a sequence's identity vector is hidden
     covariate_dropout:float = between(.1, 0., .9) # Probability that a covariate of a sample is hidden
-    mixup:float = between(.4, 0., 10.) # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
+    mixup:float = between(.8, 0., 10.) # Beta(a, a) mixing of pairs of samples and their targets; 0 for none
     mix:str = one_of("pooled", "pooled", "reads", "aitchison", "cutmix", "phylomix") # What mixup mixes
     jitter:str = one_of("none", "none", "multinomial", "dirichlet") # How reads vary around their shares
     shuffle:bool = False                    # Shuffle the order of the ASVs within a sample
@@ -76,7 +76,7 @@ class ModelConfig(Section):
     feedforward:int = between(2, 1, 8)      # Feed-forward width as a multiple of the width
     readout:str = one_of("flat", "flat", "attention") # ASV summary: all places, or attention pooling
     dropout:float = between(0., 0., .9)     # Dropout on residual branches (never on attention weights)
-    identity:int = between(64, 0, 512)      # Width of the fixed vector that names a sequence; a multiple of 8
+    identity:int = between(256, 0, 512)     # Width of the fixed vector that names a sequence; a multiple of 8
     sample:str = "pool" # Sample encoder: pool, attention, both, or a registered one
     pools:tuple[str,...] = ("clade", "presence", "mean", "attention") # Pools: any of these four, and sum
     abundance:str = one_of("log", "log", "clr", "presence") # Reads enter as log share, log ratio or presence
@@ -85,6 +85,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
+    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver

@@ -284,6 +284,7 @@ class SampleRows:
     summary:Tensor            # [b, d], the community
     met:Tensor|None = None    # [b, d], the summary that covariates have joined; None where there are none
     linear:Tensor|None = None # [b, k], what the linear path adds to the outputs; None without the path
+    ridge:Tensor|None = None  # [b, k], what the ridge regression says; None without it, and in training
     factor:Tensor|None = None # [b, k], what the outputs are multiplied by; None for 1
     shift:Tensor|None = None  # [b, k], what is then added; None for 0
 

@@ -9,6 +9,7 @@ each group weighing the same. `one width` is the margin alone, as bundles of ear
 
 Then folders of `aam evaluate` of a number: the outputs that it kept are calibrated again on each outer
 training part, and judged on the test part. Nothing is trained. The study's files must be where they were.
+The arrays that `benchmarks/net.py run` keeps (runs/net/net-now-age-42.npz) will do as well.
 """
 import argparse
 import tempfile
@@ -148,21 +149,37 @@ def kept(folder):
     with tempfile.TemporaryDirectory() as tmp:
         again = replace(config, run=replace(config.run, out=f"{tmp}/run", resume=False, trackers=()))
         ready = prepare(again, choose_folds, lambda text: None, rarefied=False)
-        folds = [[ready.study.positions(o) for o in pair] for pair in ready.parts.outer]
-        values, rows = ready.study.metadata[config.targets[0]].to_numpy(float), {o: [] for o in WAYS}
-        for k, (train, test) in enumerate(folds):
-            found = kept_fold(fold_file(folder, config, k + 1))
-            for way in WAYS:
-                rows[way].append(fold_intervals(ready, config, found, train, test, WAYS[way]))
-        bounds = natural_bounds(values[np.isfinite(values)])
-        groups = len(set(ready.groups)) if ready.groups is not None else len(values)
-    for way, parts in rows.items():
+        found = [kept_fold(fold_file(folder, config, k)) for k in range(1, len(ready.parts.outer) + 1)]
+        yield from folds_judged(f"{folder.name}: {config.targets[0]}", ready, config, found)
+
+
+def net(path):
+    "Lines of the arrays that `benchmarks/net.py run` keeps: net-VARIANT-TASK-SEED.npz."
+    from net import prepared
+    _, variant, task, seed = path.stem.split("-")
+    with np.load(path) as saved: found = dict(saved)
+    with tempfile.TemporaryDirectory() as tmp:
+        ready = prepared(task, int(seed), (), Path(tmp))
+        for models, words in (("test", "inner folds"), ("refit", "all samples")):
+            if f"{models} 1" not in found: continue
+            parts = range(1, len(ready.parts.outer) + 1)
+            folds = [dict(oof=found[f"oof {k}"], test=found[f"{models} {k}"]) for k in parts]
+            name = f"{task} {seed}, net {variant}, models of {words}"
+            yield from folds_judged(name, ready, ready.bench.config, folds)
+
+
+def folds_judged(name, ready, config, found):
+    "Lines of the outputs of all outer folds."
+    folds = [[ready.study.positions(o) for o in pair] for pair in ready.parts.outer]
+    values = ready.study.metadata[config.targets[0]].to_numpy(float)
+    truth = np.concatenate([values[test] for _, test in folds])
+    known, bounds = np.isfinite(truth), natural_bounds(values[np.isfinite(values)])
+    groups = len(set(ready.groups)) if ready.groups is not None else len(values)
+    for way, make in WAYS.items():
+        parts = [fold_intervals(ready, config, o, *rows, make) for o, rows in zip(found, folds, strict=True)]
         point, low, high, level = (np.concatenate(o) for o in zip(*parts, strict=True))
-        truth = np.concatenate([values[test] for _, test in folds])
-        known = np.isfinite(truth)
         ends = (o[known] for o in (point, truth, low, high))
-        yield row(f"{folder.name}: {config.targets[0]}", groups, way,
-                  judged(*ends, np.ones(known.sum()), level.mean(), bounds))
+        yield row(name, groups, way, judged(*ends, np.ones(known.sum()), level.mean(), bounds))
 
 
 def fold_intervals(ready, config, found, train, test, way):
@@ -180,11 +197,11 @@ def fold_intervals(ready, config, found, train, test, way):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("runs", type=Path, nargs="*", help="folders of aam evaluate")
+    ask.add_argument("runs", type=Path, nargs="*", help="folders of aam evaluate, or .npz files of net.py")
     ask.add_argument("--studies", type=int, default=60, help="simulated studies of each design; 0 for none")
     ask.add_argument("--out", type=Path, default=None, help="write the table here as Markdown")
     asked, lines = ask.parse_args(), [f"| {' | '.join(HEAD)} |", "|---"*len(HEAD) + "|"]
-    for folder in asked.runs: lines += told(kept(folder))
+    for path in asked.runs: lines += told(net(path) if path.suffix == ".npz" else kept(path))
     if asked.studies: lines += told(simulated(asked.studies))
     if asked.out: asked.out.write_text("\n".join(lines) + "\n")
 

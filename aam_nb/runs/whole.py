@@ -14,9 +14,10 @@ import numpy as np
 from ..config import Config
 from ..core import AamError, few, option
 from .plan import ALL_SAMPLES
+from .with_ridge import fit_both_on_all
 from ..training.bench import Bench
 from ..training.sample_stage import pretrained
-from ..training.target_stage import codecs, fit_all, Fitted
+from ..training.target_stage import codecs, Fitted
 
 # %% auto #0
 __all__ = ['check_whole', 'fit_whole', 'whole_text']
@@ -43,7 +44,8 @@ def fit_whole(
     "Pretrain and fit on all samples, for the best steps of the scored model."
     bench, key = replace(bench, part=ALL_SAMPLES), ("all",)
     start = pretrained(bench, rows, key)
-    return fit_all(bench, start, scored.targets, codecs(bench, rows)[1], rows, scored.fit, key)
+    learned = scored.targets, codecs(bench, rows)[1]
+    return fit_both_on_all(bench, start, learned, rows, [scored], key)
 
 # %% ../../nbs/9_runs/47_whole.ipynb #5bf0a53c
 def whole_text(

@@ -7,7 +7,9 @@ Docs: https://aam-nb.github.io/aam_nb/5_stack/penalised.html.md"""
 # %% ../../nbs/5_stack/10_penalised.ipynb #34ad5483
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import softmax
@@ -15,8 +17,11 @@ from scipy.special import softmax
 from ..data.split import kfold, strata
 from .features import coordinates
 
+if TYPE_CHECKING: from sklearn.linear_model import LogisticRegression
+
 # %% auto #0
-__all__ = ['grid', 'ridge', 'logistic', 'trivial', 'penalty_folds', 'best_multiple', 'Dual', 'fit_dual', 'penalised']
+__all__ = ['grid', 'ridge', 'logistic_models', 'logistic', 'trivial', 'penalty_folds', 'best_multiple', 'Dual', 'fit_dual',
+           'penalised']
 
 # %% ../../nbs/5_stack/10_penalised.ipynb #7755c65a
 def ridge(
@@ -42,6 +47,15 @@ def _classifier(z, known):
     weights = z.shape[1]*(1 if len(known) == 2 else len(known))
     return LogisticRegression(**_solver(weights), max_iter=1000, warm_start=True)
 
+def logistic_models(
+    z:np.ndarray,         # Coordinates of the training samples [n, r]
+    y:np.ndarray,         # Their class numbers [n], at least two different ones
+    penalties:np.ndarray, # Penalty on half the squared weights [a], above 0
+)->Iterator[tuple[int,LogisticRegression]]: # Place of the penalty; a model, good until the next is asked for
+    "L2 logistic regressions, from the strongest penalty on; each fit starts where the last ended."
+    m = _classifier(z, np.unique(y))
+    for i in np.argsort(penalties)[::-1]: yield i, m.set_params(C=1/penalties[i]).fit(z, y)
+
 def logistic(
     z:np.ndarray,         # Coordinates [samples, r]
     y:np.ndarray,         # Class numbers [samples]; only training rows are read
@@ -54,9 +68,7 @@ def logistic(
     if len(known) == 1 or not z.shape[1]:
         out[:] = (np.bincount(y[train], minlength=classes)/len(train))[:, None]
         return out
-    m = _classifier(z, known)
-    for i in np.argsort(penalties)[::-1]: # from the strongest on; each fit starts where the last ended
-        out[:, known, i] = m.set_params(C=1/penalties[i]).fit(z[train], y[train]).predict_proba(z)
+    for i, m in logistic_models(z[train], y[train], penalties): out[:, known, i] = m.predict_proba(z)
     return out
 
 # %% ../../nbs/5_stack/10_penalised.ipynb #02af0b65

@@ -164,15 +164,15 @@ def new_model(
     key=(),    # What distinguishes this fit from its siblings, e.g. the fold
     targets:Targets|None=None, # None for a model to pretrain
     covariates:CovariateCodec|None=None,
-    known:int=0, # ASVs of the training samples, for the linear path
+    known:int=0, # ASVs of the training samples, for the linear path and the ridge regression
 )->AamModel:
     "A model with fresh weights that follow from the seed and `key`."
     config = bench.config.model
-    linear = config.linear if targets else "none"
+    linear, knows = config.linear if targets else "none", config.linear != "none" or config.ridge > 0
     with torch.random.fork_rng():
         torch.manual_seed(draw_key(bench.config.run.seed, "weights", *key))
         made = AamModel(config, bases, columns=targets.columns if targets else (), metrics=bench.metrics,
-                        covariates=covariates and covariates.shape, known=known if linear != "none" else 0,
+                        covariates=covariates and covariates.shape, known=known if targets and knows else 0,
                         branches=_branches(bench) if linear in ("branches", "both") else 0,
                         counts=bench.config.loss.counts > 0)
     set_recompute(made, bench.config.run.recompute)

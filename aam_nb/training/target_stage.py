@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/target_stage.html.md"""
 # %% ../../nbs/4_training/75_target_stage.ipynb #c920ff6c
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from scipy import sparse
 
 from ..batches.sample_batches import SampleBatches
+from ..batches.source import SampleSource
 from ..data.covariates import CovariateCodec
 from ..data.targets import Targets
 from ..data.weights import target_weights
@@ -28,7 +29,8 @@ from .transfer import take_over, trained_parts
 from ..types import Column
 
 # %% auto #0
-__all__ = ['codecs', 'Fitted', 'set_linear', 'target_stage', 'validation_loss', 'fit_target', 'middle_fit', 'fit_all']
+__all__ = ['codecs', 'Fitted', 'known_reads', 'set_linear', 'target_stage', 'validation_loss', 'fit_target', 'middle_fit',
+           'fit_all']
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7a54e6dd
 def codecs(
@@ -48,11 +50,13 @@ class Fitted:
     bench:Bench
     targets:Targets
     covariates:CovariateCodec|None
+    rows:np.ndarray           # int64, samples that trained it
     known:np.ndarray          # int64 sorted keys of the ASVs that it was trained on
     place:np.ndarray          # int64 [asvs], the place of each ASV of the store among them, -1 for none
     encoded:tuple|None        # Covariates of the store, by `CovariateCodec.encode`; None without any
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
+    penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none without them
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
@@ -73,6 +77,18 @@ def predict(self:Fitted,
     return self.targets.decode(self.outputs(rows), self.bench.metadata.iloc[rows])
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8da4f5a0
+def known_reads(
+    store:SampleSource,
+    rows:np.ndarray,  # int64 [n], samples of the store
+    place:np.ndarray, # int64 [asvs], place of each ASV of the store among the known ones, -1 for none
+    known:int,        # How many are known
+)->sparse.csr_matrix: # Reads [n, known]
+    "The reads of known ASVs in some samples."
+    counts = store.counts(rows).tocoo()
+    at = place[counts.col]
+    kept = at >= 0
+    return sparse.csr_matrix((counts.data[kept], (counts.row[kept], at[kept])), shape=(len(rows), known))
+
 def set_linear(
     bench:Bench,
     model:AamModel,    # Is changed
@@ -83,8 +99,7 @@ def set_linear(
     "Fit the components of the linear path on training samples, where the model has one."
     if model.linear is None: return
     store, rows = bench.store, at_most(np.sort(train), 2048, bench.config.run.seed, "components")
-    counts = store.counts(rows).tocoo()
-    counts = sparse.csr_matrix((counts.data, (counts.row, place[counts.col])), shape=(len(rows), len(known)))
+    counts = known_reads(store, rows, place, len(known))
     tip, here = np.full(len(known), -1), np.flatnonzero(place >= 0)
     study, alone = store.studies[0], len(store.studies) == 1 # A corpus has no tree of all its ASVs
     if alone and study.has_tree: tip[place[here]] = study.tips(here)
@@ -104,8 +119,8 @@ def _model_for(bench:Bench, start:AamModel, learned, train, key, embeddings)->Fi
         set_constants(bench, model, train, place, embeddings)
     set_linear(bench, model, train, known, place)
     encoded = None if covariates is None else covariates.encode(bench.metadata)
-    return Fitted(model=model, bench=bench, targets=targets, covariates=covariates, known=known, place=place,
-                  encoded=encoded,
+    return Fitted(model=model, bench=bench, targets=targets, covariates=covariates, rows=train, known=known,
+                  place=place, encoded=encoded,
                   embeddings=embeddings)
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #8cebe6f8

@@ -1,0 +1,182 @@
+"""The net alone beside the plain models, on the same folds of real studies, and what each change brings.
+
+    python benchmarks/net.py run now month delivery            # two tasks, two seeds each
+    python benchmarks/net.py run before month model.ridge=0 model.identity=64 augment.mixup=.4
+    python benchmarks/net.py table > benchmarks/results/net.md # all that has been run
+
+The first word after `run` names the variant, then come tasks (all where none is named) and settings. The
+folds are those of `aam evaluate small` with the seed; each run is kept in the folder of --out and is not made
+again. AAM_DATA names the folder of studies (default ../shared/data).
+"""
+import argparse
+import os
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
+SEEDS = (42, 7)
+INFANTS = dict(study="ecam_infant", groups="host_subject_id", where="is_infant == 1")
+GUT = dict(study="global_gut", groups="household", missing="drop")
+TASKS = dict(
+    month=dict(INFANTS, target="month_of_life"), delivery=dict(INFANTS, target="delivery"),
+    age=dict(GUT, target="age_years"), country=dict(GUT, target="country"),
+    hmp=dict(study="hmp_v35_bodysite", groups="hostsubjectid", target="HMPbodysubsite", missing="drop"),
+    cfs=dict(study="cfs87", independent=True, target="Subject"),
+    ibd=dict(study="ibd_crohns_2538", groups="host_subject_id", target="ibd", depth=4000))
+
+
+def household(name):
+    "The household of a sample of global_gut: the letters and the number that its name begins with."
+    letters, number = re.match(r"([A-Za-z]+?)(\d+)", name).groups()
+    return f"{letters}{(int(number) - 1)//3 if letters == 'TS' else number}" # TS: twins, mother
+
+
+def some_hosts(metadata, most=1200):
+    "The samples of hosts that were drawn until there are so many."
+    hosts = np.sort(metadata.hostsubjectid.unique())
+    np.random.default_rng(0).shuffle(hosts)
+    before = metadata.hostsubjectid.value_counts()[hosts].cumsum().shift(fill_value=0)
+    return metadata[metadata.hostsubjectid.isin(before.index[before < most])]
+
+
+def files(task, out):
+    "The section [data] of a task; metadata that are changed are written below `out`."
+    import pandas as pd
+    data = dict(TASKS[task])
+    folder = DATA/data.pop("study")
+    found = dict(table=folder/"table.biom", metadata=folder/"metadata.tsv", tree=folder/"tree.nwk")
+    if task in ("age", "country", "hmp"):
+        metadata = pd.read_csv(found["metadata"], sep="\t", low_memory=False)
+        if task == "hmp": metadata = some_hosts(metadata)
+        else: metadata["household"] = [household(o) for o in metadata.PUBLICATION_ALIAS]
+        columns = ["sample_id", data["groups"], data["target"]]
+        found["metadata"] = out/f"{task}.tsv"
+        metadata[columns].to_csv(found["metadata"], sep="\t", index=False)
+    return {k: str(v) for k, v in found.items()} | data
+
+
+def prepared(task, seed, settings, out):
+    "A study with its folds, at the depth of the task."
+    from aam_nb.recipe import load_config
+    from aam_nb.runs.parts import choose_folds
+    from aam_nb.runs.prepare import prepare
+    given = {f"data.{k}": [v] if k == "target" else v for k, v in files(task, out).items()}
+    given |= {"run.out": str(out/f"work-{seed}"), "run.seed": seed}
+    fixed = ("run.threads=1", "run.trackers=[]", "run.overwrite=true")
+    ready = prepare(load_config("small", (*fixed, *settings), given), choose_folds, say=lambda text: None)
+    return replace(ready, bench=replace(ready.bench, folder=None, log=None, cache=None))
+
+
+def kept(path, make):
+    "Arrays that were made before, or are made now and kept."
+    if not path.exists():
+        begun = time.process_time()
+        arrays = make()
+        np.savez(path, **arrays, cpu=time.process_time() - begun)
+        print(path.stem, f"{time.process_time() - begun:.0f} s of one core", flush=True)
+    with np.load(path) as found: return dict(found)
+
+
+def plain(ready):
+    "What the plain models predict, and how long they took: by method and fold."
+    from aam_nb.evaluation.validate import PlainFolds, Plan
+    plan = Plan(groups=ready.groups, folds=ready.parts.outer, seed=ready.bench.config.run.seed, threads=1)
+    folds = PlainFolds(ready.study, ready.values, plan)
+    return {f"{name} {k}": folds.ask(name, k)[0] for name in folds.names for k in folds.scored.folds}
+
+
+def nets(ready):
+    "The outputs of the nets: by what and fold."
+    from aam_nb.runs.folds import fit_fold
+    found, at = {}, ready.study.positions
+    for k, (train, test) in enumerate(ready.parts.outer, 1):
+        inner = [(at(a), at(b)) for a, b in ready.parts.inner[k - 1]]
+        for what, array in fit_fold(ready.bench, at(train), at(test), inner, k).items():
+            found[f"{what} {k}"] = array
+    return found
+
+
+def run(variant, tasks, settings, seeds, out):
+    "Fit the nets of some tasks, and the plain models where they are not there yet."
+    out.mkdir(parents=True, exist_ok=True)
+    for task, seed in ((t, s) for s in seeds for t in tasks):
+        ready = prepared(task, seed, settings, out)
+        kept(out/f"plain-{task}-{seed}.npz", lambda ready=ready: plain(ready))
+        kept(out/f"net-{variant}-{task}-{seed}.npz", lambda ready=ready: nets(ready))
+
+
+def ways(found, folds):
+    "The models of a fold as they can be averaged: those of inner folds, those of all samples, both."
+    parts = [{o: found[f"{o} {k}"] for o in ("test", "oof", "refit") if f"{o} {k}" in found} for k in folds]
+    yield "inner", [{k: v for k, v in o.items() if k != "refit"} for o in parts]
+    if "refit" not in parts[0]: return
+    yield "all", parts
+    yield "both", [dict(test=np.concatenate([o["test"], o["refit"]]), oof=o["oof"]) for o in parts]
+
+
+def evaluated(ready, folds, known):
+    "The scores of a net, from the outputs of each fold, beside the plain models."
+    from aam_nb.evaluation.validate import evaluate, Plan
+    from aam_nb.runs.evaluate import fold_predictions
+    at, name = ready.study.positions, ready.bench.config.targets[0]
+    def fit_model(train, test, k):
+        "What was kept of a fold, read as the package reads it."
+        return fold_predictions(ready.bench, ready.groups, at(train), at(test), folds[k - 1], name)
+    plan = Plan(groups=ready.groups, folds=ready.parts.outer, seed=ready.bench.config.run.seed, threads=1)
+    return evaluate(ready.study, ready.values, plan, fit_model, known=known)
+
+
+def shown(score):
+    "A score (value, low, high) with its interval, where it has one."
+    value, low, high = score
+    return f"{value:.3f}" + ("" if low is None or np.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+
+
+def rows(task, seed, out):
+    "Lines of the table: one for each way to average the nets of each variant."
+    saved = kept(out/f"plain-{task}-{seed}.npz", dict)
+    known = {(k.split()[0], int(k.split()[1])): (v, 0.) for k, v in saved.items() if " " in k}
+    first, ready = True, prepared(task, seed, (), out)
+    for path in sorted(out.glob(f"net-*-{task}-{seed}.npz")):
+        found, variant = kept(path, dict), path.stem.split("-")[1]
+        for way, folds in ways(found, range(1, len(ready.parts.outer) + 1)):
+            e = evaluated(ready, folds, known)
+            main = "r2" if e.task == "regression" else ("accuracy" if len(e.classes) > 2 else "auc")
+            others = [o for o in ("forest", "clr", "branch") if o in e.scores]
+            start = f"| {task} {seed} | {main} |"
+            if first: yield from (f"{start} {o} | {shown(e.scores[o][main])} | | |" for o in others)
+            first = False
+            best = max(e.scores[o][main][0] for o in others)
+            yield (f"{start} net, {variant}, {way} | {shown(e.scores['aam'][main])} | "
+                   f"{shown(e.differences['aam'][main])} | {e.scores['aam'][main][0] - best:+.3f} |")
+
+
+def table(out, seeds):
+    "All that has been run, as Markdown."
+    lines = ["| task, seed | score | method | value | minus forest | minus best of forest, clr, branch |",
+             "|---|---|---|---|---|---|"]
+    for task, seed in ((t, s) for t in TASKS for s in seeds):
+        if (out/f"plain-{task}-{seed}.npz").exists(): lines += rows(task, seed, out)
+    return "\n".join(lines)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", choices=("run", "table"))
+    p.add_argument("words", nargs="*", help="variant, then tasks and section.key=value")
+    p.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    p.add_argument("--out", type=Path, default=ROOT/"runs/net")
+    args = p.parse_args()
+    seeds = [int(o) for o in args.seeds.split(",")]
+    if args.what == "table": return print(table(args.out, seeds))
+    variant, *rest = args.words
+    tasks = [o for o in rest if o in TASKS] or list(TASKS)
+    run(variant, tasks, [o for o in rest if "=" in o], seeds, args.out)
+
+
+if __name__ == "__main__": main()
