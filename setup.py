@@ -31,7 +31,8 @@ def metadata(cfg):
         long_description_content_type="text/markdown",
         entry_points={"console_scripts": cfg["console_scripts"].strip().splitlines(),
                       "nbdev": ["aam_nb=aam_nb._modidx:d"]},
-        packages=find_packages(include=["aam_nb", "aam_nb.*"]), package_data={"aam_nb": ["recipes/*.toml"]},
+        packages=find_packages(include=["aam_nb", "aam_nb.*"]),
+        package_data={"aam_nb": ["recipes/*.toml", "shipped/*.md", "shipped/*/*"]},
         zip_safe=False,
     )
 

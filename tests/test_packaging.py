@@ -161,6 +161,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     listed = {str(p.relative_to(ROOT)) for p in MODULES}
     assert listed <= set(held), sorted(listed - set(held))
     assert shipped() and {f"aam_nb/recipes/{o}.toml" for o in shipped()} <= set(held)
+    bundle = {f"aam_nb/{o.relative_to(ROOT/'aam_nb')}" for o in (ROOT/"aam_nb/shipped").rglob("*.*")}
+    assert {"aam_nb/shipped/NOTICE.md", "aam_nb/shipped/reference/model.safetensors"} <= bundle <= set(held)
     assert {o.split("/")[0] for o in held} == {"aam_nb", wheel.name.rsplit("-py3", 1)[0] + ".dist-info"}
 
 

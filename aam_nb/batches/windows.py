@@ -54,11 +54,13 @@ class Windows:
         count = ", ".join(f"{k}: {len(v):,}" for k, v in self.tips.items())
         return f"Windows({count} of {len(self.tree.tips):,} tips)"
 
-# %% ../../nbs/2_batches/82_windows.ipynb #9f84de7c
+# %% ../../nbs/2_batches/82_windows.ipynb #91b3e70b
 def _window_batch(windows:Windows, view:View, chosen, length:int, part:slice, *key, draw:int)->AsvBatch:
     "A part of some windows against all of them; `chosen` pairs each kind with its rows."
     tips = np.concatenate([windows.tips[kind[0]][rows] for kind, rows in chosen])
-    distance = torch.from_numpy(path_lengths(windows.tree, tips).astype(np.float32))
+    distance = path_lengths(windows.tree, tips).astype(np.float32)
+    of = np.repeat(np.arange(len(chosen)), [len(rows) for _, rows in chosen])
+    distance = torch.from_numpy(np.where(of[:, None] == of, distance, np.float32(np.nan)))
     tokens = np.concatenate([windows.tokens[kind][rows, :length] for kind, rows in chosen])[part]
     keys = tips[part].astype(np.int64)
     if view.augment is not None: tokens = augment_tokens(tokens, keys, view.augment, view.seed, *key)

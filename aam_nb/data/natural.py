@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config import Config
-from ..core import option
 from .values import as_numbers, infer_task
 
 if TYPE_CHECKING: import pandas as pd
@@ -72,7 +71,7 @@ def bounds_text(
     where = f"at {low:g} or above" if high is None else f"at {high:g} or below" if low is None else \
         f"between {low:g} and {high:g}"
     return (f"Predictions of '{name}' and their intervals stay {where}, as all its values do. "
-            f"If others are possible, set {option('target.bounds', '-inf:inf')} or the true bounds.")
+            "If others are possible, set target.bounds=-inf:inf, or the true bounds.")
 
 # %% ../../nbs/1_data/38_natural.ipynb #3f8d2c0b
 def bounds_notes(

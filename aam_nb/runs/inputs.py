@@ -14,6 +14,7 @@ from ..batches.manifest import describe_arrays, read_manifest
 from ..config import Config
 from ..core import AamError, digest, option
 from ..disk import file_digest, read_json
+from ..inference.shipped import find_bundle
 from ..types import Study
 
 # %% auto #0
@@ -31,7 +32,7 @@ def named_inputs(
     found = [(f"data.{k}", getattr(data, k)) for k in _FILES]
     beside = Path(data.distances).with_suffix(".ids.txt") if data.distances.endswith(".npy") else ""
     found += [("data.distances", str(beside)), *(("data.corpus", o) for o in data.corpus)]
-    found.append(("run.start", config.run.start))
+    found.append(("run.start", config.run.start and str(find_bundle(config.run.start))))
     return [(k, o) for k, o in found if o]
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #95c7811f

@@ -21,6 +21,7 @@ from ..data.table import read_table
 from ..inference.bundle import load_bundle
 from ..inference.embed import embed_store, Embedding
 from ..inference.predict import predict_store, Prediction
+from ..inference.shipped import find_bundle
 from ..inference.unseen import NO_INTERVAL, unseen_text
 from .processes import by_main, join, speaker
 from ..sections import RunConfig
@@ -83,7 +84,7 @@ def predict_run(
     "Predict the samples of a table with a bundle, and write one row for each requested sample."
     ranks = ranks or alone_or_joined()
     with ranks.together():
-        out, model, ids = _free(out, overwrite), load_bundle(bundle), read_ids(samples)
+        out, model, ids = _free(out, overwrite), load_bundle(find_bundle(bundle)), read_ids(samples)
         known = read_metadata(metadata) if metadata else None
         store = as_store(table, sequences)
     found = predict_store(model, store, ids, metadata=known, passes=passes, ranks=ranks)
@@ -125,7 +126,7 @@ def embed_run(
     ranks = ranks or alone_or_joined()
     say = speaker(ranks, say)
     with ranks.together():
-        out, model, ids = _free(out, overwrite), load_bundle(bundle), read_ids(samples)
+        out, model, ids = _free(out, overwrite), load_bundle(find_bundle(bundle)), read_ids(samples)
         store = as_store(table, sequences)
     found = embed_store(model, store, ids, level, ranks=ranks)
     by_main(ranks, lambda: found.write(out))

@@ -13,12 +13,13 @@ from ..batches.source import SampleSource
 from ..config import Config
 from ..core import AamError, few
 from ..inference.bundle import Bundle, load_bundle
+from ..inference.shipped import bases_right, find_bundle
 from ..inference.unseen import unseen_reads, unseen_text
 from ..training.bench import Bench, new_model
 from ..training.transfer import take_over, trained_parts
 
 # %% auto #0
-__all__ = ['ENCODER', 'start_bundle', 'transductive_note', 'start_note', 'start_report']
+__all__ = ['ENCODER', 'READABLE', 'start_bundle', 'transductive_note', 'reference_note', 'start_note', 'start_report']
 
 # %% ../../nbs/9_runs/15_start.ipynb #19da6bf2
 ENCODER = ("patch", "width", "layers", "heads", "feedforward", "readout") # Two ASV encoders agree in these
@@ -30,7 +31,7 @@ def start_bundle(
     """The bundle that `run.start` names, or None. Raises `AamError` when its ASV encoder differs or reads
     shorter ASVs."""
     if not config.run.start: return None
-    start = load_bundle(config.run.start)
+    start = load_bundle(find_bundle(config.run.start))
     other = [o for o in ENCODER if getattr(config.model, o) != getattr(start.config.model, o)]
     if other:
         its = ", ".join(f"model.{o}={getattr(start.config.model, o)}" for o in other)
@@ -62,6 +63,24 @@ def transductive_note(
                    "Report other samples, leave out run.start to pretrain within each training part, "
                    "or set run.transductive=true to report them as transductive.")
 
+# %% ../../nbs/9_runs/15_start.ipynb #f2a448fa
+READABLE = .5 # Share of hidden bases that an encoder guesses right where it knows the region
+
+def reference_note(
+    start:Bundle,       # Its `about` names a source and a licence
+    store:SampleSource, # What the run learns from
+)->str:                 # For the notes of the run; empty for a bundle of another kind
+    "Where an encoder of a reference comes from, and whether it can read these ASVs."
+    about = start.about
+    if not {"source", "licence"} <= set(about): return ""
+    text = (f"The ASV encoder is one of a reference ({about['source']}); its weights keep that licence "
+            f"({about['licence']}). It saw no sample of any study.")
+    right = bases_right(start, store.tokens[np.arange(min(len(store.tokens), 4096))])
+    if not right < READABLE: return text
+    return (f"{text} It guesses {right:.0%} of the hidden bases of these ASVs, far fewer than of the regions "
+            "that it learned, so its vectors may mean little here. Leave out run.start to pretrain on these "
+            "ASVs.")
+
 # %% ../../nbs/9_runs/15_start.ipynb #0aaa4256
 def start_note(
     start:Bundle|None,
@@ -69,6 +88,7 @@ def start_note(
 )->str:                 # For the notes of the run; empty where the bundle was pretrained on reads like these
     "What the bundle that a run starts from has not seen, where that is more than other organisms."
     if start is None: return ""
+    if not len(start.known): return reference_note(start, store)
     unseen = unseen_reads(start, store, np.flatnonzero(store.depths))
     if all(o.kind == "akin" and not o.technical for o, _ in unseen.main): return ""
     return unseen_text(unseen, "the bundle to start from was")

@@ -22,6 +22,7 @@ from ..config import Config
 from ..core import AamError
 from ..data.distance_files import read_distances
 from ..inference.bundle import load_bundle
+from ..inference.shipped import find_bundle
 from ..recipe import load_config, to_toml
 from .plan import stages
 from ..training.bench import Bench
@@ -62,7 +63,7 @@ def bench_of(job:dict, config:Config)->Bench:
     "The bench that a job is about, without its run folder."
     stores = [open_store(o, check=False) for o in job["stores"]]
     store = stores[0] if len(stores) == 1 else Corpus(stores)
-    far, start = config.data.distances, config.run.start and load_bundle(config.run.start)
+    far, start = config.data.distances, config.run.start and load_bundle(find_bundle(config.run.start))
     accelerator = make_accelerator(config.run)
     return Bench(config=config, store=store, accelerator=accelerator, metadata=_metadata(stores),
                  distances=read_distances(far).align(store.sample_ids) if far else None,
