@@ -30,7 +30,7 @@ from aam_nb.runs.samples import load_study
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.parallel import make_accelerator
-from aam_nb.training.target_stage import codecs, fit_all, fit_target, middle_fit
+from aam_nb.training.target_stage import codecs, enough_steps, fit_all, fit_target, middle_fit
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
@@ -70,6 +70,12 @@ def some(study, groups, ids, n, *key):
     return ids[np.isin(group, order[:np.searchsorted(sizes, n) + 1])]
 
 
+def lengths(fits, samples, most):
+    "Steps of a fit on all samples: the median of the best, as many a sample as that, the whole schedule."
+    like = middle_fit(fits)
+    return {"median": like.best_step, "per sample": enough_steps(like, samples, most), "whole": most}
+
+
 def timed(fit, test, *args):
     "What `fit` gives, its predictions, and the seconds of CPU that both took."
     begun = time.process_time()
@@ -84,21 +90,21 @@ def models(bench, start, train, test, inner, key):
         for k, (fit, valid) in enumerate(folds):
             one, found[n, k] = timed(fit_target, test, bench, start, *learned, fit, valid, (*key, n, k))
             fits += [one]*(n == 3)
-    like = middle_fit(fits)
-    longer = replace(like, best_step=min(round(1.5*like.best_step), bench.config.optim.steps))
-    for k in range(3):
-        found["all", k] = timed(fit_all, test, bench, start, *learned, train, like, (*key, "all", k))[1]
-    found["longer", 0] = timed(fit_all, test, bench, start, *learned, train, longer, (*key, "all", 0))[1]
+    for kind, steps in lengths(fits, len(train), bench.config.optim.steps).items():
+        like = replace(fits[0], best_step=steps, samples=0)
+        for k in range(3):
+            found[kind, k] = timed(fit_all, test, bench, start, *learned, train, like, (*key, "all", k))[1]
     return found, [o.best_step for o in fits]
 
 
-THREE = [(3, k) for k in range(3)]
-ROWS = {"3 inner": THREE, "8 inner": [(8, k) for k in range(8)], "refit 2": [("all", k) for k in range(2)],
-        "refit 3": [("all", k) for k in range(3)], "3 inner + refit 1": [*THREE, ("all", 0)],
-        "3 inner + refit 3": [*THREE, *(("all", k) for k in range(3))],
-        "8 inner + refit 1": [*((8, k) for k in range(8)), ("all", 0)]}
-ALONE = {"1 of 3 inner": THREE, "1 of 8 inner": [(8, k) for k in range(8)],
-         "1 refit": [("all", k) for k in range(3)], "1 refit, 1.5 x steps": [("longer", 0)]}
+def some_of(kind, n=3): return [(kind, k) for k in range(n)]
+
+
+KINDS = ("median", "per sample", "whole")
+ROWS = {"3 inner": some_of(3), "8 inner": some_of(8, 8)} | {f"3 of {o}": some_of(o) for o in KINDS}
+ROWS |= {f"3 inner, 1 of {o}": some_of(3) + some_of(o, 1) for o in KINDS}
+ALONE = {"one of 3 inner": some_of(3), "one of 8 inner": some_of(8, 8)}
+ALONE |= {f"one of {o}": some_of(o) for o in KINDS}
 
 
 def score(truth, said):
@@ -111,10 +117,10 @@ def show(row, truth, ensembles, seconds):
     "A line: mean scores of some ensembles, each with a prediction of all samples."
     first, second = np.mean([score(truth, o) for o in ensembles], axis=0)
     names = ("R2", "MAE") if ensembles[0].ndim == 1 else ("accuracy", "log loss")
-    print(f"  {row:22}{names[0]} {first:.3f}  {names[1]} {second:.3f}  {seconds:.0f} s a fold", flush=True)
+    print(f"  {row:24}{names[0]} {first:.3f}  {names[1]} {second:.3f}  {seconds:.0f} s a fold", flush=True)
 
 
-def measured(bench, study, groups, start, n):
+def measured(bench, study, groups, start, n, kinds=(3,)):
     "One table: all folds of one number of samples."
     config, name = bench.config, bench.config.targets[0]
     folds = kfold(study.ids, 3 if groups is None else 2, groups, spread(config, study), config.run.seed)
@@ -124,7 +130,7 @@ def measured(bench, study, groups, start, n):
         at = rows(train)
         own = None if groups is None else groups[at]
         stratum, inner = spread(config, study)[at], {}
-        for k in (3, 8):
+        for k in kinds:
             most = len(train) if own is None else len(set(own))
             parts = kfold(train, min(k, most), own, stratum, config.run.seed)
             inner[k] = [tuple(map(rows, o)) for o in parts]
@@ -139,10 +145,11 @@ def measured(bench, study, groups, start, n):
     def made(parts): return [o for o in parts if all(o in x for x in said)] # 8 folds want 8 groups
     def of(parts): return np.concatenate([np.mean([o[p][0][name] for p in parts], axis=0) for o in said])
     def seconds(parts): return sum(o[p][1] for o in said for p in parts)/len(said)
-    for row, parts in ROWS.items(): show(row, truth, [of(made(parts))], seconds(made(parts)))
+    for row, parts in ROWS.items():
+        if made(parts): show(row, truth, [of(made(parts))], seconds(made(parts)))
     for row, parts in ALONE.items():
         parts = made(parts)
-        show(row, truth, [of([p]) for p in parts], seconds(parts)/len(parts))
+        if parts: show(row, truth, [of([p]) for p in parts], seconds(parts)/len(parts))
 
 
 def main():
@@ -152,6 +159,7 @@ def main():
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--samples", type=int, action="append", help="may be repeated; 0 for all")
+    parser.add_argument("--eight", action="store_true", help="eight inner folds as well as three")
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_intermixed_args()
     config, study, groups = inner_study(args.task, [f"run.seed={args.seed}", *args.overrides])
@@ -160,7 +168,8 @@ def main():
     begun = time.process_time()
     start = pretrain_asvs(bench, np.argsort(study.ids))
     print(f"{len(study.ids)} samples; encoder: {time.process_time() - begun:.0f} s of CPU", flush=True)
-    for n in args.samples or TASKS[args.task][-1]: measured(bench, study, groups, start, n)
+    kinds = (3, 8) if args.eight else (3,)
+    for n in args.samples or TASKS[args.task][-1]: measured(bench, study, groups, start, n, kinds)
 
 
 if __name__ == "__main__": main()

@@ -19,7 +19,7 @@ from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.loop import Loop
 from aam_nb.training.parallel import make_accelerator
 from aam_nb.training.stage import Fit
-from aam_nb.training.target_stage import codecs, fit_all, fit_target, middle_fit
+from aam_nb.training.target_stage import codecs, enough_steps, fit_all, fit_target, middle_fit
 
 STUDY = simulate(samples=48, asvs=40, groups=12, length=36, seed=1)
 SMALL = {"model": dict(width=16, sample_width=16, head_width=16, layers=1, identity=8),
@@ -85,7 +85,9 @@ def test_on_the_same_samples_it_is_the_validated_fit_at_its_best_step(kind, monk
     assert again.fit.best_score is None and equal(first, again)
     rates = [o["lr"] for o in first.fit.history if o["step"] <= first.fit.best_step]
     assert [o["lr"] for o in again.fit.history] == rates
-    whole = fit_all(bench, start, *learned, np.r_[train, valid], first.fit)
+    both = np.r_[train, valid]
+    whole = fit_all(bench, start, *learned, both, first.fit)
+    assert whole.fit.steps == round(20*len(both)/len(train)) and whole.fit.samples == len(both)
     assert not equal(first, whole) and len(whole.known) >= len(first.known)
 
 
@@ -107,6 +109,12 @@ def test_a_refit_that_was_stopped_goes_on_exactly(tmp_path, monkeypatch):
     found = fit_all(bench, start, *learned, train, like)
     assert saved == [7, 14, 21, 23] and equal(found, wanted)
     assert fit_all(bench, start, *learned, train, like).fit.steps == 23 and len(saved) == 4
+
+
+def test_steps_grow_with_the_samples_to_the_end_of_the_schedule():
+    like = Fit(best_step=40, best_score=1., steps=400, seconds=1., history=[], samples=60)
+    assert [enough_steps(like, o, 400) for o in (60, 90, 100, 600, 6000)] == [40, 60, 67, 400, 400]
+    assert enough_steps(replace(like, samples=0), 90, 400) == 40     # A fit of an earlier checkpoint
 
 
 def test_the_middle_fit_is_one_of_those_made():
@@ -145,8 +153,9 @@ def test_refitted_models_predict_and_inner_ones_calibrate(files, tmp_path):
     a, b = (pd.read_csv(tmp_path/o/"predictions.tsv", sep="\t", index_col=0) for o in "02")
     assert list(a.index) == list(b.index) and not np.allclose(a.aam, b.aam)
     folds = pd.read_csv(tmp_path/"2/folds.tsv", sep="\t", index_col=0)
-    for frame, found, key in ((a, none, "test"), (b, two, "refit")): # The codec is linear in the target
-        mean = {k + 1: o[key].mean(0)[:, 0] for k, o in enumerate(found)}
+    for frame, found in ((a, none), (b, two)): # The codec is linear in the target
+        mean = {k + 1: np.concatenate([o["test"], *([o["refit"]] if "refit" in o else [])]).mean(0)[:, 0]
+                for k, o in enumerate(found)}
         for k, wanted in mean.items():
             ids = folds.index[folds.fold == k] if "fold" in folds else frame.index[frame.fold == k]
             got = frame.aam.loc[[i for i in STUDY.ids if i in set(ids)]]

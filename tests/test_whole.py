@@ -22,13 +22,13 @@ from aam_nb.runs.notebook import train
 from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.train import train_run
 from aam_nb.runs.whole import check_whole
+from aam_nb.runs.with_ridge import fit_both, fit_both_on_all
 from aam_nb.training.bench import Bench
-from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.log import read_log
 from aam_nb.training.loop import Loop
 from aam_nb.training.parallel import make_accelerator
-from aam_nb.training.stage import Fit
-from aam_nb.training.target_stage import codecs, fit_all, Fitted
+from aam_nb.training.sample_stage import pretrained
+from aam_nb.training.target_stage import codecs, Fitted
 
 STUDY = simulate(samples=60, asvs=60, groups=20, length=36, seed=2)
 SMALL = {"model": dict(width=16, sample_width=16, head_width=16, layers=1, identity=8),
@@ -88,10 +88,10 @@ def test_scores_and_predictions_stay_those_of_the_split(runs):
 def test_it_is_said_which_model_has_which_score(runs):
     split, whole, said = runs
     parts = pd.read_csv(whole/"split.tsv", sep="\t", index_col=0).iloc[:, 0].value_counts()
-    text = f"of a model fitted on {parts.train} samples; the bundle was then fitted on all 60, for the"
+    text = f"of a model fitted on {parts.train} samples; the bundle was then fitted on all 60, for "
     pages = [(whole/o).read_text() for o in ("bundle/README.md", "report.html")]
     for where in (" ".join(said), load_bundle(whole/"bundle").about["fitted"], *pages):
-        assert text in where and f"{parts.valid} of which had picked its steps" in where
+        assert text in where and f"{parts.valid} of them had picked its steps" in where
     assert text not in (split/"report.html").read_text()
     assert "fitted on all samples, is in" in said[-2] and "by the model that was scored are in" in said[-2]
 
@@ -117,7 +117,7 @@ def test_intervals_rest_on_all_samples_that_did_not_train(runs):
     bench, codec = bench_of(scored), scored.targets.codecs[0]
     place = known_places(bench.store.keys[:], scored.known)
     made = Fitted(model=scored.model, bench=bench, targets=scored.targets, known=scored.known, place=place,
-                  covariates=None, encoded=None, embeddings=None)
+                  rows=np.arange(0), covariates=None, encoded=None, embeddings=None)
     truth = codec.encode(STUDY.metadata.age)[held, 0]
     groups = STUDY.metadata.subject.to_numpy()[held]
     wanted, note = calibrated(codec, made.outputs(held), truth, groups)
@@ -136,11 +136,15 @@ def test_it_is_what_a_fit_on_all_samples_gives(runs):
     log = pd.DataFrame(read_log(whole/"metrics.jsonl"))
     judged = log[log.stage == "target"]
     steps = int(judged.step[judged.valid_loss.idxmin()])
-    assert f"for the {steps} steps" in bundle.about["fitted"]
-    like = Fit(best_step=steps, best_score=0., steps=12, seconds=0., history=[])
     parts = pd.read_csv(whole/"split.tsv", sep="\t", index_col=0).iloc[:, 0]
-    learned, _ = codecs(bench, STUDY.positions(parts.index[parts == "train"]))
-    made = fit_all(bench, pretrain_asvs(bench, rows, ("all",)), learned, None, rows, like, ("all",))
+    train, valid = (STUDY.positions(parts.index[parts == o]) for o in ("train", "valid"))
+    most = min(round(steps*60/len(train)), 12)
+    assert f"for {most} steps (that model was best after {steps})" in bundle.about["fitted"]
+    scored = fit_both(bench, pretrained(bench, train, held_back=valid), codecs(bench, train), train, valid)
+    assert scored.fit.best_step == steps
+    learned, key = (scored.targets, None), ("all",)
+    made = fit_both_on_all(bench, pretrained(bench, rows, key), learned, rows, [scored], key)
+    assert made.fit.steps == most
     for k, v in made.model.state_dict().items(): assert torch.equal(v, bundle.model.state_dict()[k]), k
     assert set(log.stage) == {"pretrain_asv", "target", "all samples pretrain_asv", "all samples refit"}
 

@@ -65,7 +65,7 @@ def fold_predictions(
     name:str,               # The target
     unseen:np.ndarray|None=None, # From `fold_unseen`
 )->dict[str,np.ndarray]: # `test`, `oof` [n(, k)]; for numbers `low`, `high`, `level`; for classes `classes`
-    "Predictions of one target: the mean of the refitted or else the inner models, calibrated out of fold."
+    "Predictions of one target: the mean of inner and refitted models, calibrated out of fold."
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     j = targets.names.index(name)
     codec, at = targets.codecs[j], targets.slices[j]
@@ -73,7 +73,7 @@ def fold_predictions(
     beside = [None if o is None else o[train] for o in (groups, unseen)]
     codec, _ = calibrated(codec, oof, true, beside[0], bench.config.target.level, beside[1])
     def by(rows): return bench.metadata[codec.by].iloc[rows] if codec.by else None
-    models = found.get("refit", found["test"])
+    models = [*found["test"], *found.get("refit", ())]
     def mean(read, *more): return np.mean([read(o[:, at], by(test), *more) for o in models], axis=0)
     out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}

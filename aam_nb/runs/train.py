@@ -138,7 +138,7 @@ def _judge(ready, made, rows, say)->_Judged: # By the main process alone
     write_held_out(ready, told, valid, test)
     found = held_out_evaluations(ready, told, train, test) if len(test) else {}
     scores = _write_scores(ready, found, say)
-    text = whole_text(rows, made.fit.best_step) if refit else ""
+    text = whole_text(rows, made.fit, ready.bench.config.optim.steps) if refit else ""
     reports = _reports(ready, found, text)
     if text: say(text)
     if text and len(test): targets, notes = with_calibration(ready, made, np.concatenate([valid, test]))

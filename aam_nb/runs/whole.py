@@ -17,7 +17,8 @@ from .plan import ALL_SAMPLES
 from .with_ridge import fit_both_on_all
 from ..training.bench import Bench
 from ..training.sample_stage import pretrained
-from ..training.target_stage import codecs, Fitted
+from ..training.stage import Fit
+from ..training.target_stage import codecs, enough_steps, Fitted
 
 # %% auto #0
 __all__ = ['check_whole', 'fit_whole', 'whole_text']
@@ -41,7 +42,7 @@ def fit_whole(
     scored:Fitted,    # On a part of the samples; its steps were picked by validation
     rows:np.ndarray,  # int64, all samples of the run
 )->Fitted:            # Not calibrated; all processes of the bench call this
-    "Pretrain and fit on all samples, for the best steps of the scored model."
+    "Pretrain and fit on all samples, for as many steps a sample as served the scored model best."
     bench, key = replace(bench, part=ALL_SAMPLES), ("all",)
     start = pretrained(bench, rows, key)
     learned = scored.targets, codecs(bench, rows)[1]
@@ -50,12 +51,16 @@ def fit_whole(
 # %% ../../nbs/9_runs/47_whole.ipynb #5bf0a53c
 def whole_text(
     parts:tuple[np.ndarray,np.ndarray,np.ndarray], # int64 rows: train, valid, test
-    steps:int, # Those that the scored model was given
+    like:Fit, # Of the scored model
+    most:int, # Steps of the schedule
 )->str:
     "Of which model the scores are, and how the one in the bundle was made."
     train, valid, test = map(len, parts)
+    every = train + valid + test
+    steps = enough_steps(like, every, most)
     scores = f"The scores are of a model fitted on {train:,} samples" if test else \
         f"No sample was left to score a model fitted on {train:,} samples"
-    return (f"{scores}; the bundle was then fitted on all {train + valid + test:,}, for the {steps:,} steps "
-            "that served that model best. Intervals and probabilities rest on what that model predicted for "
-            f"the {valid + test:,} samples that did not train it, {valid:,} of which had picked its steps.")
+    held = f"{valid + test:,} samples that did not train it; {valid:,} of them had picked its steps"
+    return (f"{scores}; the bundle was then fitted on all {every:,}, for {steps:,} steps (that model was "
+            f"best after {like.best_step:,}). Intervals and probabilities rest on what that model predicted "
+            f"for the {held}.")

@@ -53,6 +53,7 @@ class Fit:
     steps:int            # Steps made
     seconds:float        # Time they took, including that before each resume
     history:list[dict]   # One record every `every` steps: step, seconds, lr, losses, valid_...
+    samples:int = 0      # How many trained, where the stage says so
 
 # %% ../../nbs/4_training/44_stage.ipynb #3f721f34
 @dataclass(kw_only=True)

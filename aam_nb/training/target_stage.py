@@ -30,7 +30,7 @@ from ..types import Column
 
 # %% auto #0
 __all__ = ['codecs', 'Fitted', 'known_reads', 'set_linear', 'target_stage', 'validation_loss', 'fit_target', 'middle_fit',
-           'fit_all']
+           'enough_steps', 'fit_all']
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #7a54e6dd
 def codecs(
@@ -189,7 +189,8 @@ def fit_target(
     "Stage 3: fit on `train`, and keep the step with the smallest loss on `valid`."
     made, objective, source = target_stage(bench, start, targets, covariates, train, key)
     validate = _validation(bench, made, train, valid)
-    return replace(made, fit=bench.fit(objective, source, bench.config.optim, "target", validate))
+    fit = bench.fit(objective, source, bench.config.optim, "target", validate)
+    return replace(made, fit=replace(fit, samples=len(train)))
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #e6807258
 def middle_fit(
@@ -198,6 +199,15 @@ def middle_fit(
     "The fit whose best step is the median of all, the lower one of two."
     return sorted(fits, key=lambda o: o.best_step)[(len(fits) - 1)//2]
 
+# %% ../../nbs/4_training/75_target_stage.ipynb #fbba15ab
+def enough_steps(
+    like:Fit,    # A fit with validation
+    samples:int, # How many train now
+    most:int,    # Steps of the schedule
+)->int:
+    "Steps in which each of these samples is seen as often as those of another fit, up to its best step."
+    return min(round(like.best_step*samples/(like.samples or samples)), most)
+
 # %% ../../nbs/4_training/75_target_stage.ipynb #d2bc7083
 def fit_all(
     bench:Bench,
@@ -205,11 +215,12 @@ def fit_all(
     targets:Targets,   # Fitted on training samples
     covariates:CovariateCodec|None, # Fitted on training samples
     rows:np.ndarray,   # int64 rows that train, all of them
-    like:Fit,          # A fit with validation, from `middle_fit`: its best step is the last one here
+    like:Fit,          # A fit with validation, from `middle_fit`, for `enough_steps`
     key=(),            # As for `target_stage`, different from the keys of the validated fits
 )->Fitted:
-    "Stage 3 without validation, for as many steps as validated fits found best."
+    "Stage 3 without validation, for as many steps a sample as validated fits found best."
     made, objective, source = target_stage(bench, start, targets, covariates, rows, key)
-    heard = tuple(o["valid_loss"] for o in like.history)
-    fit = bench.fit(objective, source, bench.config.optim, "refit", stop=like.best_step, heard=heard)
-    return replace(made, fit=fit)
+    optim, heard = bench.config.optim, tuple(o["valid_loss"] for o in like.history)
+    stop = enough_steps(like, len(rows), optim.steps)
+    fit = bench.fit(objective, source, optim, "refit", stop=stop, heard=heard)
+    return replace(made, fit=replace(fit, samples=len(rows)))
