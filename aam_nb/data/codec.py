@@ -144,7 +144,8 @@ def from_dict(
                      natural=tuple(saved["natural"]), reach=_reach(saved["reach"]))
         return cls(**saved | exact)
     except (AttributeError, TypeError, ValueError) as e:
-        raise AamError(f"A target's codec cannot be read from {saved!r} ({e}). Is the bundle damaged?") from e
+        raise AamError(f"A target's codec cannot be read from {str(saved)[:300]} ({e}). "
+                       "Is the bundle damaged?") from e
 
 # %% ../../nbs/1_data/35_codec.ipynb #46136111
 def _one_number(name, y, known)->str:
