@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import mean_pinball_loss
 
 from aam_nb.batches.build import build_store
+from aam_nb.batches.samples import SampleDataset
 from aam_nb.config import config_from
 from aam_nb.core import AamError
 from aam_nb.data.codec import TargetCodec
@@ -299,7 +300,7 @@ def test_what_is_usual_is_counted_by_hand():
     store = build_store(Study(table=replace(table, counts=csr_matrix(counts))))
     rows = np.arange(12)
     inner = [(np.r_[0:3, 6:9], rows[3:6]), (rows[3:9], rows[:3]), (rows[:6], rows[6:9])]
-    found = fold_unseen(store, rows[:9], rows[9:], inner)
+    found = fold_unseen(lambda rows: SampleDataset(store, rows), rows[:9], rows[9:], inner)
     for fit, held in [*inner, (rows[:9], rows[9:])]:
         new = counts[fit].sum(0) == 0
         np.testing.assert_allclose(found[held], counts[held][:, new].sum(1)/counts[held].sum(1))

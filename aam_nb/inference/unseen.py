@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from ..batches.ragged import ragged
-from ..batches.samples import asvs_in
+from ..batches.samples import asvs_in, SampleDataset
 from ..batches.source import SampleSource
 from ..data.related import related
 from .bundle import Bundle
@@ -122,13 +122,15 @@ def _shares(store:SampleSource, rows, asvs, of, n)->np.ndarray: # f64 [samples, 
 
 # %% ../../nbs/6_inference/18_unseen.ipynb #8725327a
 def unseen_shares(
-    store:SampleSource,
-    rows:np.ndarray,  # int64 [n], samples
+    samples:SampleDataset, # n samples as the model looks at them
     place:np.ndarray, # int64 [asvs], the place of each ASV of the store among those of the model, -1 for none
 )->np.ndarray:        # f64 [n], 0 to 1
-    "Which share of each sample's reads a model did not train on."
-    asvs = np.flatnonzero(place < 0)
-    return _shares(store, rows, asvs, np.zeros(len(asvs), dtype=np.int64), 1)[:, 0]
+    "Which share of the reads that a model looks at in each sample it did not train on."
+    found = np.zeros(len(samples))
+    for i in range(len(samples)):
+        one = samples[i]
+        found[i] = one.counts[place[one.asv] < 0].sum()/max(one.counts.sum(), 1)
+    return found
 
 # %% ../../nbs/6_inference/18_unseen.ipynb #5295d4b2
 DOUBTFUL = .5    # Share of unseen reads above which a sample has a note

@@ -44,15 +44,16 @@ __all__ = ['fold_unseen', 'fold_predictions', 'evaluate_prepared', 'at_common_de
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #48504bde
 def fold_unseen(
-    store,            # Of the study
+    look:Callable,    # Rows to a `SampleDataset`: the samples as the model looks at them
     train:np.ndarray, # int64 rows of the outer training part
     test:np.ndarray,  # int64 rows that are reported
     inner:list[tuple[np.ndarray,np.ndarray]], # Rows (train, validation) of each inner fold
 )->np.ndarray:        # f64 [samples of the store], 0 to 1; 0 for samples that are in neither part
     "Share of each sample's reads that training did not have: that of its inner fold, or of the outer one."
+    store = look(train).store
     shares = np.zeros(len(store))
     for fit, valid in [*inner, (train, test)]:
-        shares[valid] = unseen_shares(store, valid, known_asvs(store, fit)[1])
+        shares[valid] = unseen_shares(look(valid), known_asvs(store, fit)[1])
     return shares
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #a1868f96
@@ -87,7 +88,7 @@ def _fit_model(kept, groups, name)->Callable:
     def fit(train_ids, test_ids, fold):
         "Predictions of one outer fold, in the order of the ids that are asked for."
         rows, inner = kept.rows(fold - 1), kept.inner(fold - 1)
-        unseen = fold_unseen(kept.bench.store, *rows, inner)
+        unseen = fold_unseen(kept.bench.samples, *rows, inner)
         out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name, unseen)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)
         whole = ("classes", "level")

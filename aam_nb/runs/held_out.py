@@ -32,7 +32,7 @@ def said_of(
     out = dict(test=codec.decode(outputs, by))
     if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
     if codec.margin is None: return out
-    low, high = codec.interval(outputs, by, unseen_shares(made.bench.store, rows, made.place)).T
+    low, high = codec.interval(outputs, by, unseen_shares(made.bench.samples(rows), made.place)).T
     return {**out, "low": low, "high": high, "level": codec.level}
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #18f393cd

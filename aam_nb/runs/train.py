@@ -51,7 +51,7 @@ def with_calibration(
     "Intervals and probabilities that hold on samples that did not train."
     outputs, true = made.outputs(rows), made.targets.encode(ready.bench.metadata)[rows]
     groups = None if ready.groups is None else ready.groups[rows]
-    level, unseen = ready.bench.config.target.level, unseen_shares(ready.bench.store, rows, made.place)
+    level, unseen = ready.bench.config.target.level, unseen_shares(ready.bench.samples(rows), made.place)
     found, notes = [], []
     for codec, at, truth in zip(made.targets, made.targets.slices, true.T, strict=True):
         note = f"No validation sample has a value of '{codec.name}', so it is not calibrated."
@@ -71,7 +71,7 @@ def write_held_out(
     "Write the predictions of the samples that did not train, with the true values beside them."
     held, names = np.concatenate([valid, test]), made.targets.names
     metadata = ready.study.metadata.iloc[held]
-    unseen = unseen_shares(made.bench.store, held, made.place)
+    unseen = unseen_shares(made.bench.samples(held), made.place)
     frame = decoded(made.targets, made.outputs(held), ready.study.ids[held], metadata, unseen)
     frame.insert(0, "part", ["valid"]*len(valid) + ["test"]*len(test))
     for i, codec in enumerate(made.targets):
