@@ -367,7 +367,8 @@ def _changed_by(given, then):
 _ADVICE = 'It is still read; recipes now use lists and tables, such as target = ["age", "site"].'
 
 # %% ../nbs/0_start/60_config.ipynb #dbf8b33b
-LATER = {("model", "ridge"): 0., ("run", "refit"): 0} # Keys that came later, and what complete configurations without them mean
+# Keys that came later, and what complete configurations without them mean
+LATER = {("model", "ridge"): 0., ("run", "refit"): 0}
 
 def _as_meant(given, names):
     "Sections with the keys that did not exist when they were written, where all sections are there."
