@@ -121,7 +121,7 @@ def test_cache_stores_shows_and_clears(files, tmp_path):
     run = aam("train", *TINY, *stored)
     assert run.exit_code == 0, run.output
     shown = aam("cache", "show", tmp_path/"run").output
-    assert "embeddings-" in shown and "Cache(1 entry" in shown
+    assert "embeddings-" in shown and "Cache(2 entries" in shown
     assert "0.0 MB are free" in aam("cache", "clear", tmp_path/"run", "--older-than", 1).output
     assert any((tmp_path/"run/cache").iterdir())
     assert aam("cache", "clear", tmp_path/"run").exit_code == 0

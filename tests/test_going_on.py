@@ -85,7 +85,7 @@ def test_what_is_left_is_announced_and_all_sittings_count(study, tmp_path):
     path.write_text(json.dumps([3600.]))
     evaluate_run(again(config), say=said.append)
     plan = next(o for o in said if "outer folds" in o)
-    assert "2 of 3 kept from before" in plan and "Left to train: 1 x 4 steps of pretrain_asv, 2 x 6" in plan
+    assert "2 of 3 kept from before" in plan and "Left to train: 1 x 4 steps of pretrain_asv, 3 x 6" in plan
     assert re.search(r"The evaluation took 60 min in 2 sittings|took 1 h", said[-1])
     found = json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]
     kept = sum(float(np.load(o)["seconds"]) for o in (tmp_path/"run/folds").iterdir())

@@ -417,7 +417,7 @@ def test_the_unit_makes_the_loss_one(metric, size):
 def test_each_distance_has_the_head_that_its_record_asks_for():
     heads = {o: distance_head(o, 8, 4) for o in [*metrics, "precomputed_unbounded"]}
     assert {k for k, o in heads.items() if not o.bounded} == {
-        "weighted", "aitchison", "robust_aitchison", "faith_pd", "precomputed_unbounded"}
+        "weighted", "log_weighted", "aitchison", "robust_aitchison", "faith_pd", "precomputed_unbounded"}
     assert [k for k, o in heads.items() if o.squared] == ["braycurtis"]
 
 
