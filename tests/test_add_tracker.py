@@ -70,7 +70,8 @@ def test_a_tracker_gets_the_numbers_of_the_log(study, tmp_path):
     found, = opened
     wanted = numbers_of(tmp_path/"run"/"metrics.jsonl")
     assert found.closed and found.rows == wanted
-    assert {o[0] for o in wanted} == {"pretrain_asv", "target", "all samples pretrain_asv", "all samples refit"}
+    stages = {"pretrain_asv", "target", "all samples pretrain_asv", "all samples refit"}
+    assert {o[0] for o in wanted} == stages
     with open(tmp_path/"run"/"numbers.csv", newline="") as f: written = list(csv.reader(f))
     assert [(a, int(b), c) for a, b, c, _ in written] == [o[:3] for o in wanted]
     both = [(a[3], b[3]) for a, b in zip(written, wanted, strict=True) if b[3] is not None]
