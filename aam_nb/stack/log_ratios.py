@@ -51,10 +51,11 @@ def _in_asvs(z, squares, coefficients, bias, reads)->LogRatios:
 def number_weights(
     counts:sparse.csr_matrix, # Reads of the training samples [n, asvs]
     y:np.ndarray,             # Their target [n]
-    multiples:np.ndarray=grid, # Penalties, as multiples of the samples' mean squared length
+    multiples:np.ndarray|None=None, # Penalties, as multiples of samples' mean squared length; `grid` if None
 )->list[LogRatios]:           # One for each penalty, with one output
     "Ridge regressions on centred log ratios."
     rows = np.arange(len(y))
+    if multiples is None: multiples = grid
     z, squares = coordinates(clr_gram(counts), rows)
     at, centred = multiples*squares.sum()/len(y), z.T @ (y - y.mean())
     each = [centred/(squares + o) for o in at]
@@ -65,10 +66,11 @@ def class_weights(
     counts:sparse.csr_matrix, # Reads of the training samples [n, asvs]
     y:np.ndarray,             # Their class numbers [n]
     classes:int,              # Number of classes, 2 or more
-    multiples:np.ndarray=grid[::2], # Penalties, as for `number_weights`
+    multiples:np.ndarray|None=None, # Penalties, as for `number_weights`; every second one of `grid` if None
 )->list[LogRatios]:           # One for each penalty, with an output for each class
     "Logistic regressions on centred log ratios. With one class only, no ASV has a weight."
     rows, known = np.arange(len(y)), np.unique(y)
+    if multiples is None: multiples = grid[::2]
     z, squares = coordinates(clr_gram(counts), rows)
     if len(known) < 2 or not len(squares): return [_shares(counts, y, classes)]*len(multiples)
     found, reads = [None]*len(multiples), loud(counts)
