@@ -111,12 +111,10 @@ def run(variant, tasks, settings, seeds, out):
 
 
 def ways(found, folds):
-    "The models of a fold as they can be averaged: those of inner folds, those of all samples, both."
+    "The models of a fold as they are averaged: those of inner folds, and with those of all samples."
     parts = [{o: found[f"{o} {k}"] for o in ("test", "oof", "refit") if f"{o} {k}" in found} for k in folds]
     yield "inner", [{k: v for k, v in o.items() if k != "refit"} for o in parts]
-    if "refit" not in parts[0]: return
-    yield "all", parts
-    yield "both", [dict(test=np.concatenate([o["test"], o["refit"]]), oof=o["oof"]) for o in parts]
+    if "refit" in parts[0]: yield "with refit", parts
 
 
 def evaluated(ready, folds, known):
