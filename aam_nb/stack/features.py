@@ -22,7 +22,7 @@ from ..data.tree import branch_abundance
 from ..types import Study
 
 # %% auto #0
-__all__ = ['relative', 'clr', 'log_branch', 'prevalent', 'covariate_features', 'clr_gram', 'branch_gram', 'coordinates',
+__all__ = ['relative', 'clr', 'log_branch', 'prevalent', 'covariate_features', 'loud', 'clr_gram', 'branch_gram', 'coordinates',
            'Features', 'Fold']
 
 # %% ../../nbs/5_stack/05_features.ipynb #1f00748f
@@ -93,12 +93,19 @@ def covariate_features(
     return np.concatenate(found, axis=1)
 
 # %% ../../nbs/5_stack/05_features.ipynb #386e6861
+def loud(
+    counts:sparse.csr_matrix, # Reads [n, asvs]
+)->sparse.csr_matrix:         # float64 [n, asvs]
+    "log(2 reads + 1) of each ASV: the log ratio to an ASV without reads, with half a read added to all."
+    out = counts.astype(np.float64)
+    out.data = np.log(2*out.data + 1)
+    return out
+
 def clr_gram(
     counts:sparse.csr_matrix, # Reads [samples, asvs]
 )->np.ndarray:                # float64 [samples, samples]
     "Inner products of the rows of `clr(counts)`, without ever filling in the zeros."
-    x = counts.astype(np.float64)
-    x.data = np.log(2*x.data + 1)
+    x = loud(counts)
     mean = np.asarray(x.mean(axis=1)).ravel()
     return (x @ x.T).toarray() - x.shape[1]*np.outer(mean, mean)
 

@@ -13,11 +13,11 @@ import numpy as np
 from fastcore.basics import patch
 from scipy import sparse
 
-from .features import clr_gram, coordinates
+from .features import clr_gram, coordinates, loud
 from .penalised import grid, logistic_models
 
 # %% auto #0
-__all__ = ['LogRatios', 'loud', 'number_weights', 'class_weights', 'best_penalty']
+__all__ = ['LogRatios', 'number_weights', 'class_weights', 'best_penalty']
 
 # %% ../../nbs/5_stack/12_log_ratios.ipynb #d245fcf4
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,6 @@ def predict(self:LogRatios,
 )->np.ndarray:                # float64 [n, outputs]
     "Numbers, or logits of classes."
     return loud(counts) @ self.weight + self.bias
-
-def loud(
-    counts:sparse.csr_matrix, # Reads [n, asvs]
-)->sparse.csr_matrix:         # float64 [n, asvs]
-    "log(2 reads + 1) of each ASV: the log ratio to an ASV without reads, with half a read added to all."
-    out = counts.astype(np.float64)
-    out.data = np.log(2*out.data + 1)
-    return out
 
 def _in_asvs(z, squares, coefficients, bias, reads)->LogRatios:
     "Weights of coordinates [r, outputs] as weights of ASVs; `z` and `reads` are those of the training rows."

@@ -53,6 +53,7 @@ def class_weights(
     "Weights of a log-linear pool, by log loss drawn towards equal weights."
     logs, rows, m = _log(p), np.arange(len(y)), p.shape[1]
     def loss(w):
+        "Mean log loss with the pull, and its slope."
         out = log_pool(logs, w)
         wrong = np.exp(out)
         wrong[rows, y] -= 1
