@@ -53,5 +53,7 @@ def mean_shares(
     found:list[dict[str,float]], # Shares by target, one for each fit
 )->dict[str,float]:
     "The mean of each target's shares, over the fits that have one."
-    names = dict.fromkeys(name for one in found for name in one)
-    return {k: float(np.mean([o[k] for o in found if k in o])) for k in names}
+    each = {}
+    for one in found:
+        for name, share in one.items(): each.setdefault(name, []).append(share)
+    return {k: float(np.mean(v)) for k, v in each.items()}

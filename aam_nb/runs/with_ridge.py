@@ -119,7 +119,8 @@ def shares_said(
     made:Fitted,
 )->dict[str,dict[str,str]]: # By target, under a title; nothing where no target has a ridge regression
     "How much of each prediction is the ridge regression's, for the card of the bundle."
-    return {"ridge shares": {k: f"{v:.2f} of each prediction" for k, v in made.shares.items()}} if made.shares else {}
+    said = {k: f"{v:.2f} of each prediction" for k, v in made.shares.items()}
+    return {"ridge shares": said} if said else {}
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #969b43bd
 def fit_both(
