@@ -179,7 +179,7 @@ class KeptFolds:
 @patch
 def fit(self:KeptFolds,
     k:int, # A fold, counted from 0
-)->dict[str,np.ndarray]: # As `fit_fold` and `members_say` give it, with `seconds`
+)->dict[str,np.ndarray]: # As `fit_fold` and `members_say` give it, with `seconds`, `member_seconds`
     "Fit what is not kept of a fold."
     begun, found = time.perf_counter(), self.kept(k, lambda why: None)
     rows, inner = self.rows(k), self.inner(k)
@@ -188,8 +188,10 @@ def fit(self:KeptFolds,
         self.bench = pretrained_on_all(self.bench)
         found = fit_fold(self.bench, *rows, inner, k + 1)
     if lacks_members(self.bench, found):
+        nets = time.perf_counter()
         ask = lambda: members_say(self.bench, self.features, self.ready.groups, *rows, inner)
         found = found | (by_main(self.bench.ranks, ask) or {})
+        found["member_seconds"] = np.array(time.perf_counter() - nets)
     self.course.fits -= 1
     return {**found, "seconds": np.array(before + time.perf_counter() - begun)}
 
