@@ -1,12 +1,12 @@
 """The model that ships, by the commands: `aam evaluate` and `aam train` with the stack, on real studies.
 
-    python benchmarks/stack_runs.py             all questions of members.py; writes benchmarks/results/stack_runs.md
-    python benchmarks/stack_runs.py cfs87       those whose name has this word, to look at
-    python benchmarks/stack_runs.py cfs87 optim.steps=50 ...   with further choices
+    python benchmarks/stack_runs.py         all questions of members.py; writes results/stack_runs.md
+    python benchmarks/stack_runs.py cfs87   those whose name has this word, to look at
+    python benchmarks/stack_runs.py cfs87 run.start=reference    with further choices
 
-Defaults of the commands, seed 11, all baselines, two threads. Scores are over five outer folds by group; differences
-are paired by groups, with 95 % intervals. Seconds are those of the models of all folds together. The bundle is that of
-`aam train`. AAM_DATA names the folder of studies.
+Recipe `small`, seed 11, all baselines, two threads. Scores are over five outer folds by group; differences
+are paired by groups, with 95 % intervals. Seconds are those of the models of all folds together. The bundle is
+that of `aam train`. AAM_DATA names the folder of studies.
 """
 import sys
 import tempfile
@@ -29,7 +29,8 @@ def config(name, out, more):
     "The configuration of a question."
     folder, target, groups, where = QUESTIONS[name]
     d = DATA/folder
-    keys = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target=target, where=where)
+    files = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk")
+    keys = files | dict(target=target, where=where)
     words = [f"data.{k}={v}" for k, v in keys.items() if v]
     words += [f"data.groups={groups}" if groups else "data.independent=true"]
     words += [f"run.out={out}", f"run.seed={SEED}", "run.threads=2", "run.baselines=all", "run.trackers="]
@@ -44,7 +45,8 @@ def evaluated(cfg):
     try: commands.evaluate_run(cfg, say=lambda text: None)
     finally: commands.write_evaluation = with_results
     kept = [np.load(o) for o in sorted((Path(cfg.run.out)/"folds").glob("as_it_comes_*.npz"))]
-    return found[0], sum(float(o["seconds"]) for o in kept), sum(float(o.get("member_seconds", 0)) for o in kept)
+    took = lambda name: sum(float(o[name]) for o in kept if name in o)
+    return found[0], took("seconds"), took("member_seconds")
 
 
 def rows_of(e):
@@ -66,9 +68,9 @@ def lines_of(name, more):
         size = {o.name: o.stat().st_size/1e6 for o in bundle.iterdir()}
     main, decides = ("r2", "mae") if e.task == "regression" else ("auc", "auc")
     notes = [f"- {o}" for o in e.notes if "put together" in o]
-    return [f"## {name} ({e.samples} samples, {e.fold_text})", "",
-            f"| | {main} | {decides} | {decides} of the stack minus it |", "|---|---|---|---|", *rows_of(e), "", *notes,
-            f"- Models of all folds: {whole:.0f} s, of which the members beside the net took {members:.0f} s.",
+    head = f"| | {main} | {decides} | {decides} of the stack minus it |", "|---|---|---|---|"
+    return [f"## {name} ({e.samples} samples, {e.fold_text})", "", *head, *rows_of(e), "", *notes,
+            f"- Models of all folds: {whole:.0f} s, of which members beside the net took {members:.0f} s.",
             f"- `aam train`: {took:.0f} s; its bundle {sum(size.values()):.1f} MB, of which the stack "
             f"{size.get('stack.safetensors', 0):.1f} MB.", ""]
 

@@ -355,7 +355,8 @@ def _with_guests(e, folds, answers):
     said = {k: v for k, v in answers.guests.items() if len(v) == len(asked)}
     def mean(fold): return average(dict(zip(said, fold, strict=True)), e.model)[0]
     every = list(zip(*said.values(), strict=True))
-    if "average" in e.predictions and (not e.model or e.model in said): said["average"] = [mean(o) for o in every]
+    whole = "average" in e.predictions and (not e.model or e.model in said)
+    if whole: said["average"] = [mean(o) for o in every]
     return replace(e, shifts=shift_scores(e, guests, asked, said))
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f

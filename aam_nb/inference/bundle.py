@@ -317,8 +317,8 @@ def _read_stack(folder:Path, targets:Targets|None)->Stacks|None:
     there = [o for o in files if o.is_file()]
     if not there: return None
     if len(there) < 2 or targets is None:
-        raise AamError(f"{folder} holds {there[0].name} without what belongs to it. Copy the bundle again, or "
-                       "train again.")
+        raise AamError(f"{folder} holds {there[0].name} without what belongs to it. Copy the bundle again, "
+                       "or train again.")
     arrays = _load_tensors(files[1], load_arrays)
     with _describing(files[0]): return unpack_stacks(arrays, read_json(files[0]), targets)
 

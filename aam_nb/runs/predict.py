@@ -113,8 +113,8 @@ def _say_unseen(found, say):
 def _say_placed(placed, say):
     "Say how ASVs that the tree of the bundle lacks were dealt with."
     if placed is None or not (placed.tips or placed.lost): return
-    say(f"  ASVs that the bundle's tree lacks: {len(placed.tips):,} took the place of their nearest relative in "
-        f"it, {placed.lost:,} have none. All of them count as unseen reads.")
+    say(f"  ASVs that the bundle's tree lacks: {len(placed.tips):,} took the place of their nearest relative "
+        f"in it, {placed.lost:,} have none. All of them count as unseen reads.")
 
 # %% ../../nbs/9_runs/60_predict.ipynb #b54fbdf6
 def embed_run(

@@ -125,7 +125,7 @@ def _all_of(ready:Prepared)->np.ndarray: # int64
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
     "What scoring left for the bundle and for the user."
-    model:Fitted            # The model that is scored, calibrated as the bundle wants it; perhaps with a stack
+    model:Fitted            # Scored, and calibrated as the bundle wants it; perhaps with a stack
     about:dict              # For the model card
     reports:list[Path] = field(default_factory=list)
 
