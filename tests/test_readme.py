@@ -23,7 +23,8 @@ def commands(text):
 
 def launches():
     "What README and how-to pages type to start several processes with a recipe."
-    cells = [o for p in sorted((ROOT/"nbs/howto").glob("*.ipynb")) for o in json.loads(p.read_text())["cells"]]
+    pages = [json.loads(o.read_text()) for o in sorted((ROOT/"nbs/howto").glob("*.ipynb"))]
+    cells = [o for page in pages for o in page["cells"]]
     texts = [TEXT, *("".join(o["source"]) for o in cells if o["cell_type"] == "markdown")]
     found = [words for text in texts for words in commands(text.replace("\\\n", " "))]
     return [o for o in found if o[:2] == ["accelerate", "launch"] and "-m" in o]
