@@ -57,6 +57,7 @@ class Fitted:
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
     penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none without them
+    shares:dict = field(default_factory=dict) # Of the same in each prediction, 0 to 1, by target
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
