@@ -111,7 +111,7 @@ def plot_reliability(
     def draw(fig): _draw_reliability(*fig.subplots(1, 2, width_ratios=(1, 1.25)), e, names)
     return picture(key, draw, (7.4, 3.), alt, caption)
 
-# %% ../../nbs/7_evaluation/76_class_plots.ipynb #1d0266d0
+# %% ../../nbs/7_evaluation/76_class_plots.ipynb #1fd6d2f6
 def precision_curve(
     positive:np.ndarray, # bool [n], whether the sample is of the class
     score:np.ndarray,    # Number that should be higher where it is [n]
@@ -138,5 +138,6 @@ def plot_precision(
         ax.set(xlabel="recall", ylabel="precision", xlim=(-.02, 1.02), ylim=(0, 1.03))
         ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, .5))
     alt = f"Precision against recall for {what}. Curves: {names}."
-    return picture(key, draw, (7.4, 2.9), alt, "Precision is the share that is right among the samples called so, "
-                   "recall the share of a class that is found.")
+    caption = ("Precision is the share that is right among the samples called so, recall the share of a "
+               "class that is found.")
+    return picture(key, draw, (7.4, 2.9), alt, caption)

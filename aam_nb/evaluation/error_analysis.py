@@ -49,7 +49,7 @@ class Errors:
         "A typical size of errors, which sets the decimals of what is shown."
         return .1 if self.rows.classes else max(float(np.median(self.rows.size)), 1e-9)
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #199d4418
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #dbf85ab9
 def _relations(e, rows, new, counts):
     "What the size of errors goes with."
     found = {} if rows.classes else {e.target: rows.truth.astype(np.float64)}
@@ -61,7 +61,7 @@ def _relations(e, rows, new, counts):
 def errors(
     evaluation:Evaluation,
     study:Study,   # That was evaluated, at its original depth
-    metric:str="", # A distance in `aam_nb.registry.metrics`; "" for log-UniFrac, or Bray-Curtis without a tree
+    metric:str="", # A distance in `aam_nb.registry.metrics`; "" for the usual one
 )->Errors:
     "Analyse the errors of an evaluation. Raises `AamError` for samples that the study does not have."
     rows, new = tested(evaluation), novelty(evaluation, study, metric)
@@ -110,7 +110,7 @@ def neighbours(self:Errors,
     target = lambda o: self.value_text(self.rows.truth[at[o]]) if o in at else "not scored"
     return [(str(o), group(o), target(o)) for o in ids]
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #5eedd1e2
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #5e2ce283
 def p_text(
     p:float, # 0 to 1
 )->str:      # "p = .03", "p < .001"
@@ -122,18 +122,19 @@ def subgroup_text(
 )->str: # One or two sentences
     "Which subgroup is predicted worse."
     worse, n = [o for o in found.subgroups if o.worse], len(found.subgroups)
-    if not n: return "No subgroups were compared: no column has few values, each in samples of five groups or more."
-    if not worse: return f"No subgroup is shown to be predicted worse ({counted(n, 'comparison')}, Holm's correction)."
+    if not n: return "No subgroups were compared: no column has few values, each in five groups or more."
+    how = f"{counted(n, 'comparison')}, Holm's correction"
+    if not worse: return f"No subgroup is shown to be predicted worse ({how})."
     first, size = worse[0], found.decimals
     a, b, *ends = (show(o, size) for o in (first.error, first.rest, first.low, first.high))
     unit = "groups" if found.rows.groups is not None else "samples"
     text = (f"Samples with {first.column} = {first.value} are predicted worse: mean error {a} against {b} in "
             f"the rest (95 % interval of the difference {ends[0]} to {ends[1]}; {first.groups:,} {unit}; "
-            f"{p_text(first.adjusted)} by Holm's correction for {counted(n, 'comparison')}).")
+            f"{p_text(first.adjusted)}; {how}).")
     others = few((f"{o.column} = {o.value}" for o in worse[1:]), 3)
     return f"{text} So are {others}." if len(worse) > 1 else text
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #f4863a9b
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #cd866c46
 def label_text(
     found:Errors,
 )->str: # One to three sentences
@@ -148,10 +149,10 @@ def label_text(
     pairs = [o for o in found.swaps if o.likely and likely[o.first] and likely[o.second]]
     if not pairs: return text
     one, shared = pairs[0], f", both of {pairs[0].shared}" if pairs[0].shared else ""
-    return (f"{text} {counted(len(pairs), 'pair', 'looks', 'look')} exchanged, first '{rows.ids[one.first]}' and "
-            f"'{rows.ids[one.second]}'{shared}.")
+    look = counted(len(pairs), "pair", "looks", "look")
+    return f"{text} {look} exchanged, first '{rows.ids[one.first]}' and '{rows.ids[one.second]}'{shared}."
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #4d70c687
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #70e4bad0
 _WHERE = {"reads": ("fewer reads", "more reads"), "richness": ("fewer ASVs", "more ASVs"),
           "unseen reads": ("few reads in ASVs that training had not seen",
                            "many reads in ASVs that training had not seen"),
@@ -167,9 +168,10 @@ def relation_text(
     first = shown[0]
     low, high = _WHERE.get(first.name, (f"low {first.name}", f"high {first.name}"))
     value, *ends = (f"{o:+.2f}".replace("-", "\u2212") for o in first.rank)
-    text = (f"Errors are larger for samples with {high if first.rank[0] > 0 else low} (rank correlation {value}, "
-            f"99 % interval {ends[0]} to {ends[1]})")
-    return f"{text}, and also go with {', '.join(o.name for o in shown[1:])}." if len(shown) > 1 else f"{text}."
+    text = (f"Errors are larger for samples with {high if first.rank[0] > 0 else low} (rank correlation "
+            f"{value}, 99 % interval {ends[0]} to {ends[1]})")
+    others = ", ".join(o.name for o in shown[1:])
+    return f"{text}, and also go with {others}." if others else f"{text}."
 
 @patch
 def findings(self:Errors)->tuple[str,str,str]:
@@ -179,12 +181,12 @@ def findings(self:Errors)->tuple[str,str,str]:
 @patch
 def __repr__(self:Errors): return "\n".join(self.findings())
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #e4ac960d
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #a1776b76
 @patch
 def sample_table(self:Errors)->tuple[list[str],list[tuple]]: # Names of the columns, and rows
     "Every sample: its error, what was new in it, how suspicious its label is, its neighbours."
-    head = ["sample_id", "group", "true", "predicted", "error", "reads", "richness", "unseen_reads", "distance",
-            "label_score", "label_likely_wrong", "fits_better", "neighbours"]
+    head = ["sample_id", "group", "true", "predicted", "error", "reads", "richness", "unseen_reads",
+            "distance", "label_score", "label_likely_wrong", "fits_better", "neighbours"]
     by = {o.name: o.values for o in self.relations}
     far = self.new.distance
     def line(i):
@@ -197,22 +199,29 @@ def sample_table(self:Errors)->tuple[list[str],list[tuple]]: # Names of the colu
                 f"{self.suspects.score[i]:.4g}", int(self.suspects.likely[i]), self.fits_text(i), near)
     return head, [line(i) for i in self.worst]
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #2fd2682e
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #1944e3b4
+def _subgroup_table(found):
+    "Every comparison."
+    head = ["column", "value", "samples", "groups", "mean_error", "rest", "difference", "low", "high", "bias",
+            "p", "p_holm", "predicted_worse", "divided_alike"]
+    return head, [(o.column, o.value, o.samples, o.groups, o.error, o.rest, o.difference, o.low, o.high,
+                   o.bias, o.p, o.adjusted, int(o.worse), ", ".join(o.alike)) for o in found.subgroups]
+
+def _swap_table(found):
+    "Every pair, with the label and the better value of both samples."
+    head = ["first", "second", "first_true", "second_true", "first_fits", "second_fits", "gain", "shared",
+            "likely"]
+    def true(i): return found.value_text(found.rows.truth[i])
+    ids = found.rows.ids
+    return head, [(ids[o.first], ids[o.second], true(o.first), true(o.second), found.fits_text(o.first),
+                   found.fits_text(o.second), f"{o.gain:.4g}", o.shared, int(o.likely)) for o in found.swaps]
+
 @patch
 def tables(self:Errors)->dict[str,tuple[list[str],list[tuple]]]: # By name: columns and rows
     "All tables of the analysis."
-    ids, order = self.rows.ids, self.suspects.order
-    samples = self.sample_table()
-    at = {o[0]: o for o in samples[1]}
-    groups = ["column", "value", "samples", "groups", "mean_error", "rest", "difference", "low", "high", "bias", "p",
-              "p_holm", "predicted_worse", "divided_alike"]
-    compared = [(o.column, o.value, o.samples, o.groups, o.error, o.rest, o.difference, o.low, o.high, o.bias, o.p,
-                 o.adjusted, int(o.worse), ", ".join(o.alike)) for o in self.subgroups]
+    head, lines = self.sample_table()
+    at = {o[0]: o for o in lines}
     goes = [(o.name, *o.rank, int(o.shown)) for o in self.relations]
-    pairs = [(ids[o.first], ids[o.second], self.value_text(self.rows.truth[o.first]),
-              self.value_text(self.rows.truth[o.second]), self.fits_text(o.first), self.fits_text(o.second),
-              f"{o.gain:.4g}", o.shared, int(o.likely)) for o in self.swaps]
-    swapped = ["first", "second", "first_true", "second_true", "first_fits", "second_fits", "gain", "shared", "likely"]
-    return dict(samples=samples, label_errors=(samples[0], [at[ids[i]] for i in order]),
-                relations=(["number", "rank_correlation", "low_99", "high_99", "shown"], goes),
-                subgroups=(groups, compared), swaps=(swapped, pairs))
+    return dict(samples=(head, lines), subgroups=_subgroup_table(self), swaps=_swap_table(self),
+                label_errors=(head, [at[self.rows.ids[i]] for i in self.suspects.order]),
+                relations=(["number", "rank_correlation", "low_99", "high_99", "shown"], goes))

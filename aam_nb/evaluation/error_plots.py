@@ -43,13 +43,14 @@ def _draw_relation(ax, found, one):
     ax.set_title(f"rank correlation {one.rank[0]:+.2f}".replace("-", "\u2212"), fontsize=8,
                  fontweight="bold" if one.shown else "normal")
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #429ade9f
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #c36884a1
 def _draw_distribution(ax, found):
     "A histogram of the errors."
     ax.hist(found.rows.error, bins=min(40, max(8, len(found.rows.ids)//8)), color=GREY)
     ax.axvline(np.median(found.rows.error), color=INK, lw=1.6)
     ax.set(ylabel="samples", xlabel=error_text(found.evaluation))
-    ax.set_title(f"median {show(np.median(found.rows.error), found.decimals)}", fontsize=8, fontweight="normal")
+    middle = show(np.median(found.rows.error), found.decimals)
+    ax.set_title(f"median {middle}", fontsize=8, fontweight="normal")
 
 def plot_relations(
     found:Errors,
@@ -67,13 +68,13 @@ def plot_relations(
         axes[3].set_ylabel("size of the error")
     middle = [show(o, found.decimals) for o in np.percentile(rows.size, (50, 90))]
     each = ", ".join(f"{o.name} {o.rank[0]:+.2f}".replace("-", "\u2212") for o in many)
-    alt = (f"Errors of {heading(e, focus(e))} in {len(rows.ids):,} samples: half are below {middle[0]} in size and "
-           f"nine in ten below {middle[1]}. Rank correlations of their size: {each}.")
+    alt = (f"Errors of {heading(e, focus(e))} in {len(rows.ids):,} samples: half are below {middle[0]} in "
+           f"size and nine in ten below {middle[1]}. Rank correlations of their size: {each}.")
     caption = (f"{capital(error_text(e))}. Each point is a sample; dark lines join medians of tenths. A bold "
                "correlation has a 99 % interval without zero.")
     return picture(key, draw, (7.4, 4.8), alt, caption)
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #ce2a0672
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #61821071
 SHOWN = 14 # Subgroups in a picture, at most
 
 def _draw_subgroups(ax, shown):
@@ -98,13 +99,13 @@ def plot_subgroups(
     if not shown: return None
     def draw(fig): _draw_subgroups(fig.subplots(), shown)
     worse = [f"{o.column} = {o.value} {show(o.difference, found.decimals, True)}" for o in shown if o.worse]
-    alt = (f"Differences of mean errors between {len(shown)} subgroups and the rest. Shown to be predicted worse: "
-           f"{'; '.join(worse) or 'none'}.")
-    caption = (f"The surest {len(shown)} of {all_of_them} comparisons, with the number of samples. Bars are 95 % "
-               "intervals over groups. A filled mark stays below p = .05 by Holm's correction.")
+    alt = (f"Differences of mean errors between {len(shown)} subgroups and the rest. Shown to be predicted "
+           f"worse: {'; '.join(worse) or 'none'}.")
+    caption = (f"The surest {len(shown)} of {all_of_them} comparisons, with the number of samples. Bars are "
+               "95 % intervals over groups. A filled mark stays below p = .05 by Holm's correction.")
     return picture(key, draw, (7.4, .8 + .26*len(shown)), alt, caption)
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #7591c22c
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #274decf1
 def _draw_labels(ax, found):
     "Labels against what fits, likely errors with their names, and swaps as lines."
     x, y, likely = found.rows.truth, found.suspects.fits, found.suspects.likely
@@ -126,8 +127,8 @@ def plot_labels(
     if found.rows.classes: return None
     likely = int(found.suspects.likely.sum())
     first = ", ".join(str(found.rows.ids[i]) for i in found.suspects.order[:6] if found.suspects.likely[i])
-    alt = (f"Labels of {found.evaluation.target} against what fits each sample better. Likely wrong: {likely:,} "
-           f"of {len(found.rows.ids):,}{f', first {first}' if first else ''}.")
+    alt = (f"Labels of {found.evaluation.target} against what fits each sample better. Likely wrong: "
+           f"{likely:,} of {len(found.rows.ids):,}{f', first {first}' if first else ''}.")
     caption = ("Crosses are labels that are likely wrong, or hard to predict. A line joins two samples "
                "that fit each other's labels.")
     def draw(fig): _draw_labels(fig.subplots(), found)

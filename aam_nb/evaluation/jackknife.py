@@ -81,12 +81,12 @@ def _blocks(groups, seed):
     if n <= BLOCKS: return which
     return keyed_rng(seed, "blocks").permutation(np.arange(n) % BLOCKS)[which]
 
-# %% ../../nbs/7_evaluation/11_jackknife.ipynb #561fc3b1
+# %% ../../nbs/7_evaluation/11_jackknife.ipynb #59f3d5de
 def left_out(
     metric:Callable[[np.ndarray],float], # Takes row numbers, gives a score
     groups,       # Group of each row [n]
     seed:int=0,   # Of the blocks, for more than 200 groups
-)->tuple[float,np.ndarray,np.ndarray]: # The score; float64 [blocks], how it moves without each; block of each row
+)->tuple[float,np.ndarray,np.ndarray]: # Score; float64 [blocks], how it moves without each; block of each row
     "A score, and how far it moves when each group is left out."
     block = _blocks(groups, seed)
     value = metric(np.arange(len(block)))

@@ -16,12 +16,12 @@ from .evaluation import Evaluation
 from ..types import Study
 
 # %% auto #0
-__all__ = ['MOST', 'NEAR', 'training_parts', 'unseen_by_fold', 'usual_metric', 'all_distances', 'Novelty', 'novelty']
+__all__ = ['MOST', 'NEAR', 'training_parts', 'unseen_by_fold', 'usual_metric', 'all_distances', 'nearest', 'Novelty', 'novelty']
 
-# %% ../../nbs/7_evaluation/62_novelty.ipynb #91e51279
+# %% ../../nbs/7_evaluation/62_novelty.ipynb #d6ce4664
 def _could_train(e, study):
-    "bool [samples]: which samples of the study have a target and reads."
-    known = study.table.depths > 0
+    "bool [samples]: which samples of the study have a target, and reads enough."
+    known = study.table.depths >= max(e.depth, 1)
     if study.metadata is None or e.target not in study.metadata: return known
     return known & study.metadata[e.target].notna().to_numpy()
 
@@ -57,7 +57,7 @@ def unseen_by_fold(
     part = counts[rows]
     return (part @ unseen)/np.maximum(np.asarray(part.sum(1)).ravel(), 1)
 
-# %% ../../nbs/7_evaluation/62_novelty.ipynb #43f55f6b
+# %% ../../nbs/7_evaluation/62_novelty.ipynb #fd23fc47
 MOST = 6000 # Samples up to which all distances are computed: the square of it in memory
 
 def usual_metric(
@@ -72,28 +72,40 @@ def all_distances(
 )->np.ndarray:     # float [samples, samples]
     "Distances between all samples. Raises `AamError` for an unknown distance or a missing tree."
     metric, counts = metric or usual_metric(study), study.table.counts
-    if metric in UNIFRACS and study.tree is not None: return unifrac_blocks(counts, study.tree, study.tip, metric)
-    return sample_distances(counts, metric, study.tree, study.tip)
+    tree, tip = study.tree, study.tip
+    if metric in UNIFRACS and tree is not None: return unifrac_blocks(counts, tree, tip, metric)
+    return sample_distances(counts, metric, tree, tip)
 
-# %% ../../nbs/7_evaluation/62_novelty.ipynb #1283c2f9
+# %% ../../nbs/7_evaluation/62_novelty.ipynb #29df9bb8
 NEAR = 5 # Neighbours that are named
+
+def nearest(
+    far:np.ndarray, # float [n, m], distances
+    n:int,          # How many; as many as there are, if there are fewer
+)->np.ndarray:      # int64 [n, up to n], columns, the nearest first
+    "The nearest columns of each row, without sorting the others."
+    n = min(n, far.shape[1])
+    some = np.argpartition(far, n - 1, axis=1)[:, :n] if n else np.zeros((len(far), 0), dtype=np.int64)
+    order = np.lexsort((some, np.take_along_axis(far, some, 1)))
+    return np.take_along_axis(some, order, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Novelty:
     "What was new in each tested sample to the model that predicted it."
-    unseen:np.ndarray        # float64 [n], share of reads in ASVs without a read in training; mean over repeats
+    unseen:np.ndarray        # float64 [n], share of reads in ASVs that did not train; mean over repeats
     distance:np.ndarray|None # float64 [n], to the nearest training sample; mean over repeats
     near:np.ndarray|None     # int64 [n, up to 5], rows of the study: the nearest training samples
     among:np.ndarray|None    # float [n, n], distances between the tested samples
     metric:str               # The distance; "" where there is none
 
-# %% ../../nbs/7_evaluation/62_novelty.ipynb #fe090e15
+# %% ../../nbs/7_evaluation/62_novelty.ipynb #8fbba9ae
 def _of_fold(study, far, rows, train):
     "Unseen share, distance and neighbours of the samples of one fold."
     unseen = unseen_by_fold(study, rows, train)
-    if far is None: return unseen, np.full(len(rows), np.nan), np.zeros((len(rows), 0), np.int64)
+    none = np.full(len(rows), np.nan), np.zeros((len(rows), 0), dtype=np.int64)
+    if far is None or not len(train): return unseen, *none
     part = far[np.ix_(rows, train)]
-    order = np.argsort(part, axis=1, kind="stable")[:, :NEAR]
+    order = nearest(part, NEAR)
     return unseen, np.take_along_axis(part, order[:, :1], 1)[:, 0], train[order]
 
 def novelty(

@@ -89,7 +89,7 @@ class Relation:
         "Whether the interval excludes zero."
         return bool(self.rank[1] > 0 or self.rank[2] < 0)
 
-# %% ../../nbs/7_evaluation/61_residuals.ipynb #57a1d735
+# %% ../../nbs/7_evaluation/61_residuals.ipynb #b9b62e29
 def _rank_correlation(x, y)->Callable:
     "A function of rows; nan where either side is the same throughout."
     def of(rows):
@@ -109,5 +109,6 @@ def relation(
     score = _rank_correlation(values[known], tested.size[known])
     value = score(np.arange(known.sum())) if known.sum() > 2 else float("nan")
     none = (float("nan"),)*2
-    low, high = none if value != value else jackknife(score, np.asarray(tested.drawn)[known], plain, level=.99)
+    drawn = np.asarray(tested.drawn)[known]
+    low, high = none if value != value else jackknife(score, drawn, plain, level=.99)
     return Relation(name=name, values=values, rank=(value, max(low, -1.), min(high, 1.)))

@@ -20,7 +20,7 @@ from .residuals import Tested
 # %% auto #0
 __all__ = ['handled_together', 'fit_of_labels', 'exchange_gain', 'Swap', 'swaps']
 
-# %% ../../nbs/7_evaluation/66_swaps.ipynb #c6ce8626
+# %% ../../nbs/7_evaluation/66_swaps.ipynb #d2722a47
 _HANDLED = re.compile(r"(^|[^a-z])(run|plate|lane|batch|library|kit|extraction|pool)([^a-z]|$)")
 
 def handled_together(
@@ -29,7 +29,8 @@ def handled_together(
     "The columns whose values say which samples were handled together."
     import pandas as pd
     if metadata is None: return {}
-    named = [o for o in metadata.columns if _HANDLED.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(o)).lower())]
+    words = {o: re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(o)).lower() for o in metadata.columns}
+    named = [o for o, text in words.items() if _HANDLED.search(text)]
     names = dict.fromkeys([*named, *(o for o, _ in subject_like(metadata))])
     numbers = {str(o): pd.factorize(text_column(metadata[o]))[0] for o in names}
     return {k: v for k, v in numbers.items() if v.max(initial=-1) > 0}
