@@ -106,11 +106,11 @@ def evaluate(**given):
     from aam_nb.runs.evaluate import evaluate_run
     shown(evaluate_run, config)
 
-# %% ../nbs/9_runs/90_cli.ipynb #2a6c1fe2
+# %% ../nbs/9_runs/90_cli.ipynb #d7b64000
 EVALUATED = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run of aam evaluate.")]
 
 DISTANCE = Annotated[str, typer.Option("--metric", metavar="NAME", show_default=False,
-                                       help="Distance that finds neighbours, such as unweighted or braycurtis.")]
+                                       help="Distance that finds neighbours, such as unweighted.")]
 
 @app.command("errors", cls=AamCommand)
 def errors(run:EVALUATED, metric:DISTANCE=""):

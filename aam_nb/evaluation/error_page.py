@@ -25,7 +25,8 @@ from .score_tables import confusion, confusion_html, DASH
 from ..training.metrics import reliability
 
 # %% auto #0
-__all__ = ['LINES', 'worst_html', 'suspects_html', 'swaps_html', 'errors_html', 'class_tables', 'error_pictures', 'write_errors']
+__all__ = ['LINES', 'worst_html', 'suspects_html', 'swaps_html', 'section_pictures', 'errors_html', 'class_tables',
+           'prediction_pictures', 'write_errors']
 
 # %% ../../nbs/7_evaluation/79_error_page.ipynb #bfdde8dc
 LINES = 10 # Of each table on a page
@@ -84,21 +85,31 @@ def swaps_html(
     return table_html("Pairs that may have been exchanged", ["first", "second", "both of", "gain"], lines,
                       note=note) if lines else ""
 
-# %% ../../nbs/7_evaluation/79_error_page.ipynb #e694e5a3
+# %% ../../nbs/7_evaluation/79_error_page.ipynb #98e7aae4
+def section_pictures(
+    found:Errors,
+)->dict[str,Picture]: # By name
+    "The pictures of the section."
+    e = found.evaluation.first()
+    made = dict(relations=plot_relations(found), subgroups=plot_subgroups(found), labels=plot_labels(found),
+                precision=plot_precision(e) if e.classes else None)
+    return {k: o for k, o in made.items() if o is not None}
+
 def errors_html(
     found:Errors,
-    title:str="Where it is wrong",
+    drawn:dict|None=None, # Its pictures by `section_pictures`, where they are at hand
 )->str:
     "The section on errors."
     e = found.evaluation
+    figures = {k: figure_html(o) for k, o in (drawn or section_pictures(found)).items()}
     said = listing_html([esc(o) for o in found.findings()], "notes")
     of = f"<p>Errors of {esc(heading(e, focus(e)))}, from out-of-fold predictions {esc(depth_text(e))}.</p>"
-    precision = figure_html(plot_precision(e.first())) if e.classes else ""
-    return section_html("errors", title, of, said, figure_html(plot_relations(found)), precision,
-                        figure_html(plot_subgroups(found)), worst_html(found), suspects_html(found),
-                        figure_html(plot_labels(found)), swaps_html(found))
+    def figure(name): return figures.get(name, "")
+    return section_html("errors", "Where it is wrong", of, said, figure("relations"), figure("precision"),
+                        figure("subgroups"), worst_html(found), suspects_html(found), figure("labels"),
+                        swaps_html(found))
 
-# %% ../../nbs/7_evaluation/79_error_page.ipynb #36ca4db4
+# %% ../../nbs/7_evaluation/79_error_page.ipynb #af4b643e
 def _curve_rows(e, make):
     "Each point of each curve of the model, or of the average."
     curves = class_curves(e, make)
@@ -118,25 +129,21 @@ def class_tables(
                 precision=(["curve", "recall", "precision"], _curve_rows(e, precision_curve)),
                 reliability=(["probability", "share_right", "samples"], [tuple(map(float, o)) for o in bins]))
 
-def error_pictures(
+def prediction_pictures(
     found:Errors,
 )->dict[str,Picture]: # By name
-    "All pictures of the analysis."
+    "The pictures of the predictions, which the report has in a section of their own."
     e = found.evaluation.first()
-    made = dict(relations=plot_relations(found), subgroups=plot_subgroups(found), labels=plot_labels(found))
-    plots = (plot_classes, plot_precision, plot_reliability) if e.classes else (plot_numbers,)
-    made |= {o.__name__.removeprefix("plot_"): o(e) for o in plots}
-    return {k: o for k, o in made.items() if o is not None}
+    plots = (plot_classes, plot_reliability) if e.classes else (plot_numbers,)
+    return {o.__name__.removeprefix("plot_"): o(e) for o in plots}
 
-# %% ../../nbs/7_evaluation/79_error_page.ipynb #3f2a03e9
-def _page(found):
+# %% ../../nbs/7_evaluation/79_error_page.ipynb #f9e5753f
+def _page(found, drawn, predictions):
     "The analysis as a whole page."
-    e = found.evaluation
-    first, *more = (plot_classes, plot_reliability) if e.classes else (plot_numbers,)
-    matrix = confusion_html(e.first()) if e.classes else ""
-    shown = [figure_html(first(e.first())), matrix, *(figure_html(o(e.first())) for o in more)]
+    e, shown = found.evaluation, [figure_html(o) for o in predictions.values()]
+    if e.classes: shown.insert(1, confusion_html(e.first()))
     lead = f"Predicting {e.target}: {e.samples:,} samples in {e.fold_text}, {depth_text(e)}."
-    sections = [errors_html(found), section_html("predictions", "Predictions", *shown)]
+    sections = [errors_html(found, drawn), section_html("predictions", "Predictions", *shown)]
     return page_html(f"Errors of {e.target}", lead, sections, kind="Error analysis")
 
 def write_errors(
@@ -144,10 +151,11 @@ def write_errors(
     folder:str|Path, # Made, or replaced as a whole
 )->Path:             # The page in it
     "Write page, tables and pictures, all or nothing."
+    drawn, predictions = section_pictures(found), prediction_pictures(found)
     with whole_folder(folder) as part:
         for name, (head, lines) in (found.tables() | class_tables(found)).items():
             write_tsv(part/f"{name}.tsv", head, lines)
-        for name, one in error_pictures(found).items():
+        for name, one in (drawn | predictions).items():
             (part/f"{name}.svg").write_text(one.svg, encoding="utf-8")
-        write_page(part/"errors.html", _page(found))
+        write_page(part/"errors.html", _page(found, drawn, predictions))
     return Path(folder)/"errors.html"
