@@ -134,7 +134,7 @@ def subgroup_text(
     others = few((f"{o.column} = {o.value}" for o in worse[1:]), 3)
     return f"{text} So are {others}." if len(worse) > 1 else text
 
-# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #cd866c46
+# %% ../../nbs/7_evaluation/67_error_analysis.ipynb #5947f0dd
 def label_text(
     found:Errors,
 )->str: # One to three sentences
@@ -142,11 +142,12 @@ def label_text(
     rows, likely = found.rows, found.suspects.likely
     n, first, of = int(likely.sum()), int(found.suspects.order[0]), len(likely)
     if not n: return "No label stands out as likely wrong."
-    text = (f"{n:,} of {of:,} labels {'is' if n == 1 else 'are'} likely wrong, or hard to predict; first "
-            f"'{rows.ids[first]}', labelled {found.value_text(rows.truth[first])} where "
-            f"{found.fits_text(first)} fits better.")
-    if n > .1*of: text += " So many say more about the method than about the labels."
-    pairs = [o for o in found.swaps if o.likely and likely[o.first] and likely[o.second]]
+    which = (f"first '{rows.ids[first]}', labelled {found.value_text(rows.truth[first])} where "
+             f"{found.fits_text(first)} fits better")
+    if n > .1*of: return (f"{n:,} of {of:,} labels disagree with the predictions, which says more about the "
+                          f"method than about the labels; {which}.")
+    text = f"{n:,} of {of:,} labels {'is' if n == 1 else 'are'} likely wrong, or hard to predict; {which}."
+    pairs = [o for o in found.swaps if o.likely]
     if not pairs: return text
     one, shared = pairs[0], f", both of {pairs[0].shared}" if pairs[0].shared else ""
     look = counted(len(pairs), "pair", "looks", "look")

@@ -28,7 +28,7 @@ from ..training.metrics import reliability
 __all__ = ['LINES', 'worst_html', 'suspects_html', 'swaps_html', 'section_pictures', 'errors_html', 'class_tables',
            'prediction_pictures', 'write_errors']
 
-# %% ../../nbs/7_evaluation/79_error_page.ipynb #bfdde8dc
+# %% ../../nbs/7_evaluation/79_error_page.ipynb #3886956e
 LINES = 10 # Of each table on a page
 
 def _neighbour_html(found, row):
@@ -56,9 +56,9 @@ def worst_html(
     rows = [_sample_row(found, i, last) for i in found.worst[:LINES]]
     head = _head(found, "unseen reads", "nearest training samples")
     note = f"Neighbours by {esc(found.new.metric or 'no')} distance: true value (group, name)."
-    return table_html("Largest errors", head, rows, note=note)
+    return table_html("Largest errors", head, rows, note=note, classes="scores")
 
-# %% ../../nbs/7_evaluation/79_error_page.ipynb #42be5a98
+# %% ../../nbs/7_evaluation/79_error_page.ipynb #95a5ebea
 def suspects_html(
     found:Errors,
 )->str: # "" where no label is likely wrong
@@ -70,7 +70,8 @@ def suspects_html(
            "less their class's threshold." if found.rows.classes else
            "How far the error stands out from those of the ten nearest samples, in usual errors.")
     title = f"Labels to look up ({min(LINES, len(chosen)):,} of {len(chosen):,})"
-    return table_html(title, _head(found, "fits better", "score"), rows, note=how) if rows else ""
+    head = _head(found, "fits better", "score")
+    return table_html(title, head, rows, note=how, classes="scores") if rows else ""
 
 def swaps_html(
     found:Errors,
@@ -81,9 +82,10 @@ def swaps_html(
     lines = [("", [label(o.first), label(o.second), esc(o.shared) or DASH, f"{o.gain:.1f}"])
              for o in likely[:LINES]]
     note = ("Each fits the other's label better. The gain is the logarithm of how much likelier both labels "
-            "are after the exchange. Pairs that share a plate, run or household come first.")
+            "are after the exchange. Pairs that share a plate, run or household come first, and one of "
+            "the two labels is likely wrong by itself.")
     return table_html("Pairs that may have been exchanged", ["first", "second", "both of", "gain"], lines,
-                      note=note) if lines else ""
+                      note=note, classes="scores") if lines else ""
 
 # %% ../../nbs/7_evaluation/79_error_page.ipynb #98e7aae4
 def section_pictures(

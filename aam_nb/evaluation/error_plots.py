@@ -105,7 +105,7 @@ def plot_subgroups(
                "95 % intervals over groups. A filled mark stays below p = .05 by Holm's correction.")
     return picture(key, draw, (7.4, .8 + .26*len(shown)), alt, caption)
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #274decf1
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #24916b14
 def _draw_labels(ax, found):
     "Labels against what fits, likely errors with their names, and swaps as lines."
     x, y, likely = found.rows.truth, found.suspects.fits, found.suspects.likely
@@ -113,7 +113,7 @@ def _draw_labels(ax, found):
     ax.plot(ends, ends, color=GREY, lw=.9)
     ax.plot(x[~likely], y[~likely], "o", color=COLORS["model"], **point_style(len(x)))
     ax.plot(x[likely], y[likely], "X", color=COLORS["forest"], ms=6, mew=0)
-    for o in [o for o in found.swaps if o.likely and likely[o.first] and likely[o.second]][:10]:
+    for o in [o for o in found.swaps if o.likely][:10]:
         ax.plot(x[[o.first, o.second]], y[[o.first, o.second]], color=COLORS["forest"], lw=1)
     for i in [i for i in found.suspects.order[:6] if likely[i]]:
         ax.annotate(found.rows.ids[i], (x[i], y[i]), xytext=(4, 4), textcoords="offset points", fontsize=7.5)

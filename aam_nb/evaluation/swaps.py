@@ -18,7 +18,7 @@ from .label_errors import Suspects
 from .residuals import Tested
 
 # %% auto #0
-__all__ = ['handled_together', 'fit_of_labels', 'exchange_gain', 'Swap', 'swaps']
+__all__ = ['CLEAR', 'handled_together', 'fit_of_labels', 'exchange_gain', 'Swap', 'swaps']
 
 # %% ../../nbs/7_evaluation/66_swaps.ipynb #d2722a47
 _HANDLED = re.compile(r"(^|[^a-z])(run|plate|lane|batch|library|kit|extraction|pool)([^a-z]|$)")
@@ -55,7 +55,9 @@ def exchange_gain(
     mine, theirs = fit - own[:, None], fit.T - own[None]
     return np.where((mine > 0) & (theirs > 0), mine + theirs, -np.inf)
 
-# %% ../../nbs/7_evaluation/66_swaps.ipynb #7a1465aa
+# %% ../../nbs/7_evaluation/66_swaps.ipynb #a410efd8
+CLEAR = 3. # Gain from which a pair is called likely: twenty times as likely
+
 @dataclass(frozen=True, kw_only=True)
 class Swap:
     "Two samples that may have been exchanged."
@@ -64,11 +66,7 @@ class Swap:
     gain:float   # How much better the labels fit the other way round, as a natural logarithm
     weight:float # The same, with what the samples share
     shared:str   # "plate 1": what both have, or ""
-
-    @property
-    def likely(self)->bool:
-        "Whether the exchange makes the labels at least twenty times as likely."
-        return self.gain >= 3
+    likely:bool  # Whether the gain is 3 or more, and one of the two labels is likely wrong by itself
 
 def _bonus(together, at):
     "float64 [m, m]: the logarithm that sharing adds; int64 [m, m]: which column it is, -1 for none."
@@ -83,7 +81,7 @@ def _bonus(together, at):
         bonus[better], which[better] = more, i
     return bonus, which
 
-# %% ../../nbs/7_evaluation/66_swaps.ipynb #4645b53a
+# %% ../../nbs/7_evaluation/66_swaps.ipynb #d1928b5e
 def _greedy(weight, most):
     "Places of the best pairs, each sample in at most one."
     weight, out = np.triu(weight, 1) + np.tril(np.full(weight.shape, -np.inf)), []
@@ -110,6 +108,7 @@ def swaps(
         column = names[which[i, j]] if which[i, j] >= 0 else ""
         shared = f"{column} {text_column(metadata[column]).iloc[at[i]]}" if column else ""
         first, second = sorted((int(at[i]), int(at[j])))
+        likely = gain[i, j] >= CLEAR and found.likely[[first, second]].any()
         out.append(Swap(first=first, second=second, gain=float(gain[i, j]), shared=shared,
-                        weight=float(gain[i, j] + bonus[i, j])))
+                        weight=float(gain[i, j] + bonus[i, j]), likely=bool(likely)))
     return out
