@@ -24,7 +24,7 @@ class DataConfig(Section):
     format:str = ""           # Name of the table format; recognised by the file's content if empty
     sequences:str = ""        # Representative sequences (.fasta or .qza), when feature ids are not sequences
     metadata:str = ""         # Sample metadata: a TSV by the rules of QIIME 2
-    tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder
+    tree:str = "" # Newick tree of the ASVs, .nwk or .qza, or `reference` for the one of the package
     distances:str = ""        # File of distances between samples, for loss.metric = ["precomputed"]
     corpus:tuple[str,...] = () # Store folders that pretrain side by side, in place of one table
     reference:str = "" # Whole 16S genes and their tree to pretrain on, in place of a table: folder or .tar.gz
@@ -85,7 +85,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
-    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
+    ridge:float = between(.5, 0., 1.) # Share that a ridge regression's is drawn to; 0: no regression
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver

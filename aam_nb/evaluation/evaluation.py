@@ -61,6 +61,7 @@ class Evaluation:
     interval:np.ndarray|None = None # float64 [n, 2], ends of the model's intervals; None without
     level:float = 0.             # Share of the true values that they promise to hold; 0 without intervals
     covariates:str = ""          # What the model gets beside the reads, as `data.covariates`
+    shifts:tuple = ()            # What each method loses on thinner reads, by `shift_scores`
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #8007c413
 @patch(as_prop=True)

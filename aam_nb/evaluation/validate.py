@@ -22,6 +22,8 @@ from .baselines import fit_predict, possible_baselines
 from .depth import depth_alarm, target_values
 from .evaluation import (
     average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
+from .guests import features_with, Guests
+from .shifts import shift_scores
 from ..stack.features import Features, Fold
 from .scores import MAIN, NAMES, score_functions, show
 from ..progress import following, Progress
@@ -44,6 +46,7 @@ class Plan:
     seed:int = 42
     threads:int = 0     # For the forest; 0 for all cores
     baselines:tuple = () # Beside the usual ones: names, or "all"
+    guests:Guests|None = None # Samples on which nothing trains, predicted beside the test parts
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #43985582
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +169,20 @@ class _Answers:
     "What all methods predicted, fold after fold."
     predictions:dict[str,list] # By method
     seconds:dict[str,float]    # By method
+    guests:dict[str,list]      # By method: predictions of the guests of each fold
     intervals:list             # Of the model; None for a fold without intervals
     inner:list                 # Main score of the model on its own inner folds
 
-def _ask_model(answers, scored, fit_model, model, k):
+def _ask_model(answers, folds, fit_model, model, k):
     "Add what the model predicts in fold `k`."
-    begun = time.perf_counter()
+    begun, scored = time.perf_counter(), folds.scored
     train, test = scored.folds[k]
     ids, task = scored.study.ids, scored.task
     said = _Said(out=fit_model(ids[train], ids[test], k), classes=scored.classes, model=model, fold=k)
     answers.predictions[model].append(_predictions(said, len(test)))
     answers.intervals.append(_interval(said, len(test)))
+    if said.out.get("guests") is not None:
+        answers.guests[model].append(_predictions(said, len(folds.guests(k)), "guests"))
     took = said.out.get("seconds")
     answers.seconds[model] += time.perf_counter() - begun if took is None else float(took)
     if said.out.get("oof") is None: return
@@ -196,18 +202,41 @@ class PlainFolds:
         self.plan = plan = replace(plan, **how)
         self.scored = _divided(_scored(study, values, plan), plan)
         self.names = possible_baselines(self.scored.study, plan.covariates, plan.baselines)
-        self.features = Features(self.scored.study, plan.covariates)
+        self.features, self.of_guests = Features(self.scored.study, plan.covariates), None
+
+    def guests(self,
+        k:int, # A fold, of `scored.folds`
+    )->np.ndarray: # int64, ascending
+        "The guests that a fold predicts; none without guests."
+        if self.plan.guests is None: return np.zeros(0, dtype=np.int64)
+        return self.plan.guests.of_fold(self.scored.study.ids[self.scored.folds[k][1]])
+
+    def _features(self, k):
+        "What baselines see in a fold. Those of a fold with guests are kept until another fold is asked."
+        rows, plan = self.guests(k), self.plan
+        if not len(rows): return self.features
+        if self.of_guests is None or self.of_guests[0] != k:
+            self.of_guests = k, features_with(self.scored.study, plan.covariates, plan.guests, rows)
+        return self.of_guests[1]
 
     def ask(self,
         name:str, # A baseline, of `names`
         k:int,    # A fold, of `scored.folds`
-    )->tuple[np.ndarray,float]: # [test], or probabilities [test, classes]; seconds that it took
-        "Fit a baseline in a fold, and predict."
+    )->tuple[np.ndarray,float]: # [test and guests], or probabilities [.., classes]; seconds that it took
+        "Fit a baseline in a fold, and predict its test part and its guests."
         begun, scored, plan = time.perf_counter(), self.scored, self.plan
         train, test = scored.folds[k]
-        fold = Fold(features=self.features, y=scored.y, train=train, test=test, classes=len(scored.classes),
-                    groups=scored.groups, seed=plan.seed, threads=plan.threads)
+        n, more = len(scored.study.ids), len(self.guests(k))
+        fold = Fold(features=self._features(k), y=_padded(scored.y, more), train=train,
+                    test=np.concatenate([test, np.arange(n, n + more)]), classes=len(scored.classes),
+                    groups=_padded(scored.groups, more), seed=plan.seed, threads=plan.threads)
         return fit_predict(name, fold), time.perf_counter() - begun
+
+def _padded(values, more):
+    "Values with blanks behind them, for rows that never train."
+    if values is None or not more: return values
+    blank = strings([""]*more) if values.dtype == object else np.zeros(more, dtype=values.dtype)
+    return np.concatenate([values, blank])
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #44ea9030
 def _pace(n):
@@ -219,18 +248,21 @@ def _pace(n):
 def _ask_plain(answers, folds, name, k, known):
     "Add what a baseline predicts in fold `k`, or predicted there before."
     found, took = known[name, k] if (name, k) in known else folds.ask(name, k)
-    answers.predictions[name].append(found)
+    n = len(folds.scored.folds[k][1])
+    answers.predictions[name].append(found[:n])
+    answers.guests[name].append(found[n:])
     answers.seconds[name] += took
 
 def _predict_folds(folds, fit_model, model, say, left, known):
     "What the baselines and the model predict, fold after fold."
     methods, n = folds.names + ([model] if fit_model else []), len(folds.scored.folds)
     seconds = dict.fromkeys(methods, 0.)
-    answers = _Answers(predictions={o: [] for o in methods}, seconds=seconds, intervals=[], inner=[])
+    empty = lambda: {o: [] for o in methods}
+    answers = _Answers(predictions=empty(), guests=empty(), seconds=seconds, intervals=[], inner=[])
     left = left or _pace(n)
     for done, k in enumerate(folds.scored.folds, 1):
         for o in following(methods, f"Fold {done} of {n}", "method"):
-            if o == model: _ask_model(answers, folds.scored, fit_model, model, k)
+            if o == model: _ask_model(answers, folds, fit_model, model, k)
             else: _ask_plain(answers, folds, o, k, known)
         say(f"fold {done} of {n} done, {duration(left(done, answers.seconds))} left")
     return answers
@@ -300,6 +332,17 @@ def _evaluation(scored, plan, answers, fit_model, model):
         seconds=answers.seconds, names=scored.names, interval=interval, level=level,
         covariates=covariate_text(plan.covariates))
 
+# %% ../../nbs/7_evaluation/30_validate.ipynb #a2c07949
+def _with_guests(e, folds, answers):
+    "The evaluation with the scores of its guests."
+    guests, asked = folds.plan.guests, [folds.guests(k) for k in folds.scored.folds]
+    if guests is None: return e
+    said = {k: v for k, v in answers.guests.items() if len(v) == len(asked)}
+    def mean(fold): return average(dict(zip(said, fold, strict=True)), e.model)[0]
+    every = list(zip(*said.values(), strict=True))
+    if not e.model or e.model in said: said["average"] = [mean(o) for o in every]
+    return replace(e, shifts=shift_scores(e, guests, asked, said))
+
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
 def evaluate(
     study:Study,
@@ -319,6 +362,7 @@ def evaluate(
     scored, answers = folds.scored, _predict_folds(folds, fit_model, model_name, say, left, known or {})
     with Progress("Intervals of the scores", 1, unit="part"):
         found = _evaluation(scored, plan, answers, fit_model, model_name)
+        found = _with_guests(found, folds, answers)
     rows = scored.study.positions(found.ids)
     notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)),
              *_inner_notes(answers.inner, model_name, scored.task)]

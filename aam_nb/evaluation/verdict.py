@@ -7,7 +7,7 @@ Docs: https://aam-nb.github.io/aam_nb/7_evaluation/verdict.html.md"""
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #40e661d8
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,12 +121,24 @@ def _prediction_columns(e):
     for k, p in e.predictions.items(): out |= (_class_columns if e.classes else _number_columns)(e, k, p)
     return out
 
+# %% ../../nbs/7_evaluation/35_verdict.ipynb #19b93c8b
+_SHIFT_HEAD = ["reads", "method", "title", "score", "before", "value", "loss", "low", "high", "beyond_forest",
+               "beyond_low", "beyond_high"]
+
+def _shift_rows(e):
+    "The rows of shifts.tsv."
+    main = MAIN[e.task]
+    for o in e.shifts:
+        for k, value in o.scores.items():
+            beyond = o.beyond.get(k, ("", "", ""))
+            yield o.kind, k, e.title(k), main, o.before[k], value, *o.losses[k], *beyond
+
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #5d285211
 def write_evaluation(
     evaluation:Evaluation,
     folder:str|Path, # Made where absent; other files in it are left alone
 )->Path:             # The folder
-    "Write predictions.tsv, scores.tsv and evaluation.json."
+    "Write predictions.tsv, scores.tsv, evaluation.json and, where reads were thinned, shifts.tsv."
     e, folder = evaluation, Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     columns = _prediction_columns(e)
@@ -135,7 +147,8 @@ def write_evaluation(
     rows = [(k, e.title(k), m, *v, *gap(k, m)) for k, s in e.scores.items() for m, v in s.items()]
     head = ["method", "title", "score", "value", "low", "high", "minus_forest", "minus_low", "minus_high"]
     write_tsv(folder/"scores.tsv", head, rows)
-    arrays = ("ids", "truth", "groups", "fold", "predictions", "interval")
-    rest = {k: v for k, v in asdict(e).items() if k not in arrays}
+    if e.shifts: write_tsv(folder/"shifts.tsv", _SHIFT_HEAD, _shift_rows(e))
+    arrays = ("ids", "truth", "groups", "fold", "predictions", "interval", "shifts")
+    rest = {k: v for k, v in asdict(replace(e, shifts=())).items() if k not in arrays}
     write_json(folder/"evaluation.json", _without_nan(rest | dict(verdict=verdict(e), samples=e.samples)))
     return folder
