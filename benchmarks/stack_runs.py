@@ -5,8 +5,8 @@
     python benchmarks/stack_runs.py cfs87 run.start=reference    with further choices
 
 Recipe `small`, seed 11, all baselines, two threads. Scores are over five outer folds by group; differences
-are paired by groups, with 95 % intervals. Seconds are those of the models of all folds together. The bundle is
-that of `aam train`. AAM_DATA names the folder of studies.
+are paired by groups, with 95 % intervals. Seconds are those of the models of all folds together. The bundle
+is that of `aam train`. AAM_DATA names the folder of studies.
 """
 import sys
 import tempfile
