@@ -27,6 +27,7 @@ TASKS = dict(
     age=dict(GUT, target="age_years"), country=dict(GUT, target="country"),
     hmp=dict(study="hmp_v35_bodysite", groups="hostsubjectid", target="HMPbodysubsite", missing="drop"),
     cfs=dict(study="cfs87", independent=True, target="Subject"),
+    cfs_age=dict(study="cfs87", independent=True, target="Age"),
     ibd=dict(study="ibd_crohns_2538", groups="host_subject_id", target="ibd", depth=4000))
 
 
