@@ -2,11 +2,11 @@
 
     python benchmarks/clades.py month delivery age country cfs ibd > benchmarks/results/clades.md
 
-A ridge or logistic regression on log ratios of ASVs, whose kernel is (1-a) of that of the log ratios and a of that of
-their sums: over the branches of the tree (weights that wander along the tree), over neighbours in the vectors
-of the shipped encoder, or, beside them, of log abundances at branches, which is another model. Scores are of
-inner folds of the first two outer folds alone, each with its best penalty, by itself and as the mean with the nets of
-`net.py run now`, where these were kept (--out). No reported fold is looked at.
+A ridge or logistic regression on log ratios of ASVs, whose kernel is (1-a) of that of the log ratios and a of
+that of their sums: over the branches of the tree (weights that wander along the tree), over neighbours in the
+vectors of the shipped encoder, or, beside them, of log abundances at branches, which is another model. Scores
+are of inner folds of the first two outer folds alone, each with its best penalty, by itself and as the mean
+with the nets of `net.py run now`, where these were kept (--out). No reported fold is looked at.
 """
 import argparse
 from pathlib import Path
@@ -75,7 +75,7 @@ def losses(out, y, classes):
 
 
 def task_folds(ready, task, out):
-    "For each of two outer folds: truth, number of classes, inner rows, and what the nets said, if it was kept."
+    "For each of two outer folds: truth, number of classes, inner rows, and what the nets said, if kept."
     from aam_nb.data.targets import Targets
     path = out/f"net-now-{task}-{SEED}.npz"
     saved = net.kept(path, dict) if path.exists() else {}
