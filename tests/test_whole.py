@@ -125,7 +125,7 @@ def test_intervals_rest_on_all_samples_that_did_not_train(runs):
     outputs = scored.stack.outputs(scored.targets, made.outputs(held), new)
     wanted, note = calibrated(codec, outputs, truth, groups)
     assert (kept.mean, kept.sd) == (codec.mean, codec.sd)    # Margins are in these units
-    assert kept.margin == pytest.approx(wanted.margin, rel=1e-5) and kept.margin != codec.margin
+    assert kept.margin == pytest.approx(wanted.margin, rel=1e-5) and kept.reach != codec.reach
     assert kept.level == wanted.level > codec.level
     assert load_bundle(whole/"bundle").about["calibration"] == [note]
     assert f"learned from {len(held)} samples of {len(set(groups))} groups held out" in note
