@@ -122,12 +122,14 @@ def errors(run:EVALUATED, metric:DISTANCE=""):
         errors_run(run, metric)
     shown(work, None)
 
-# %% ../nbs/9_runs/90_cli.ipynb #19053b44
-TASKS = Annotated[Optional[str], typer.Option("--tasks", metavar="simulated|FILE|FOLDER", show_default=False, help=(
-    "Built-in simulated tasks, a TOML file that declares tasks, or a folder in MLRepo's layout."))]
+# %% ../nbs/9_runs/90_cli.ipynb #011898c4
+TASKS = Annotated[Optional[str], typer.Option(
+    "--tasks", metavar="simulated|FILE|FOLDER", show_default=False,
+    help="Built-in simulated tasks, a TOML file that declares tasks, or a folder in MLRepo's layout.")]
 
-STUDIES = Annotated[Optional[str], typer.Option("--studies", metavar="FOLDER", show_default=False, help=(
-    "Folder of the studies that the file of tasks names; else AAM_DATA, or the file's own folder."))]
+STUDIES = Annotated[Optional[str], typer.Option(
+    "--studies", metavar="FOLDER", show_default=False,
+    help="Folder of the studies that the file of tasks names; else AAM_DATA, or the file's own folder.")]
 
 ONLY = Annotated[Optional[str], typer.Option("--only", metavar="NAMES", show_default=False,
                                              help="Tasks to evaluate, separated by commas.")]

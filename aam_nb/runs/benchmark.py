@@ -107,13 +107,14 @@ def benchmark_run(
     say(f"The leaderboard is {path}.")
     return path
 
-# %% ../../nbs/9_runs/69_benchmark.ipynb #a872c98d
+# %% ../../nbs/9_runs/69_benchmark.ipynb #9b7947da
 def listed_seeds(
     text:str, # "42" or "1,2,3"
 )->tuple[int,...]:
     "Seeds as a command line writes them. Raises `AamError` for other text."
     try: return tuple(int(o) for o in text.split(","))
-    except ValueError as e: raise AamError(f"Seeds are whole numbers with commas, such as 42,43; got '{text}'.") from e
+    except ValueError as e:
+        raise AamError(f"Seeds are whole numbers with commas, such as 42,43; got '{text}'.") from e
 
 def benchmark_command(
     config:Config, # As for `benchmark_run`

@@ -18,7 +18,7 @@ from ..evaluation.scores import NAMES, show
 # %% auto #0
 __all__ = ['ABOUT', 'judged_by', 'called', 'rows_of', 'tally', 'tables_of', 'write_leaderboard']
 
-# %% ../../nbs/9_runs/68_leaderboard.ipynb #fdab9d20
+# %% ../../nbs/9_runs/68_leaderboard.ipynb #3ad14906
 def judged_by(
     record:dict,
 )->str: # "r2", "auc" or "accuracy"
@@ -28,8 +28,8 @@ def judged_by(
 
 def _mean(many):
     "The mean of scores with their ends; nan where one has none."
-    given = [[np.nan if v is None else v for v in o] for o in many]
-    return tuple(np.mean(given, axis=0)) if given else (np.nan,)*3
+    given = np.array(list(many), dtype=np.float64) # None becomes nan
+    return tuple(given.mean(0)) if len(given) else (np.nan,)*3
 
 def _number(records, key):
     "The mean of a cost; nan where no line has it."

@@ -132,13 +132,13 @@ def records_of(
     return [shared | dict(method=o, title=e.title(o), seconds=e.seconds.get(o), scores=kept(e.scores[o]),
                           minus_forest=kept(e.differences.get(o, {}))) for o in e.methods]
 
-# %% ../../nbs/9_runs/67_results.ipynb #c0639b03
+# %% ../../nbs/9_runs/67_results.ipynb #9c742765
 def is_recorded(
     records:list[dict],
     **key, # task, seed, config
 )->bool:
     "Whether lines with these values are there."
-    return any(all(o.get(k) == v for k, v in key.items()) for o in records)
+    return any(key.items() <= {k: o.get(k) for k in key}.items() for o in records)
 
 def check_frozen(
     records:list[dict],
