@@ -16,11 +16,13 @@ from aam_nb.data.slices import by_slices
 from aam_nb.data.tip_set import some_tips, write_tips
 from aam_nb.data.tree import path_lengths
 from aam_nb.inference.bundle import load_bundle
+from aam_nb.inference.predict import predict_table
 from aam_nb.runs.cache import cache_run
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.inputs import changed_inputs, input_digests, named_inputs
 from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.samples import load_study
+from aam_nb.runs.train import train_run
 from aam_nb.training.log import read_log
 from aam_nb.types import strings
 
@@ -80,6 +82,15 @@ def test_pretraining_and_evaluation_learn_along_it(files, tmp_path):
                               "run": dict(out=str(tmp_path/"run"), folds=2, inner=2)}), said.append)
     assert "branches" in (tmp_path/"run/scores.tsv").read_text(), "a baseline that needs a tree"
     assert "one of a reference" in (tmp_path/"run/report.html").read_text()
+
+
+def test_a_model_on_its_branches_predicts_new_samples_without_any_tree(files, tmp_path):
+    config = config_from({"data": dict(files, groups="", independent=True), "pretrain_asv": dict(steps=0),
+                          "model": dict(linear="branches"), "optim": dict(steps=4, batch=16, every=2),
+                          "run": dict(out=str(tmp_path/"run"))})
+    bundle = load_bundle(train_run(config, lambda text: None))
+    found = predict_table(bundle, load_study(replace(config.data, tree="")).table).rows
+    assert bundle.model.linear.tip.max() > 0 and np.isfinite(found.iloc[:, 0].astype(float)).all()
 
 
 def test_inspect_says_how_far_the_asvs_are(files):
