@@ -132,13 +132,14 @@ def records_of(
     return [shared | dict(method=o, title=e.title(o), seconds=e.seconds.get(o), scores=kept(e.scores[o]),
                           minus_forest=kept(e.differences.get(o, {}))) for o in e.methods]
 
-# %% ../../nbs/9_runs/67_results.ipynb #9c742765
+# %% ../../nbs/9_runs/67_results.ipynb #1eb9a89b
 def is_recorded(
     records:list[dict],
     **key, # task, seed, config
 )->bool:
     "Whether lines with these values are there."
-    return any(key.items() <= {k: o.get(k) for k in key}.items() for o in records)
+    def same(record): return all(record.get(k) == v for k, v in key.items())
+    return any(map(same, records))
 
 def check_frozen(
     records:list[dict],
