@@ -4,7 +4,7 @@
     python benchmarks/stack_runs.py cfs87   those whose name has this word, to look at
     python benchmarks/stack_runs.py cfs87 run.start=reference    with further choices
 
-Recipe `small`, seed 11, all baselines, two threads. Scores are over five outer folds by group; differences
+Recipe `small`, seed 11, all baselines, one thread. Scores are over five outer folds by group; differences
 are paired by groups, with 95 % intervals. Seconds are those of the models of all folds together. The bundle
 is that of `aam train`. AAM_DATA names the folder of studies.
 """
@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from members import DATA, ended, QUESTIONS, ROOT
+from members import ended, QUESTIONS, ROOT, TASKS
 
 import aam_nb.runs.evaluate as commands
 from aam_nb.evaluation.verdict import difference
@@ -27,13 +27,10 @@ SEED = 11
 
 def config(name, out, more):
     "The configuration of a question."
-    folder, target, groups, where = QUESTIONS[name]
-    d = DATA/folder
-    files = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk")
-    keys = files | dict(target=target, where=where)
-    words = [f"data.{k}={v}" for k, v in keys.items() if v]
-    words += [f"data.groups={groups}" if groups else "data.independent=true"]
-    words += [f"run.out={out}", f"run.seed={SEED}", "run.threads=2", "run.baselines=all", "run.trackers="]
+    task = TASKS[QUESTIONS[name]]
+    words = [f"data.{k}={v[0] if k == 'target' else v}" for k, v in task.items() if not isinstance(v, bool)]
+    words += ["data.independent=true"]*("groups" not in task)
+    words += [f"run.out={out}", f"run.seed={SEED}", "run.threads=1", "run.baselines=all", "run.trackers="]
     return load_config("small", (*words, *more))
 
 
