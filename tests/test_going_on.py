@@ -106,9 +106,9 @@ def test_the_time_left_covers_all_targets_and_depths():
     for fold in (1, 2, 3):
         course.fits -= 1
         course.seconds.append(10.)
-        left.append(course.left(fold, dict(aam=10.*fold, forest=2.*fold)))
+        left.append(course.left(fold, dict(stack=10.*fold, forest=2.*fold)))
     assert left == [5*10 + 11*2, 4*10 + 10*2, 3*10 + 9*2]
-    for _ in range(3): last = course.left(1, dict(aam=0., forest=2.))
+    for _ in range(3): last = course.left(1, dict(net=0., forest=2.))
     assert last == 3*10 + 6*2
 
 

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from ..config import Config
 from ..core import note, option
 from ..disk import whole_file
+from ..evaluation.evaluation import OWN
 from .members import lacks_members, members_say
 from .prepare import Prepared
 from .processes import by_main
@@ -118,13 +119,12 @@ class Course:
     "How far an evaluation is, over all its rounds."
     fits:int     # Folds whose models are still to be fitted, over all depths
     rounds:int   # Folds whose baselines are still to be fitted, over all targets and depths
-    model:str = "net" # Among the methods whose time is told
     seconds:list = field(default_factory=list) # That the models of a fold took, of those that are known
 
     def left(self, done:int, seconds:dict[str,float])->float:
         "Seconds that are left after a fold, from what `done` folds of this round took by method."
         self.rounds -= 1
-        plain = sum(v for k, v in seconds.items() if k != self.model)/done
+        plain = sum(v for k, v in seconds.items() if k not in OWN)/done
         fit = float(np.mean(self.seconds)) if self.seconds else 0.
         return max(self.fits, 0)*fit + max(self.rounds, 0)*plain
 
@@ -137,8 +137,7 @@ def course_of(
     paths = [fold_file(ready.out, o, k + 1) for o in configs for k in range(n)]
     known = [kept_fold(o, run.refit, lambda why: None) for o in paths if run.resume]
     kept = [o for o in known if o is not None and not lacks_members(ready.bench, o)]
-    return Course(fits=len(paths) - len(kept), rounds=len(paths)*len(ready.bench.config.targets),
-                  model=run.model)
+    return Course(fits=len(paths) - len(kept), rounds=len(paths)*len(ready.bench.config.targets))
 
 # %% ../../nbs/9_runs/53_folds.ipynb #8835aec0
 class KeptFolds:
