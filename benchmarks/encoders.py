@@ -1,14 +1,16 @@
 """What ASV vectors are worth in the same net: those of the shipped encoder, of one pretrained in the study,
 of random weights, and principal components of 6-mer profiles. All are frozen.
 
-    python benchmarks/encoders.py ecam_month cfs87     # under AAM_DATA; prints a table for each task
-    python benchmarks/encoders.py ibd --ways reference,study run.folds=3 run.seed=7
-    python benchmarks/encoders.py ecam_month --bundle runs/reference/bundle
+    python benchmarks/encoders.py month cfs     # under AAM_DATA; prints a table for each task
+    python benchmarks/encoders.py ibd --ways reference,study run.folds=5
+    python benchmarks/encoders.py month --bundle runs/reference/bundle
+    python benchmarks/encoders.py hmp --keep runs/encoders   # goes on with what an earlier call left there
 
 Folds, augmentation, pools, head and draws are the same in every row. What is fitted (pretraining, components,
-centre and scale of the vectors) is fitted on the training samples of each fold. `no_tree` pretrains on
-hidden bases alone, as a study without a tree does; the other rows need no tree. Intervals are of the paired
-difference to `study`, over groups.
+centre and scale of the vectors) is fitted on the training samples of each fold. `study` learns the study's
+tree and `no_tree` hidden bases alone, as in a study without a tree. The shipped encoder reads no tree, so
+`reference` is its row with and without one; `reference_branches` has the net's linear path along the tree of
+the study (`model.linear`). Intervals are of the paired difference to `study`, over groups.
 """
 import argparse
 import os
@@ -21,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from net import prepared, TASKS
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
@@ -30,38 +33,15 @@ from aam_nb.batches.samples import asvs_in
 from aam_nb.data.targets import Targets
 from aam_nb.inference.bundle import load_bundle
 from aam_nb.inference.shipped import find_bundle
-from aam_nb.recipe import load_config
 from aam_nb.runs.folds import fit_fold
-from aam_nb.runs.parts import choose_folds
-from aam_nb.runs.prepare import prepare
 from aam_nb.training.bench import new_model
 from aam_nb.training.encoder_stage import pretrain_asvs
 from aam_nb.training.metrics import class_metrics, paired_bootstrap, regression_metrics
 from aam_nb.training.outputs import embed_asvs
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
-TASKS = dict(
-    ecam_month=("ecam_infant", "month_of_life", "host_subject_id", "is_infant == 1", 0),
-    ecam_delivery=("ecam_infant", "delivery", "host_subject_id", "is_infant == 1", 0),
-    cfs87=("cfs87", "Subject", "", "", 0), ibd=("ibd_crohns_2538", "ibd", "host_subject_id", "", 4000),
-    gut_age=("global_gut", "age_years", "", "age_years >= 0", 0),
-    gut_country=("global_gut", "country", "", "", 0),
-    hmp=("hmp_v35_bodysite", "HMPbodysubsite", "hostsubjectid", "", 0))
-WAYS = ("reference", "reference_as_it_is", "study", "no_tree", "random", "kmers")
-
-
-def ready_for(task, words, out):
-    "The study of a task, divided."
-    name, target, groups, where, depth = TASKS[task]
-    d = DATA/name
-    given = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target=target)
-    if where: given["where"] = where
-    given["groups" if groups else "independent"] = groups or "true"
-    quoted = [f"data.{k}={v}" for k, v in given.items()]
-    more = [f"data.depth={depth}", "data.missing=drop", f"run.out={out}", "run.threads=1", "run.folds=3"]
-    config = load_config("small", (*quoted, *more, *words))
-    return prepare(config, choose_folds, lambda text: None)
+SEED = 42
+WAYS = ("reference", "kmers", "random", "no_tree", "study", "reference_branches")
+SETTINGS = ("run.folds=3", "run.inner=2") # What is not as in `small`; words of the command line come on top
 
 
 def six_mers(store, train):
@@ -93,26 +73,33 @@ def scaled(z, rows):
     return z*8/z[rows].square().sum(1).mean().sqrt()
 
 
+def with_path(bench, way):
+    "The bench, with a linear path along the tree where the way has one."
+    if not way.endswith("_branches"): return bench
+    config = bench.config
+    return replace(bench, config=replace(config, model=replace(config.model, linear="branches")))
+
+
 def outputs(ready, way, bare, bundle):
     "Out-of-fold predictions of one way, and the seconds that the vectors and all took."
-    bench, found, vector_seconds = replace(ready.bench, folder=None, cache=None), {}, 0.
-    begun = time.perf_counter()
+    bench, found, vector_seconds = ready.bench, {}, 0.
+    begun = time.process_time()
     for k, ((train, test), inner) in enumerate(zip(ready.parts.outer, ready.parts.inner, strict=True), 1):
         train, test = map(ready.study.positions, (train, test))
-        at = time.perf_counter()
+        at = time.process_time()
         table = vectors(way, bench, bare, bundle, train, k)
         if not way.endswith("as_it_is"): table = scaled(table, torch.from_numpy(asvs_in(bench.store, train)))
-        vector_seconds += time.perf_counter() - at
+        vector_seconds += time.process_time() - at
         stage.frozen_embeddings = lambda bench, model, optim, table=table: table
-        begin = replace(bench, start=new_model(bench, bench.store.tokens.shape[1]))
+        begin = replace(with_path(bench, way), start=new_model(bench, bench.store.tokens.shape[1]))
         inner = [tuple(map(ready.study.positions, o)) for o in inner]
         made = fit_fold(begin, train, test, inner, k)
         found[k] = (train, test, made)
-    return found, vector_seconds, time.perf_counter() - begun
+    return found, vector_seconds, time.process_time() - begun
 
 
 def predictions(ready, found):
-    "True values, and predictions of the mean of the inner models: [n], or [n, classes]."
+    "Predictions, of the refitted model or of the mean of the inner ones: [n], or [n, classes]."
     bench, n = ready.bench, len(ready.study.ids)
     out = None
     for train, test, made in found.values():
@@ -121,9 +108,7 @@ def predictions(ready, found):
         by = np.mean([codec.decode(o) for o in made.get("refit", made["test"])], axis=0)
         if out is None: out = np.full((n, *by.shape[1:]), np.nan)
         out[test] = by
-    true = targets.encode(bench.metadata)[:, 0]
-    if codec.task == "regression": true = ready.values.to_numpy(np.float64)
-    return true, out, codec.task
+    return out
 
 
 def score(true, pred, task):
@@ -132,16 +117,36 @@ def score(true, pred, task):
     return class_metrics(true, pred)["auc" if pred.shape[1] == 2 else "accuracy"]
 
 
-def table_of(task, words, ways, bundle):
+def made(ready, way, bundle, bare, kept):
+    "Predictions of one way, and the seconds that its vectors and all took: made now, or taken up again."
+    if kept and kept.is_file():
+        with np.load(kept, allow_pickle=False) as o: return o["pred"], *map(float, o["seconds"])
+    found, vector_seconds, seconds = outputs(ready, way, bare, bundle)
+    pred = predictions(ready, found)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, pred=pred, seconds=[vector_seconds, seconds])
+    return pred, vector_seconds, seconds
+
+
+def truth(ready):
+    "True values [n], numbers or numbers of classes, and the task."
+    every = np.arange(len(ready.study.ids))
+    codec = Targets.fit(ready.bench.metadata, ready.bench.config, train=every).codecs[0]
+    if codec.task == "regression": return ready.values.to_numpy(np.float64), codec.task
+    return Targets((codec,)).encode(ready.bench.metadata)[:, 0], codec.task
+
+
+def table_of(task, words, ways, bundle, keep):
     "Print the rows of one task."
     with tempfile.TemporaryDirectory() as out:
-        ready = ready_for(task, words, Path(out)/"run")
+        ready = prepared(task, SEED, (*SETTINGS, *words), Path(out))
         bare = build_store(replace(ready.study, tree=None, tip=None))
         held = {}
         for way in ways:
-            found, vector_seconds, seconds = outputs(ready, way, bare, bundle)
-            true, pred, kind = predictions(ready, found)
-            held[way] = pred, vector_seconds, seconds
+            held[way] = made(ready, way, bundle, bare, keep and keep/task/f"{way}.npz")
+            print(f"<!-- {task} {way}: {held[way][2]:.0f} s -->", flush=True)
+    true, kind = truth(ready)
     known = np.isfinite(true)
     groups = np.arange(len(true)) if ready.groups is None else np.asarray(ready.groups)
     print(f"\n## {task}: {'R2' if kind == 'regression' else 'AUC, or accuracy of many classes'}, "
@@ -164,9 +169,10 @@ if __name__ == "__main__":
     ask.add_argument("words", nargs="+", help=f"tasks ({', '.join(TASKS)}) and section.key=value")
     ask.add_argument("--ways", default=",".join(WAYS), help="separated by commas")
     ask.add_argument("--bundle", default="reference")
+    ask.add_argument("--keep", type=Path, help="folder for predictions, from which a later call goes on")
     given = ask.parse_intermixed_args()
     torch.set_num_threads(1)
     bundle = load_bundle(find_bundle(given.bundle))
     words = [o for o in given.words if "=" in o]
     for task in (o for o in given.words if "=" not in o):
-        table_of(task, words, given.ways.split(","), bundle)
+        table_of(task, words, given.ways.split(","), bundle, given.keep)

@@ -90,14 +90,52 @@ def plain(ready):
     return {f"{name} {k}": folds.ask(name, k)[0] for name in folds.names for k in folds.scored.folds}
 
 
+def apart(made, rows):
+    "What the net says of some samples, and what the ridge regression beside it says, where it has one."
+    from aam_nb.model.ridge import RidgePart
+    part = made.model.ridge
+    if not isinstance(part, RidgePart): return dict(net=made.outputs(rows))
+    share, found = part.share.clone(), {}
+    for what, value in (("net", 0.), ("ridge", 1.)):
+        part.share.fill_(value)
+        found[what] = made.outputs(rows)
+    part.share.copy_(share)
+    return found
+
+
+def stacked(parts):
+    "Arrays of the same names, each with an axis for the models."
+    return {k: np.stack([o[k] for o in parts]) for k in parts[0]} if parts else {}
+
+
+def fold_parts(bench, train, test, inner, fold):
+    "The fits of `fit_fold`, with net and ridge apart: `test`, `refit` [models, n, k], `oof` [n_train, k]."
+    from aam_nb.runs.with_ridge import fit_both, fit_both_on_all
+    from aam_nb.training.sample_stage import pretrained
+    from aam_nb.training.target_stage import codecs
+    start, learned, like = pretrained(bench, train, (fold,)), codecs(bench, train), []
+    tests, oof, by = [], {}, np.full(len(bench.store), -1)
+    for k, (fit, valid) in enumerate(inner):
+        like.append(fit_both(bench, start, learned, fit, valid, (fold, k)))
+        tests.append(apart(like[-1], test))
+        for what, array in apart(like[-1], valid).items():
+            oof.setdefault(what, np.full((len(by), array.shape[1]), np.nan, "f4"))[valid] = array
+        by[valid] = k
+    every = [fit_both_on_all(bench, start, learned, train, like, (fold, "all", k))
+             for k in range(bench.config.run.refit)]
+    named = dict(test=stacked(tests), refit=stacked([apart(o, test) for o in every]),
+                 oof={k: v[train] for k, v in oof.items()})
+    found = {f"{what} {part}": a for part, arrays in named.items() for what, a in arrays.items()}
+    return found | dict(by=by[train], best=np.array([o.fit.best_step for o in like]))
+
+
 def nets(ready):
     "The outputs of the nets: by what and fold."
-    from aam_nb.runs.folds import fit_fold
     found, at = {}, ready.study.positions
     for k, (train, test) in enumerate(ready.parts.outer, 1):
         inner = [(at(a), at(b)) for a, b in ready.parts.inner[k - 1]]
-        for what, array in fit_fold(ready.bench, at(train), at(test), inner, k).items():
-            found[f"{what} {k}"] = array
+        made = fold_parts(ready.bench, at(train), at(test), inner, k)
+        found |= {f"{what} {k}": array for what, array in made.items()}
     return found
 
 

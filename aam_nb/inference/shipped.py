@@ -19,7 +19,7 @@ from .bundle import Bundle
 from ..training.losses import bases_scores
 
 # %% auto #0
-__all__ = ['SHIPPED', 'find_bundle', 'bases_right']
+__all__ = ['SHIPPED', 'find_bundle', 'is_reference', 'bases_right']
 
 # %% ../../nbs/6_inference/12_shipped.ipynb #7436a53b
 SHIPPED = Path(aam_nb.__file__).resolve().parent/"shipped"
@@ -34,6 +34,13 @@ def find_bundle(
 def _shipped()->list[str]:
     "Names of the bundles that come with the package."
     return sorted(o.name for o in SHIPPED.iterdir() if o.is_dir()) if SHIPPED.is_dir() else []
+
+# %% ../../nbs/6_inference/12_shipped.ipynb #0357533e
+def is_reference(
+    bundle:Bundle|None,
+)->bool:
+    "Whether a bundle is an encoder of a reference: its card names a source and a licence."
+    return bundle is not None and {"source", "licence"} <= set(bundle.about)
 
 # %% ../../nbs/6_inference/12_shipped.ipynb #7f7a4d11
 @torch.no_grad()

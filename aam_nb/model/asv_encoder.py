@@ -8,6 +8,8 @@ Docs: https://aam-nb.github.io/aam_nb/3_model/asv_encoder.html.md"""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from fastcore.basics import patch
@@ -97,7 +99,36 @@ class AsvEncoder(nn.Module):
 
     def forward(self, tokens:Tensor)->Tensor: # [u, d]
         "One vector for each sequence of `tokens` u8 [u, l]."
-        return (self.readout(*self._states(tokens)) - self.centre)*self.scale
+        return self.placed(self.readout(*self._states(tokens)))
+
+    def placed(self, z:Tensor)->Tensor: # [u, d]
+        "What the readout gives, `z` [u, d], with shift and scale."
+        return (z - self.centre)*self.scale
+
+# %% ../../nbs/3_model/20_asv_encoder.ipynb #fbdad3f5
+@patch
+@contextmanager
+def without_constants(self:AsvEncoder)->Iterator[None]:
+    "For as long as the block lasts, the vectors come without shift and scale."
+    kept = self.centre.clone(), self.scale.clone()
+    self.centre.zero_()
+    self.scale.fill_(1.)
+    try: yield
+    finally:
+        self.centre.copy_(kept[0])
+        self.scale.copy_(kept[1])
+
+# %% ../../nbs/3_model/20_asv_encoder.ipynb #561f8d8b
+@patch
+@torch.no_grad()
+def centre_on(self:AsvEncoder,
+    z:Tensor, # [u, d], vectors of ASVs without shift and scale
+)->AsvEncoder: # Itself
+    "Centre these vectors, and scale them to a root-mean-square norm of sqrt(width)."
+    self.centre.copy_(z.mean(0))
+    norm = (z - self.centre).square().sum(1).mean().sqrt()
+    self.scale.copy_(math.sqrt(self.width)/norm.clamp_min(1e-6))
+    return self
 
 # %% ../../nbs/3_model/20_asv_encoder.ipynb #aadd7724
 @patch
@@ -109,9 +140,6 @@ def fit_constants(self:AsvEncoder,
     "Centre the embeddings of these ASVs and scale them to a root-mean-square norm of sqrt(width)."
     was = self.training
     self.eval()
-    z = torch.cat([self(o) for o in tokens.split(chunk)])/self.scale + self.centre
+    with self.without_constants(): z = torch.cat([self(o) for o in tokens.split(chunk)])
     self.train(was)
-    self.centre.copy_(z.mean(0))
-    norm = (z - self.centre).square().sum(1).mean().sqrt()
-    self.scale.copy_(math.sqrt(self.width)/norm.clamp_min(1e-6))
-    return self
+    return self.centre_on(z)

@@ -1,4 +1,4 @@
-"""Half of each prediction comes from a linear model of single ASVs, fitted in closed form
+"""A part of each prediction comes from a linear model of single ASVs, fitted in closed form
 
 Docs: https://aam-nb.github.io/aam_nb/3_model/ridge.html.md"""
 

@@ -23,7 +23,7 @@ from .processes import join
 from ..training.bench import Bench, frozen_embeddings
 from ..training.encoder_stage import asv_stage, pretrain_asvs
 from ..training.lr import plot_rates, range_test, RangeTest, rate_text, suggested
-from ..training.sample_stage import pretrain_samples, sample_stage
+from ..training.sample_stage import pretrain_samples, pretrained, sample_stage
 from ..training.target_stage import codecs, target_stage
 
 # %% auto #0
@@ -54,6 +54,7 @@ def rate_tests(
 )->dict[str,RangeTest]: # By stage, in their order
     "The range tests of all stages that a run would train."
     tests, start = {}, bench.start
+    if bench.reference: start = pretrained(bench, rows)
     if start is None: start = _pretraining(bench, rows, tests, target and bench.config.optim.steps > 0)
     if target and bench.config.optim.steps:
         stage = target_stage(bench, start, *codecs(bench, rows), rows)

@@ -27,6 +27,7 @@ from ..data.targets import Targets
 from ..data.tokens import sequence_keys
 from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
+from ..inference.shipped import is_reference
 from ..inference.unseen import common_sequences
 from ..model.aam import AamModel
 from ..registry import metrics
@@ -140,7 +141,7 @@ def run_bench(
     log.sinks[SITTINGS] = Sittings(out if ranks.main else None, resume)
     cache = cache_of(config.run.cache or out/"cache", ranks)
     return Bench(config=config, store=store, accelerator=accelerator, ranks=ranks, folder=out, log=log,
-                 sample_level=sample_level, start=model, cache=cache, **more)
+                 sample_level=sample_level, start=model, reference=is_reference(start), cache=cache, **more)
 
 # %% ../../nbs/9_runs/20_prepare.ipynb #42d58282
 @dataclass(frozen=True, kw_only=True)

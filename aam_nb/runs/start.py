@@ -13,7 +13,7 @@ from ..batches.source import SampleSource
 from ..config import Config
 from ..core import AamError, few
 from ..inference.bundle import Bundle, load_bundle
-from ..inference.shipped import bases_right, find_bundle
+from ..inference.shipped import bases_right, find_bundle, is_reference
 from ..inference.unseen import unseen_reads, unseen_text
 from ..training.bench import Bench, new_model
 from ..training.transfer import take_over, trained_parts
@@ -72,9 +72,10 @@ def reference_note(
 )->str:                 # For the notes of the run; empty for a bundle of another kind
     "Where an encoder of a reference comes from, and whether it can read these ASVs."
     about = start.about
-    if not {"source", "licence"} <= set(about): return ""
+    if not is_reference(start): return ""
     text = (f"The ASV encoder is one of a reference ({about['source']}); its weights keep that licence "
-            f"({about['licence']}). It saw no sample of any study.")
+            f"({about['licence']}). It saw no sample of any study. Its vectors are centred and scaled on the "
+            "ASVs of the training samples.")
     right = bases_right(start, store.tokens[np.arange(min(len(store.tokens), 4096))])
     if not right < READABLE: return text
     return (f"{text} It guesses {right:.0%} of the hidden bases of these ASVs, far fewer than of the regions "

@@ -30,7 +30,7 @@ from .plan import ALL_SAMPLES, planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
-from .with_ridge import fit_both
+from .with_ridge import fit_both, shares_said
 from .whole import check_whole, fit_whole, whole_text
 from ..training.bench import Bench
 from ..training.ranks import ALONE
@@ -182,7 +182,7 @@ def _bundle(ready, made, train, about)->Path:
     every = run.transductive and not run.start
     taught = np.arange(len(ready.bench.store)) if every else train
     known = len(set(groups[train])) if groups is not None else "independent samples"
-    about = dict(samples=len(train), groups=known) | about
+    about = dict(samples=len(train), groups=known) | shares_said(made) | about
     return keep_bundle(ready, made.model, train, about, taught=taught, targets=made.targets,
                        covariates=made.covariates)
 

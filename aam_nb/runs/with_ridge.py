@@ -1,4 +1,4 @@
-"""The penalty is picked where the net picks its step; the weights are then those of all samples that train
+"""Penalty and share are learned where the net picks its step; the weights are then those of all samples that train
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/with_ridge.html.md"""
 
@@ -14,14 +14,17 @@ import torch
 
 from ..data.codec import TargetCodec
 from ..data.weights import target_weights
+from ..data.split import labels
 from ..model.aam import AamModel
+from .ridge_share import best_share, learned_share, mean_shares
 from ..stack.log_ratios import best_penalty, class_weights, LogRatios, number_weights
 from ..stack.penalised import grid
 from ..training.bench import at_most, Bench
 from ..training.target_stage import fit_all, fit_target, Fitted, known_reads, middle_fit
 
 # %% auto #0
-__all__ = ['FEWEST', 'MOST', 'has_ridge', 'penalties', 'with_ridge', 'fit_both', 'middle_penalties', 'fit_both_on_all']
+__all__ = ['FEWEST', 'MOST', 'has_ridge', 'penalties', 'with_ridge', 'with_learned_shares', 'shares_said', 'fit_both',
+           'middle_penalties', 'fit_both_on_all']
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #cbe4d3d3
 FEWEST, MOST = 10, 2048 # Training samples with a value: fewer have no regression, and of more some are drawn
@@ -69,16 +72,55 @@ def penalties(
 def with_ridge(
     made:Fitted,            # Its model is changed
     found:dict[str,float],  # From `penalties`
+    shares:dict[str,float]|None=None, # By target; for those it lacks, `model.ridge`
 )->Fitted:                  # The same
     "Fit the ridge regression of each of these targets on the training samples, and let it have its share."
-    part, codecs = made.model.ridge, made.targets
+    part, codecs, given = made.model.ridge, made.targets, made.bench.config.model.ridge
+    said = {name: (shares or {}).get(name, given) for name in found}
     for i, (codec, at) in enumerate(zip(codecs, codecs.slices, strict=True)):
         if codec.name not in found: continue
         [model] = _models(made, i, made.rows, np.array([found[codec.name]]))
         part.weight[:, at] = torch.from_numpy(model.weight).to(part.weight)
         part.bias[at] = torch.from_numpy(model.bias).to(part.bias)
-        part.share[at] = made.bench.config.model.ridge
-    return replace(made, penalties=found)
+        part.share[at] = said[codec.name]
+    return replace(made, penalties=found, shares=said)
+
+# %% ../../nbs/9_runs/46_with_ridge.ipynb #0e7a13b0
+@torch.no_grad()
+def with_learned_shares(
+    made:Fitted,      # From `with_ridge`; its model is changed
+    valid:np.ndarray, # int64 rows that did not train
+)->Fitted:            # The same
+    "Let validation samples say how much each ridge regression has to say."
+    if not made.penalties: return made
+    net, ridge = (_alone(made, share, valid) for share in (0., 1.))
+    said, codecs = {}, made.targets
+    for i, (codec, at) in enumerate(zip(codecs, codecs.slices, strict=True)):
+        if codec.name not in made.penalties: continue
+        rows, y = _with_value(made, i, valid)
+        kept = np.isin(valid, rows)
+        best = best_share(net[kept, at], ridge[kept, at], y, made.shares[codec.name])
+        said[codec.name] = learned_share(best, _groups(made.bench, rows), made.shares[codec.name])
+        made.model.ridge.share[at] = said[codec.name]
+    return replace(made, shares=said)
+
+def _alone(made, share, rows)->np.ndarray: # [n, k]
+    "The outputs of a model whose regressions all have this share."
+    made.model.ridge.share.fill_(share)
+    return made.outputs(rows)
+
+def _groups(bench, rows)->int:
+    "How many groups some samples are of."
+    name = bench.config.data.groups
+    return len(set(labels(bench.metadata[name].iloc[rows]))) if name else len(rows)
+
+# %% ../../nbs/9_runs/46_with_ridge.ipynb #6beee65f
+def shares_said(
+    made:Fitted,
+)->dict[str,dict[str,str]]: # By target, under a title; nothing where no target has a ridge regression
+    "How much of each prediction is the ridge regression's, for the card of the bundle."
+    said = {k: f"{v:.2f} of each prediction" for k, v in made.shares.items()}
+    return {"ridge shares": said} if said else {}
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #969b43bd
 def fit_both(
@@ -86,12 +128,12 @@ def fit_both(
     start:AamModel,   # Pretrained
     learned:tuple,    # Codecs, by `codecs`
     train:np.ndarray, # int64 rows that train
-    valid:np.ndarray, # int64 rows that pick the step and the penalties
+    valid:np.ndarray, # int64 rows that pick the step, the penalties and the shares
     key=(),           # As for `target_stage`
 )->Fitted:
     "A net, fitted, with its ridge regressions."
     made = fit_target(bench, start, *learned, train, valid, key)
-    return with_ridge(made, penalties(made, valid))
+    return with_learned_shares(with_ridge(made, penalties(made, valid)), valid)
 
 # %% ../../nbs/9_runs/46_with_ridge.ipynb #65a948bc
 def middle_penalties(
@@ -109,9 +151,10 @@ def fit_both_on_all(
     start:AamModel,    # Pretrained
     learned:tuple,     # Codecs, by `codecs`
     rows:np.ndarray,   # int64 rows that train, all of them
-    like:list[Fitted], # From `fit_both`: their steps and penalties are taken
+    like:list[Fitted], # From `fit_both`: their steps, penalties and shares are taken
     key=(),            # As for `fit_all`
 )->Fitted:
     "A net with its ridge regressions, fitted on all samples as its siblings found best."
     made = fit_all(bench, start, *learned, rows, middle_fit([o.fit for o in like]), key)
-    return with_ridge(made, middle_penalties([o.penalties for o in like]))
+    shares = mean_shares([o.shares for o in like])
+    return with_ridge(made, middle_penalties([o.penalties for o in like]), shares)

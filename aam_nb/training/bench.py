@@ -43,7 +43,7 @@ from .track import RunLog
 if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['Bench', 'known_asvs', 'at_most', 'new_model', 'set_constants', 'frozen_embeddings']
+__all__ = ['Bench', 'known_asvs', 'at_most', 'new_model', 'set_constants', 'read_outs', 'frozen_embeddings']
 
 # %% ../../nbs/4_training/60_bench.ipynb #86474ad9
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,7 @@ class Bench:
     part:str = ""           # Named before the stage in log and bars, e.g. the fold
     start:AamModel|None = None # A pretrained model to start from; None pretrains on each fit's own samples
     sample_level:bool = False # Whether the sample level of `start` has been trained too
+    reference:bool = False  # Whether `start` is of a reference, so that each fit centres its ASV vectors anew
     distances:Distances|None = None # Those of data.distances, aligned with the store
     cache:Cache|None = None # Costly results that are kept; None computes them anew
     ranks:Ranks = ALONE     # The processes that work on this bench together
@@ -193,14 +194,29 @@ def set_constants(
     fit_constants(model, (plain[j].to(bench.accelerator.device) for j in range(len(plain))), embeddings)
 
 # %% ../../nbs/4_training/60_bench.ipynb #15a3bc1d
-def _cached(bench:Bench, model:AamModel, make)->torch.Tensor: # f32 [asvs, d]
-    "Embeddings from the cache, or made and kept there."
-    weights = {k: v.cpu().numpy() for k, v in model.encoder.state_dict().items()}
+def _cached(bench:Bench, name:str, weights:dict, make)->torch.Tensor: # f32 [asvs, d]
+    "Vectors from the cache, or made and kept there under the weights that they follow from."
+    if bench.cache is None: return make()
+    weights = {k: v.cpu().numpy() for k, v in weights.items()}
     tokens = [o.store.digests("tokens") for o in bench.store.studies]
     key = dict(encoder=digest(weights), tokens=tokens if len(tokens) > 1 else tokens[0])
     with warnings.catch_warnings(): # The array is mapped read-only, and nothing writes to an embedding
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(bench.cache.array("embeddings", key, lambda: make().cpu().numpy()))
+        found = torch.from_numpy(bench.cache.array(name, key, lambda: make().cpu().numpy()))
+    return found.to(bench.accelerator.device)
+
+# %% ../../nbs/4_training/60_bench.ipynb #acb56999
+def read_outs(
+    bench:Bench,
+    model:AamModel,
+)->torch.Tensor: # f32 [asvs, d], on the bench's device
+    "The vector of every ASV without the encoder's shift and scale."
+    def make():
+        "Read all sequences."
+        with model.encoder.without_constants():
+            return embed_asvs(model, bench.store.tokens, ranks=bench.ranks)
+    weights = {k: v for k, v in model.encoder.state_dict().items() if k not in ("centre", "scale")}
+    return _cached(bench, "read_outs", weights, make)
 
 # %% ../../nbs/4_training/60_bench.ipynb #00febea4
 def frozen_embeddings(
@@ -211,5 +227,8 @@ def frozen_embeddings(
     "The embedding of every ASV, made once, where the stage keeps the encoder as it is."
     if not optim.freeze: return None
     model.freeze_encoder()
-    def make(): return embed_asvs(model, bench.store.tokens, ranks=bench.ranks)
-    return make() if bench.cache is None else _cached(bench, model, make).to(bench.accelerator.device)
+    def make():
+        "Read all sequences, or take what was read."
+        if bench.reference: return model.encoder.placed(read_outs(bench, model))
+        return embed_asvs(model, bench.store.tokens, ranks=bench.ranks)
+    return _cached(bench, "embeddings", model.encoder.state_dict(), make)

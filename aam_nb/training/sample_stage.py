@@ -7,13 +7,16 @@ Docs: https://aam-nb.github.io/aam_nb/4_training/sample_stage.html.md"""
 # %% ../../nbs/4_training/70_sample_stage.ipynb #01beecb1
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ..batches.sample_batches import PlainBatches, SampleBatches
+from ..batches.samples import asvs_in
 from ..model.aam import AamModel
-from .bench import at_most, Bench, frozen_embeddings, known_asvs, set_constants
+from .bench import at_most, Bench, frozen_embeddings, known_asvs, read_outs, set_constants
 from .encoder_stage import pretrain_asvs
 from .measure import measure_samples
 from .objectives import SampleObjective
@@ -65,6 +68,13 @@ def pretrain_samples(
     bench.fit(objective, source, optim, "pretrain_sample", _measure_on(bench, objective, source, held_back))
     return model
 
+# %% ../../nbs/4_training/70_sample_stage.ipynb #c475f4df
+def _centred_here(bench:Bench, rows:np.ndarray)->AamModel:
+    "The encoder of a reference, its shift and scale from the ASVs of these samples; the bench keeps its own."
+    model = deepcopy(bench.start)
+    model.encoder.centre_on(read_outs(bench, model)[torch.from_numpy(asvs_in(bench.store, rows))])
+    return model
+
 # %% ../../nbs/4_training/70_sample_stage.ipynb #99185020
 def pretrained(
     bench:Bench,
@@ -73,6 +83,7 @@ def pretrained(
     held_back:np.ndarray|None=None, # int64, samples that measure and do not teach
 )->AamModel:
     "The model that a fit starts from: the bench's own, or else one pretrained on these samples."
+    if bench.reference: return _centred_here(bench, rows)
     if bench.start: return bench.start
     return pretrain_samples(bench, pretrain_asvs(bench, rows, key, held_back), rows, key, held_back)
 

@@ -57,6 +57,7 @@ class Fitted:
     embeddings:torch.Tensor|None # f32 [asvs, d], where the encoder is frozen
     fit:object = None         # The `Fit` of the loop
     penalties:dict = field(default_factory=dict) # Of its ridge regressions, by target; none without them
+    shares:dict = field(default_factory=dict) # Of the same in each prediction, 0 to 1, by target
 
 # %% ../../nbs/4_training/75_target_stage.ipynb #ace1a22c
 @patch
@@ -111,7 +112,8 @@ def _model_for(bench:Bench, start:AamModel, learned, train, key, embeddings)->Fi
     targets, covariates = learned
     known, place = known_asvs(bench.store, train)
     model = new_model(bench, start.bases, key, targets, covariates, len(known)).to(bench.accelerator.device)
-    sample_level = bench.sample_level if bench.start is start else bench.config.pretrain_sample.steps > 0
+    own = bench.config.pretrain_sample.steps > 0
+    sample_level = own if bench.start is None else bench.sample_level
     report = take_over(model, start, trained_parts(sample_level))
     if not bench.config.optim.freeze: model.freeze_layers(bench.config.optim.freeze_layers)
     if embeddings is None: embeddings = frozen_embeddings(bench, model, bench.config.optim)
