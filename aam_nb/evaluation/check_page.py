@@ -34,7 +34,7 @@ class Checks:
     permutations:Permutations|None = None
     curve:Curve|None = None
 
-# %% ../../nbs/7_evaluation/74_check_page.ipynb #079f8506
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #cfaee2fe
 def _signed(e, score, sign=1):
     "A difference with its interval as a cell; bold where the interval excludes zero."
     main = MAIN[e.task]
@@ -64,13 +64,13 @@ def shifts_html(
         return [show(e.shifts[0].before[o], size), *each]
     names = [o for o in e.methods if o in e.shifts[0].scores]
     rows = [_row(e, o, cells(o)) for o in names]
-    note = (f"{capital(NAMES[main])} of the same models on copies of their test samples. Below each score stands "
-            "the loss against the same samples as they were, with its 95 % interval over "
-            f"{group_text(e)}; above 0 is worse, and bold where the interval excludes zero. Spurious reads are "
-            "reads with one wrong base, in ASVs that no training sample has.")
+    note = (f"{capital(NAMES[main])} of the same models on copies of their test samples. Below each score "
+            "stands the loss against the same samples as they were, with its 95 % interval over "
+            f"{group_text(e)}; above 0 is worse, and bold where the interval excludes zero. Spurious reads "
+            "are reads with one wrong base, in ASVs that no training sample has.")
     words = " ".join(filter(None, (shift_text(e, s) for s in e.shifts)))
-    table = table_html("The same models on thinner reads", ["method", "as it is", *(s.kind for s in e.shifts)],
-                       rows, note=note, classes="scores")
+    head = ["method", "as it is", *(s.kind for s in e.shifts)]
+    table = table_html("The same models on thinner reads", head, rows, note=note, classes="scores")
     return section_html("shifts", "Thinner and spurious reads", f"<p>{esc(words)}</p>" if words else "",
                         figure_html(plot_shifts(e)), table)
 
@@ -105,7 +105,7 @@ def plot_shifts(
                "Filled marks: the model, the random forest and the average.")
     return picture("shifts", draw, (7.4, 3.), f"Loss in {NAMES[main]}. {each}.", caption)
 
-# %% ../../nbs/7_evaluation/74_check_page.ipynb #e1efccb9
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #7274aca2
 def _random_html(e, found):
     "What random folds would have said, with the scores in both kinds of folds."
     main, size = MAIN[e.task], score_size(e, MAIN[e.task])
@@ -113,14 +113,14 @@ def _random_html(e, found):
         "Both scores of a method, and how far they are apart."
         return [show(found.grouped[o], size), show(found.scores[o], size), _signed(e, found.optimism[o])]
     rows = [_row(e, o, cells(o)) for o in found.methods]
-    tau = (f" The rank correlation (Kendall's tau) between both orders of the {len(found.methods)} methods is "
-           f"{found.tau:.2f}.") if found.tau == found.tau else ""
-    note = (f"{capital(NAMES[main])}. Optimism is how much better random folds look, on the same samples, with "
-            f"its 95 % interval over {group_text(e)}. Nobody should quote the random ones: samples of one group "
-            "are on both sides.")
+    tau = (f" The rank correlation (Kendall's tau) between both orders of the {len(found.methods)} methods "
+           f"is {found.tau:.2f}.") if found.tau == found.tau else ""
+    note = (f"{capital(NAMES[main])}. Optimism is how much better random folds look, on the same samples, "
+            f"with its 95 % interval over {group_text(e)}. Nobody should quote the random ones: samples of one "
+            "group are on both sides.")
     return (f"<h3>Folds that ignore groups</h3><p>{esc(random_text(e, found) + tau)}</p>"
-            + table_html("Grouped and random folds", ["method", "grouped", "random", "optimism"], rows, note=note,
-                         classes="scores"))
+            + table_html("Grouped and random folds", ["method", "grouped", "random", "optimism"], rows, note,
+                         "scores"))
 
 def _left_out_html(e, found):
     "Scores with a place left out at a time."
@@ -131,11 +131,11 @@ def _left_out_html(e, found):
         return [show(found.grouped[o], size), own, _signed(e, found.gains[o])]
     rows = [_row(e, o, cells(o)) for o in found.scores]
     note = (f"{capital(NAMES[main])} of the {found.samples:,} samples with a value of '{esc(found.column)}', "
-            f"which has {len(found.places)}. Above 0 the new place looks better. Intervals are over the places. "
-            "A group with samples at the place that is tested does not train.")
+            f"which has {len(found.places)}. Above 0 the new place looks better. Intervals are over the "
+            "places. A group with samples at the place that is tested does not train.")
     return (f"<h3>One {esc(found.column)} at a time</h3><p>{esc(left_out_text(e, found))}</p>"
             + table_html(f"One {found.column} left out at a time",
-                         ["method", "these folds", "left out", "difference"], rows, note=note, classes="scores"))
+                         ["method", "these folds", "left out", "difference"], rows, note, "scores"))
 
 def other_folds_html(
     evaluation:Evaluation,
@@ -180,7 +180,7 @@ def permutations_html(
     return section_html("permutations", "Labels dealt at random", f"<p>{esc(text)}</p>",
                         figure_html(plot_permutations(e, found)))
 
-# %% ../../nbs/7_evaluation/74_check_page.ipynb #6ce972cd
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #7b9e4400
 _LINES = "-", "--", ":", "-.", (0, (6, 2)), (0, (1, 3))
 
 def plot_curve(
@@ -206,8 +206,8 @@ def plot_curve(
     def said(o): return f"{e.title(o)} " + ", ".join(show(v[0], size) for v in curve.scores[o])
     where = ", ".join(f"{o:.0f}" for o in x)
     alt = f"{capital(NAMES[main])} after training on {where} {curve.unit}: {'; '.join(map(said, names))}."
-    caption = (f"Scores of the same test samples after training on a part of the {curve.unit}. Bands are 95 % "
-               "intervals of the model, the average and the random forest.")
+    caption = (f"Scores of the same test samples after training on a part of the {curve.unit}. Bands are "
+               "95 % intervals of the model, the average and the random forest.")
     return picture("curve", draw, (7.4, 3.2), alt, caption)
 
 def curve_html(
@@ -217,8 +217,8 @@ def curve_html(
     "The section on more groups."
     if checks.curve is None: return ""
     unit = checks.curve.unit
-    text = (f"{curve_text(evaluation, checks.curve)} This is judged by the best method with all {unit}, on the "
-            f"same test samples: with 60 % of the training {unit} against all of them.")
+    text = (f"{curve_text(evaluation, checks.curve)} This is judged by the best method with all {unit}, on "
+            f"the same test samples: with 60 % of the training {unit} against all of them.")
     return section_html("curve", f"Would more {checks.curve.unit} help?", f"<p>{esc(text)}</p>",
                         figure_html(plot_curve(evaluation, checks.curve)))
 
