@@ -24,8 +24,8 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'STAGES', 'LATER', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text',
-           'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
+__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'CHECKS', 'STAGES', 'LATER', 'FIRST', 'unknown_names', 'covariate_chains',
+           'covariate_text', 'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
 ENCODERS = ("pool", "attention", "both")
@@ -33,6 +33,8 @@ ENCODERS = ("pool", "attention", "both")
 POOLS = ("clade", "presence", "mean", "attention", "sum")
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+CHECKS = ("shifts", "left_out", "random_folds", "curve")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
@@ -246,6 +248,8 @@ def _run_problems(c):
                      "address without them. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.baselines, "run.baselines", registry.baselines, ("all",))
+            + unknown_names(c.run.checks, "run.checks", CHECKS)
+            + unknown_names((c.run.permuted,), "run.permuted", registry.baselines, ("clr", "forest"))
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, TRACKERS))
 
 # %% ../nbs/0_start/60_config.ipynb #31e21221
@@ -368,7 +372,7 @@ _ADVICE = 'It is still read; recipes now use lists and tables, such as target = 
 
 # %% ../nbs/0_start/60_config.ipynb #dbf8b33b
 # Keys that came later, and what complete configurations without them mean
-LATER = {("model", "ridge"): 0., ("run", "refit"): 0}
+LATER = {("model", "ridge"): 0., ("run", "refit"): 0, ("run", "checks"): ()}
 
 def _as_meant(given, names):
     "Sections with the keys that did not exist when they were written, where all sections are there."

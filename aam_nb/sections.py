@@ -85,7 +85,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
-    ridge:float = between(.5, 0., 1.) # Share that a ridge regression's is drawn to; 0: no regression
+    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver
@@ -205,6 +205,9 @@ class RunConfig(Section):
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
     refit:int = between(1, 0, 20) # Models fitted anew on all samples, for the steps found; 0 for none
     baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
+    checks:tuple[str,...] = ("shifts",)     # Further tests of a score: shifts, left_out, random_folds, curve
+    permutations:int = between(0, 0, 10**6) # Evaluations of one plain model with labels dealt at random
+    permuted:str = "clr"                    # That plain model, e.g. clr, forest or depth
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
     experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb

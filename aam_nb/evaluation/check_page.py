@@ -105,7 +105,7 @@ def plot_shifts(
                "Filled marks: the model, the random forest and the average.")
     return picture("shifts", draw, (7.4, 3.), f"Loss in {NAMES[main]}. {each}.", caption)
 
-# %% ../../nbs/7_evaluation/74_check_page.ipynb #7274aca2
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #05aff8e4
 def _random_html(e, found):
     "What random folds would have said, with the scores in both kinds of folds."
     main, size = MAIN[e.task], score_size(e, MAIN[e.task])
@@ -116,8 +116,8 @@ def _random_html(e, found):
     tau = (f" The rank correlation (Kendall's tau) between both orders of the {len(found.methods)} methods "
            f"is {found.tau:.2f}.") if found.tau == found.tau else ""
     note = (f"{capital(NAMES[main])}. Optimism is how much better random folds look, on the same samples, "
-            f"with its 95 % interval over {group_text(e)}. Nobody should quote the random ones: samples of one "
-            "group are on both sides.")
+            f"with its 95 % interval over {group_text(e)}. Nobody should quote the random ones: samples of "
+            "one group are on both sides.")
     return (f"<h3>Folds that ignore groups</h3><p>{esc(random_text(e, found) + tau)}</p>"
             + table_html("Grouped and random folds", ["method", "grouped", "random", "optimism"], rows, note,
                          "scores"))
@@ -222,12 +222,11 @@ def curve_html(
     return section_html("curve", f"Would more {checks.curve.unit} help?", f"<p>{esc(text)}</p>",
                         figure_html(plot_curve(evaluation, checks.curve)))
 
-# %% ../../nbs/7_evaluation/74_check_page.ipynb #38b11947
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #8af23c69
 def checks_html(
-    evaluation:Evaluation,
-    checks:Checks|None=None,
+    evaluation:Evaluation, # Perhaps with `checks`
 )->list[str]: # Sections; empty ones for what was not tested
     "The sections of all further tests, in the order of the report."
-    checks = checks or Checks()
+    checks = evaluation.checks or Checks()
     return [shifts_html(evaluation), other_folds_html(evaluation, checks), curve_html(evaluation, checks),
             permutations_html(evaluation, checks)]
