@@ -90,7 +90,7 @@ def cache_clear(folder:FOLDER, days:DAYS=None):
 
 # %% ../nbs/9_runs/90_cli.ipynb #3a43726a
 @app.command("pretrain", cls=KeysCommand)
-@with_flags(*(o for o in TRAINING if o not in ("target", "groups", "independent")), "reference")
+@with_flags(*(o for o in TRAINING if o not in ("target", "groups", "independent", "model")), "reference")
 def pretrain(**given):
     "Train the encoder without a target: on the tree, on masked bases and on distances between samples."
     config = described(given)
@@ -108,7 +108,7 @@ def evaluate(**given):
 
 # %% ../nbs/9_runs/90_cli.ipynb #c7a0f614
 @app.command("lr", cls=KeysCommand)
-@with_flags(*(o for o in TRAINING if o != "resume"))
+@with_flags(*(o for o in TRAINING if o not in ("resume", "model")))
 def lr(**given):
     "Try a range of learning rates in each stage, and suggest one; no run is changed and no model is kept."
     config = described(given)

@@ -177,4 +177,4 @@ def test_folds_of_an_earlier_version_are_fitted_again_on_all(files, tmp_path, ca
     assert any(left in o for o in said)
     assert np.array_equal(dict(np.load(path))["refit"], old["refit"])
     assert (tmp_path/"run/predictions.tsv").read_bytes() == wanted
-    assert json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]["aam"] > 0
+    assert json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]["stack"] > 0

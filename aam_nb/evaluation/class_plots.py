@@ -40,7 +40,7 @@ def roc_curves(
     e = evaluation
     def curve(name, k): return roc_curve(e.truth == k, e.predictions[name][:, k])
     if len(e.classes) == 2:
-        styles = {e.model: "-", "average": "--", **{k: o.line for k, o in baselines.items() if o.line}}
+        styles = {"net": "--", "average": "--", e.model: "-", **{k: o.line for k, o in baselines.items() if o.line}}
         shown = [o for o in e.methods if o in styles]
         return [(e.title(o), method_style(e, o)[0], styles[o], *curve(o, 1)) for o in shown]
     return [(e.classes[k], HUES[i], "-" if i < 3 else "--", *curve(focus(e), k))
