@@ -195,6 +195,13 @@ def place_folds(
         folds.append((ids[train], ids[test]))
     return folds, places
 
+def _varies(values, groups):
+    "Whether most groups with several samples have several values: then it is no place where groups belong."
+    import pandas as pd
+    each = pd.Series(values).groupby(np.asarray(groups)).agg(["size", "nunique"])
+    several = each[each["size"] > 1]
+    return len(several) > 0 and (several["nunique"] > 1).mean() > .5
+
 def place_columns(
     study:Study,
     groups=None, # One for each sample; None where samples are independent
@@ -205,6 +212,7 @@ def place_columns(
     found, metadata = [], study.metadata
     for name in ([] if metadata is None else metadata.columns):
         if name in but or not _named_place(name): continue
+        if groups is not None and _varies(labels(metadata[name]), groups): continue
         folds, places = place_folds(metadata[name], study.ids, groups)
         n = sum(len(test) for _, test in folds)
         enough = all(len(train) >= max(10, (n - len(test))/2) for train, test in folds)

@@ -187,6 +187,9 @@ def _ask_model(answers, folds, fit_model, model, k):
     for name, p in said.out.get("beside", {}).items():
         also = replace(said, out=said.out | dict(test=p), model=name)
         answers.predictions.setdefault(name, []).append(_predictions(also, len(test)))
+    for name, p in said.out.get("guests_beside", {}).items():
+        also = replace(said, out=said.out | dict(guests=p), model=name)
+        answers.guests.setdefault(name, []).append(_predictions(also, len(folds.guests(k)), "guests"))
     answers.why.append(said.out.get("why"))
     took = said.out.get("seconds")
     answers.seconds[model] += time.perf_counter() - begun if took is None else float(took)

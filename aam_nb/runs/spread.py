@@ -20,8 +20,10 @@ from ..core import duration
 from ..data.split import labels
 from ..data.split_lists import write_folds
 from ..evaluation.validate import Plan, PlainFolds
+from .checks import guests_of
 from .choice import column
 from .folds import Course, depth_name, fold_file, keep_fold, KeptFolds
+from .guest_outputs import guest_samples
 from .prepare import Prepared
 from .processes import by_main
 from ..training.bench import Bench
@@ -66,8 +68,9 @@ def round_of(
     threads = config.run.threads or (0 if ranks.alone else torch.get_num_threads())
     plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=names, covariates=config.data.covariates,
                 depth=config.data.depth, seed=config.run.seed, threads=threads,
-                baselines=config.run.baselines)
-    return Round(ready=ready, folder=folder, plan=plan, kept=KeptFolds(ready, _bench(ready), course))
+                baselines=config.run.baselines, guests=guests_of(study, config))
+    kept = KeptFolds(ready, _bench(ready), course, guest_samples(plan.guests))
+    return Round(ready=ready, folder=folder, plan=plan, kept=kept)
 
 # %% ../../nbs/9_runs/54_spread.ipynb #36b11be9
 class Turns:
