@@ -193,6 +193,19 @@ def _model_problems(c):
                     for k, n in kept.items() if n > m.layers]
 
 # %% ../nbs/0_start/60_config.ipynb #8c2078ea
+def _test_problems(c):
+    "What is wrong with the table of another study."
+    d, found = c.data, []
+    for o in ("test_metadata", "test_sequences"):
+        if getattr(d, o) and not d.test_table:
+            found.append(f"data.{o} is given without data.test_table; wanted the table that it is about")
+    if d.test_table and not d.test_metadata:
+        found.append("data.test_table is given without data.test_metadata; wanted the column of the target")
+    if d.test_table and c.target.by:
+        found.append("data.test_table and target.by are both given; the scale of a category is known of the "
+                     "study alone, so choose one")
+    return found
+
 def _exclusive_problems(c):
     "Which choices exclude each other."
     d, run = c.data, c.run
@@ -292,7 +305,7 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _batch_size_problems, _schedule_problems, _run_problems,
+                  _exclusive_problems, _test_problems, _batch_size_problems, _schedule_problems, _run_problems,
                   _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))

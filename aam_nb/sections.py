@@ -44,6 +44,9 @@ class DataConfig(Section):
     stratify:bool = True      # Balance the target over the parts, as far as groups allow
     split:str = ""            # Column or TSV file with the part (train, valid, test) or fold of each sample
     leave_out:str = ""        # Metadata column (study, site, run) whose values are left out one at a time
+    test_table:str = ""       # Table of another study, which the models of `aam evaluate` predict too
+    test_metadata:str = ""    # Its metadata, with the columns of target, groups and covariates
+    test_sequences:str = ""   # Its representative sequences, when its feature ids are not sequences
 
 # %% ../nbs/0_start/50_sections.ipynb #0de1396e
 @dataclass(frozen=True, kw_only=True)

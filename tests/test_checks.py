@@ -29,7 +29,8 @@ def data(tmp_path_factory):
 def quick(data, out, **run):
     "The configuration of an evaluation that takes seconds."
     return config_from({
-        "data": dict(**data, target="age", groups="subject"), "model": dict(width=16, sample_width=16, layers=1),
+        "data": dict(**data, target="age", groups="subject"),
+        "model": dict(width=16, sample_width=16, layers=1),
         "pretrain_asv": dict(steps=4, batch=40, every=4), "optim": dict(steps=6, every=3),
         "run": dict(out=str(out), folds=2, inner=2, threads=1, trackers=[], **run)})
 
@@ -74,7 +75,8 @@ def test_a_run_goes_on_where_it_was(run, data, monkeypatch, tmp_path):
     answers = sorted((out/"checks").rglob("*.npz"))
     answers[3].write_bytes(b"PK damaged")
     lost, asked, ask = answers[3].stem, [], PlainFolds.ask
-    monkeypatch.setattr(PlainFolds, "ask", lambda self, name, k: asked.append((name, k)) or ask(self, name, k))
+    def noted(self, name, k): return asked.append((name, k)) or ask(self, name, k)
+    monkeypatch.setattr(PlainFolds, "ask", noted)
     import aam_nb.runs.folds as folds
     monkeypatch.setattr(folds, "fit_fold", lambda *a: pytest.fail("a net was fitted again"))
     evaluate_run(quick(data, out, resume=True, **EVERY), say=lambda text: None)
@@ -109,6 +111,55 @@ def test_answers_are_kept_by_text(tmp_path):
 
 
 def test_unknown_tests_are_named():
-    with pytest.raises(AamError, match="run.checks names 'shift'.*shifts"): config_from({"run": dict(checks=["shift"])})
+    with pytest.raises(AamError, match="run.checks names 'shift'.*shifts"):
+        config_from({"run": dict(checks=["shift"])})
     with pytest.raises(AamError, match="run.permuted"): config_from({"run": dict(permuted="forrest")})
     with pytest.raises(AamError, match="permutations"): config_from({"run": dict(permutations=-1)})
+
+
+def divided(data, folder, shared=0):
+    "Two studies out of one, in files; some samples may be in both."
+    from aam_nb.data.metadata import read_metadata
+    from aam_nb.data.study import make_study
+    from aam_nb.data.table import read_table
+    from aam_nb.data.tree import read_tree
+    whole = make_study(read_table(data["table"]), read_metadata(data["metadata"]), read_tree(data["tree"]))
+    late = (whole.metadata.subject >= "P15").to_numpy()
+    parts = dict(study=~late, other=late | (np.arange(60) < shared))
+    for name, rows in parts.items():
+        part = replace(whole, table=whole.table.samples(rows), metadata=whole.metadata[rows])
+        if name == "other": part = replace(part, tree=None, tip=None)
+        write_study(part, folder/name)
+    found = study_files(folder/"other")
+    return study_files(folder/"study") | dict(test_table=found["table"], test_metadata=found["metadata"])
+
+
+def test_another_study_is_predicted_by_the_models_of_the_folds(data, tmp_path, monkeypatch):
+    make_small(monkeypatch)
+    said, files = [], divided(data, tmp_path)
+    page = evaluate_run(quick(files, tmp_path/"run", checks=[]), say=said.append).read_text()
+    found = rows(tmp_path/"run"/"test_study"/"predictions.tsv")
+    assert {o["group"] for o in found} == {f"P{i}" for i in range(15, 20)}
+    errors = [abs(float(o["true"]) - float(o["forest"])) for o in found]
+    scores = {(o["method"], o["score"]): o for o in rows(tmp_path/"run"/"test_study"/"scores.tsv")}
+    assert np.isclose(np.mean(errors), float(scores["forest", "mae"]["value"]), atol=1e-4)
+    assert {"stack", "net", "forest", "clr", "trivial"} <= {o for o, _ in scores}
+    truth = np.median([float(o["true"]) for o in found])
+    assert abs(float(found[0]["trivial"]) - truth) < 12 # the median of the study, not of the other one
+    assert '<section id="outside"' in page and any("Another study is predicted" in o for o in said)
+    notes = json.loads((tmp_path/"run"/"test_study"/"evaluation.json").read_text())["notes"]
+    assert any("ASVs that no sample of the study has hold" in o for o in notes)
+
+
+def test_a_sample_in_both_studies_is_refused_before_anything_is_written(data, tmp_path):
+    files = divided(data, tmp_path, shared=3)
+    with pytest.raises(AamError, match="in the study and in the test table: 3"):
+        evaluate_run(quick(files, tmp_path/"run"), say=lambda text: None)
+    assert not (tmp_path/"run").exists()
+
+
+def test_a_test_table_needs_its_metadata():
+    with pytest.raises(AamError, match="without data.test_metadata"):
+        config_from({"data": dict(test_table="a.biom")})
+    with pytest.raises(AamError, match="without data.test_table"):
+        config_from({"data": dict(test_metadata="a.tsv")})

@@ -14,16 +14,18 @@ import numpy as np
 from .again import left_out_text, LeftOut, random_text, RandomFolds
 from .curve import Curve, curve_text
 from .evaluation import Evaluation, group_text
-from .html import esc, figure_html, section_html, table_html
-from .methods import method_kind, method_style, score_size, score_text, SHORT
+from .html import esc, figure_html, listing_html, section_html, table_html
+from .methods import (
+    method_kind, method_style, score_size, score_text, SHORT, with_interval)
+from .outside import model_gaps
 from .permutations import permutation_text, Permutations
 from .picture import COLORS, GREY, INK, picture, Picture
 from .scores import capital, MAIN, NAMES, show
 from .shifts import shift_text
 
 # %% auto #0
-__all__ = ['Checks', 'shifts_html', 'plot_shifts', 'other_folds_html', 'plot_permutations', 'permutations_html', 'plot_curve',
-           'curve_html', 'checks_html']
+__all__ = ['Checks', 'shifts_html', 'plot_shifts', 'outside_html', 'other_folds_html', 'plot_permutations', 'permutations_html',
+           'plot_curve', 'curve_html', 'checks_html']
 
 # %% ../../nbs/7_evaluation/74_check_page.ipynb #e9d3dda3
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,34 @@ def plot_shifts(
     caption = ("What each method loses, with 95 % intervals, in the order of the table from left to right. "
                "Filled marks: the model, the random forest and the average.")
     return picture("shifts", draw, (7.4, 3.), f"Loss in {NAMES[main]}. {each}.", caption)
+
+# %% ../../nbs/7_evaluation/74_check_page.ipynb #cb155967
+def _outside_row(e, name, gaps, metrics):
+    "Scores of a method on the other study, and how far the model is from it."
+    gap = gaps.get(name)
+    cells = [esc(score_text(e, o, e.scores[name][o])) for o in metrics]
+    return _row(e, name, [*cells, "" if gap is None else _signed(e, gap)])
+
+def outside_html(
+    evaluation:Evaluation,
+)->str: # "" where there is no other study
+    "The section on the samples of another study."
+    e, main = evaluation.outside, MAIN[evaluation.task]
+    if e is None: return ""
+    metrics, first, gaps = with_interval(e), e.model or "average", model_gaps(e)
+    head = ["method", *(SHORT.get(o, capital(NAMES[o])) for o in metrics)]
+    head += [f"{SHORT[main]}: {e.title(first, True)} minus this"]
+    rows = [_outside_row(e, o, gaps, metrics) for o in e.methods]
+    inside, own = (score_text(o, main, o.scores[first][main]) for o in (evaluation, e))
+    text = (f"{e.samples:,} samples of another study ({group_text(e)}) were predicted by the models of all "
+            f"folds, and the mean of the folds is scored. {capital(e.title(first, True))} reaches "
+            f"{SHORT[main]} {own}, against {inside} in the folds of the study itself.")
+    warned = listing_html([esc(o) for o in e.warnings], "warnings")
+    noted = listing_html([esc(o) for o in e.notes], "notes")
+    note = (f"95 % intervals are over {group_text(e)} of the other study; a difference is bold where its own "
+            "excludes zero.")
+    table = table_html("Scores on another study", head, rows, note=note, classes="scores")
+    return section_html("outside", "Another study", f"<p>{esc(text)}</p>", warned, noted, table)
 
 # %% ../../nbs/7_evaluation/74_check_page.ipynb #05aff8e4
 def _random_html(e, found):
@@ -228,5 +258,5 @@ def checks_html(
 )->list[str]: # Sections; empty ones for what was not tested
     "The sections of all further tests, in the order of the report."
     checks = evaluation.checks or Checks()
-    return [shifts_html(evaluation), other_folds_html(evaluation, checks), curve_html(evaluation, checks),
-            permutations_html(evaluation, checks)]
+    return [outside_html(evaluation), shifts_html(evaluation), other_folds_html(evaluation, checks),
+            curve_html(evaluation, checks), permutations_html(evaluation, checks)]

@@ -22,12 +22,15 @@ from ..evaluation.again import left_out, place_columns, random_folds
 from ..evaluation.check_page import Checks
 from ..evaluation.curve import learning_curve, SHARES
 from ..evaluation.evaluation import Evaluation
-from ..evaluation.guests import Guests, shift_guests
+from ..evaluation.guests import Guests, shift_guests, with_guests
+from ..evaluation.outside import outside_guests
 from ..evaluation.permutations import permutation_test
 from ..evaluation.scores import MAIN
 from ..evaluation.validate import Plan
 from ..registry import baselines
+from .choice import to_depth
 from .parts import choose_folds
+from .test_study import test_groups
 from ..types import Study
 
 # %% auto #0
@@ -69,9 +72,13 @@ class KeptAnswers(MutableMapping):
 def guests_of(
     study:Study,
     config:Config,
-)->Guests|None: # None where `run.checks` does not ask for them
-    "Copies of the study's samples with thinner reads."
-    return shift_guests(study, config.run.seed) if "shifts" in config.run.checks else None
+    test:Study|None=None, # Samples of another study
+)->Guests|None: # None where there are none
+    "Copies of the study's samples with thinner reads, and the samples of another study."
+    made = shift_guests(study, config.run.seed) if "shifts" in config.run.checks else None
+    if test is None: return made
+    deep = to_depth(test, config.data.depth, config.run.seed)
+    return with_guests(made, outside_guests(deep, test_groups(deep, config)))
 
 # %% ../../nbs/9_runs/52_checks.ipynb #8424773d
 def again_names(

@@ -35,6 +35,7 @@ from .prepare import prepare, Prepared
 from .processes import by_main, main_first
 from .samples import stored
 from .sittings import begin, finish, SITTINGS, taken
+from .test_study import folds_beside, load_test, test_notes
 from .spread import by_folds, Round, round_of, share_work
 from ..stack.with_net import NET
 from ..training.bench import Bench, known_asvs
@@ -225,12 +226,14 @@ def evaluate_run(
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
-    ready = prepare(config, choose_folds, say, rarefied=False, study=study)
+    with ranks.together(): test = load_test(config)
+    ready = prepare(config, folds_beside(test), say, rarefied=False, study=study)
+    for o in test_notes(test, ready.study, config) if test else (): say(f"  {o}")
     ready = with_batch_size(ready, True, say, 1 if by_folds(ready.bench) else None)
     depths = _depths(ready, config, say)
     course = course_of(ready, [_at(config, o) for o in depths])
     rounds = [round_of(at_common_depth(ready, o) if o else ready,
-                       depth_folder(ready.out, o, config.data.depth), course) for o in depths]
+                       depth_folder(ready.out, o, config.data.depth), course, test) for o in depths]
     _say_plan(rounds, course, ranks, say)
     known = [None for _ in rounds] if ranks.alone else share_work(rounds, ranks, say)
     by_main(ranks, lambda: _write_results(ready, rounds, known, say))
@@ -254,10 +257,12 @@ def _write_results(ready, rounds, known, say):
     for one, before in zip(rounds, known, strict=True):
         for name, e in zip(found, evaluate_prepared(one, say, before), strict=True):
             say(str(e))
+            if e.outside: say(f"Another study, {e.outside}")
             if len(rounds) == 1 or one.plan.depth: e = _checked(one, e, name, say)
             found[name].append(replace(e, warnings=all_warnings(ready.leaks, e, len(rounds) > 1)))
             folder = one.folder/name if len(found) > 1 else one.folder
             write_checks(found[name][-1], write_evaluation(found[name][-1], folder))
+            if e.outside: write_evaluation(e.outside, folder/"test_study")
     paths = [_report(ready, o, _where(ready, name), asked) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     say(f"The evaluation took {taken(sittings)}.")
