@@ -32,7 +32,7 @@ def metadata(cfg):
         entry_points={"console_scripts": cfg["console_scripts"].strip().splitlines(),
                       "nbdev": ["aam_nb=aam_nb._modidx:d"]},
         packages=find_packages(include=["aam_nb", "aam_nb.*"]),
-        package_data={"aam_nb": ["recipes/*.toml", "shipped/*.md", "shipped/*/*"]},
+        package_data={"aam_nb": ["recipes/*.toml", "shipped/*.md", "shipped/*.xz", "shipped/*/*"]},
         zip_safe=False,
     )
 

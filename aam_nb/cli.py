@@ -1,4 +1,4 @@
-"""`aam demo | inspect | cache | pretrain | train | evaluate | lr | predict | embed | track | recipe`
+"""`aam demo | inspect | cache | pretrain | train | evaluate | errors | lr | predict | embed | track | recipe`
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 
@@ -17,10 +17,10 @@ from .recipe import full_recipe, listed_recipes
 from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAINING, with_flags
 
 # %% auto #0
-__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES',
-           'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN', 'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE',
-           'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'lr',
-           'predict', 'embed', 'track', 'recipe', 'demo', 'main']
+__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'EVALUATED', 'DISTANCE', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES',
+           'REPLACE', 'SEQUENCES', 'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN', 'TO', 'REGISTER', 'NAME', 'SEED',
+           'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain',
+           'evaluate', 'errors', 'lr', 'predict', 'embed', 'track', 'recipe', 'demo', 'main']
 
 # %% ../nbs/9_runs/90_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -105,6 +105,21 @@ def evaluate(**given):
     config = described(given)
     from aam_nb.runs.evaluate import evaluate_run
     shown(evaluate_run, config)
+
+# %% ../nbs/9_runs/90_cli.ipynb #d7b64000
+EVALUATED = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run of aam evaluate.")]
+
+DISTANCE = Annotated[str, typer.Option("--metric", metavar="NAME", show_default=False,
+                                       help="Distance that finds neighbours, such as unweighted.")]
+
+@app.command("errors", cls=AamCommand)
+def errors(run:EVALUATED, metric:DISTANCE=""):
+    "Find subgroups predicted worse, likely label errors and swaps, and what errors go with."
+    def work(config):
+        "Analyse with the arguments; there is no configuration."
+        from aam_nb.runs.errors import errors_run
+        errors_run(run, metric)
+    shown(work, None)
 
 # %% ../nbs/9_runs/90_cli.ipynb #c7a0f614
 @app.command("lr", cls=KeysCommand)

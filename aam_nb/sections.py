@@ -24,7 +24,7 @@ class DataConfig(Section):
     format:str = ""           # Name of the table format; recognised by the file's content if empty
     sequences:str = ""        # Representative sequences (.fasta or .qza), when feature ids are not sequences
     metadata:str = ""         # Sample metadata: a TSV by the rules of QIIME 2
-    tree:str = "" # Newick tree of the ASVs, .nwk or .qza; without one, only the bases teach the encoder
+    tree:str = "" # Newick tree of the ASVs, .nwk or .qza, or `reference` for the one of the package
     distances:str = ""        # File of distances between samples, for loss.metric = ["precomputed"]
     corpus:tuple[str,...] = () # Store folders that pretrain side by side, in place of one table
     reference:str = "" # Whole 16S genes and their tree to pretrain on, in place of a table: folder or .tar.gz

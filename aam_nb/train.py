@@ -30,7 +30,8 @@ __all__ = ['FLAGS', 'WANTED', 'WORDS', 'HELP_ALL', 'COMMANDS', 'TRAINING', 'want
 FLAGS = {
     "table": ("data.table", str, "Count table: .biom, .qza or .tsv, or a store folder."),
     "metadata": ("data.metadata", str, "Sample metadata, a TSV file."),
-    "tree": ("data.tree", str, "Newick tree of the ASVs, .nwk or .qza."),
+    "tree": ("data.tree", str, "Newick tree of the ASVs, .nwk or .qza; `reference` places them along the one "
+             "that comes with the package."),
     "sequences": ("data.sequences", str,
                   "Representative sequences (.fasta or .qza), when feature ids are not sequences."),
     "target": ("data.target", str, "Metadata column to predict, or several, separated by commas."),

@@ -8,9 +8,9 @@ of random weights, and principal components of 6-mer profiles. All are frozen.
 
 Folds, augmentation, pools, head and draws are the same in every row. What is fitted (pretraining, components,
 centre and scale of the vectors) is fitted on the training samples of each fold. `study` learns the study's
-tree and `no_tree` hidden bases alone, as in a study without a tree. The shipped encoder reads no tree, so
-`reference` is its row with and without one; `reference_branches` has the net's linear path along the tree of
-the study (`model.linear`). Intervals are of the paired difference to `study`, over groups.
+tree, `placed_tree` that of `--tree reference`, and `no_tree` hidden bases alone. The shipped encoder reads no
+tree, so `reference` is its row with and without one; `reference_branches` has the net's linear path along the
+tree of the study (`model.linear`). Intervals are of the paired difference to `study`, over groups.
 """
 import argparse
 import os
@@ -30,7 +30,10 @@ from sklearn.decomposition import TruncatedSVD
 import aam_nb.training.target_stage as stage
 from aam_nb.batches.build import build_store
 from aam_nb.batches.samples import asvs_in
+from aam_nb.data.placed import placed_tree
 from aam_nb.data.targets import Targets
+from aam_nb.data.tip_set import find_tips, read_tips
+from aam_nb.data.tree import shear
 from aam_nb.inference.bundle import load_bundle
 from aam_nb.inference.shipped import find_bundle
 from aam_nb.runs.folds import fit_fold
@@ -40,7 +43,7 @@ from aam_nb.training.metrics import class_metrics, paired_bootstrap, regression_
 from aam_nb.training.outputs import embed_asvs
 
 SEED = 42
-WAYS = ("reference", "kmers", "random", "no_tree", "study", "reference_branches")
+WAYS = ("reference", "kmers", "random", "no_tree", "placed_tree", "study", "reference_branches")
 SETTINGS = ("run.folds=3", "run.inner=2") # What is not as in `small`; words of the command line come on top
 
 
@@ -57,13 +60,13 @@ def six_mers(store, train):
     return torch.from_numpy((svd.transform(counts) - svd.transform(mean)).astype(np.float32))
 
 
-def vectors(way, bench, bare, bundle, train, fold):
+def vectors(way, bench, stores, bundle, train, fold):
     "Vectors f32 [asvs, 64] by one way."
     store, bases = bench.store, bench.store.tokens.shape[1]
     if way == "kmers": return six_mers(store, train)
     if way.startswith("reference"): return embed_asvs(bundle.model, store.tokens)
     if way == "random": return embed_asvs(new_model(bench, bases, ("random", fold)), store.tokens)
-    if way == "no_tree": bench = replace(bench, store=bare)
+    bench = replace(bench, store=stores.get(way, bench.store))
     return embed_asvs(pretrain_asvs(bench, train, (fold,)), store.tokens)
 
 
@@ -80,14 +83,14 @@ def with_path(bench, way):
     return replace(bench, config=replace(config, model=replace(config.model, linear="branches")))
 
 
-def outputs(ready, way, bare, bundle):
+def outputs(ready, way, stores, bundle):
     "Out-of-fold predictions of one way, and the seconds that the vectors and all took."
     bench, found, vector_seconds = ready.bench, {}, 0.
     begun = time.process_time()
     for k, ((train, test), inner) in enumerate(zip(ready.parts.outer, ready.parts.inner, strict=True), 1):
         train, test = map(ready.study.positions, (train, test))
         at = time.process_time()
-        table = vectors(way, bench, bare, bundle, train, k)
+        table = vectors(way, bench, stores, bundle, train, k)
         if not way.endswith("as_it_is"): table = scaled(table, torch.from_numpy(asvs_in(bench.store, train)))
         vector_seconds += time.process_time() - at
         stage.frozen_embeddings = lambda bench, model, optim, table=table: table
@@ -117,16 +120,24 @@ def score(true, pred, task):
     return class_metrics(true, pred)["auc" if pred.shape[1] == 2 else "accuracy"]
 
 
-def made(ready, way, bundle, bare, kept):
+def made(ready, way, bundle, stores, kept):
     "Predictions of one way, and the seconds that its vectors and all took: made now, or taken up again."
     if kept and kept.is_file():
         with np.load(kept, allow_pickle=False) as o: return o["pred"], *map(float, o["seconds"])
-    found, vector_seconds, seconds = outputs(ready, way, bare, bundle)
+    found, vector_seconds, seconds = outputs(ready, way, stores, bundle)
     pred = predictions(ready, found)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez(kept, pred=pred, seconds=[vector_seconds, seconds])
     return pred, vector_seconds, seconds
+
+
+def other_stores(study):
+    "The study without a tree, and with one along the reference, by way."
+    sequences = study.table.sequences
+    placed, tip = shear(placed_tree(sequences, read_tips(find_tips("reference"))), sequences)
+    return dict(no_tree=build_store(replace(study, tree=None, tip=None, store=None)),
+                placed_tree=build_store(replace(study, tree=placed, tip=tip, store=None)))
 
 
 def truth(ready):
@@ -141,10 +152,9 @@ def table_of(task, words, ways, bundle, keep):
     "Print the rows of one task."
     with tempfile.TemporaryDirectory() as out:
         ready = prepared(task, SEED, (*SETTINGS, *words), Path(out))
-        bare = build_store(replace(ready.study, tree=None, tip=None))
-        held = {}
+        stores, held = other_stores(ready.study), {}
         for way in ways:
-            held[way] = made(ready, way, bundle, bare, keep and keep/task/f"{way}.npz")
+            held[way] = made(ready, way, bundle, stores, keep and keep/task/f"{way}.npz")
             print(f"<!-- {task} {way}: {held[way][2]:.0f} s -->", flush=True)
     true, kind = truth(ready)
     known = np.isfinite(true)

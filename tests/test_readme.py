@@ -1,4 +1,5 @@
 "README.md is what the notebook says, and what it tells a newcomer to type is there."
+import json
 import os
 import re
 import shlex
@@ -13,11 +14,20 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT/"README.md").read_text()
 
 
-def commands():
-    "Each command of README.md's shell blocks, one for each part joined by &&."
-    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S):
+def commands(text):
+    "Each command of a text's shell blocks, one for each part joined by &&."
+    for block in re.findall(r"```bash\n(.*?)```", text, re.S):
         for line in block.strip().splitlines():
             yield from (shlex.split(o, comments=True) for o in line.split("&&"))
+
+
+def launches():
+    "What README and how-to pages type to start several processes with a recipe."
+    pages = [json.loads(o.read_text()) for o in sorted((ROOT/"nbs/howto").glob("*.ipynb"))]
+    cells = [o for page in pages for o in page["cells"]]
+    texts = [TEXT, *("".join(o["source"]) for o in cells if o["cell_type"] == "markdown")]
+    found = [words for text in texts for words in commands(text.replace("\\\n", " "))]
+    return [o for o in found if o[:2] == ["accelerate", "launch"] and "-m" in o]
 
 
 def test_readme_is_written_from_the_notebook():
@@ -51,7 +61,7 @@ def parsed(words):
     return name, command.make_context(name, rest, parent=context)
 
 
-@pytest.mark.parametrize("words", [o for o in commands() if o[0] == "aam"], ids=lambda o: " ".join(o[:2]))
+@pytest.mark.parametrize("words", [o for o in commands(TEXT) if o[0] == "aam"], ids=lambda o: " ".join(o[:2]))
 def test_aam_commands_parse(words):
     name, context = parsed(words[1:])
     given = {o.removeprefix("--").replace("-", "_") for o in words if o.startswith("--")}
@@ -62,12 +72,15 @@ def test_a_flag_that_is_not_there_is_refused():
     with pytest.raises(Exception, match="no-such-flag"): parsed(["train", "--no-such-flag", "1"])
 
 
-@pytest.mark.parametrize("words", [o for o in commands() if o[:2] == ["accelerate", "launch"]],
-                         ids=lambda o: " ".join(o[:4]))
-def test_launch_commands_name_a_recipe_and_keys(words):
+def test_launch_commands_are_there(): assert len(launches()) > 1
+
+
+@pytest.mark.parametrize("words", launches(), ids=lambda o: " ".join(o[:4]))
+def test_launch_commands_name_a_recipe_and_keys(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
     from aam_nb.recipe import load_config
     module, recipe, *overrides = words[words.index("-m")+1:]
-    config = load_config(ROOT/recipe, tuple(overrides))
+    config = load_config(recipe, tuple(overrides))
     assert (ROOT/"aam_nb"/(module.removeprefix("aam_nb.") + ".py")).is_file()
     assert config.data.table == "table.qza"
 

@@ -38,15 +38,16 @@ class Written(dict):
 def remember(
     metadata:pd.DataFrame,    # Its columns of numbers are typed
     cells:dict[str,list[str]], # By column, one for each row; any text where missing
-)->pd.DataFrame:              # The same frame
+)->pd.DataFrame:              # The same columns; the frame that was given stays as it is
     "Keep the cells that the numbers of a column do not give back."
     kept = Written(written_in(metadata))
     for name, texts in cells.items():
         known = metadata[name].notna().to_numpy()
         if (_plain_texts(metadata[name])[known] == strings(texts)[known]).all(): continue
         kept[name] = dict(zip(metadata.index, texts, strict=True))
-    if kept: metadata.attrs[_MEMORY] = kept
-    return metadata
+    found = metadata.copy(deep=False) # pandas 2 gives a column that was looked at before without the memory
+    if kept: found.attrs[_MEMORY] = kept
+    return found
 
 def written_in(
     metadata, # pandas.DataFrame or Series

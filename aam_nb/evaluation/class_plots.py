@@ -7,17 +7,21 @@ Docs: https://aam-nb.github.io/aam_nb/7_evaluation/class_plots.html.md"""
 # %% ../../nbs/7_evaluation/76_class_plots.ipynb #270167d3
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from sklearn.metrics import precision_recall_curve
 
 from .evaluation import Evaluation
-from .methods import focus, heading, method_style
+from .methods import heading, method_style
 from .picture import COLORS, FAINT, GREY, INK, largest, picture, Picture, strips
+from .residuals import focus
 from .scores import show
 from ..registry import baselines
 from ..training.metrics import reliability
 
 # %% auto #0
-__all__ = ['HUES', 'roc_curve', 'roc_curves', 'plot_classes', 'plot_reliability']
+__all__ = ['HUES', 'roc_curve', 'class_curves', 'plot_classes', 'plot_reliability', 'precision_curve', 'plot_precision']
 
 # %% ../../nbs/7_evaluation/76_class_plots.ipynb #c96c33f3
 def roc_curve(
@@ -33,12 +37,13 @@ def roc_curve(
 # %% ../../nbs/7_evaluation/76_class_plots.ipynb #f6ad746c
 HUES = COLORS["model"], COLORS["forest"], INK, "#7a3e9d", "#2d7a3e", "#8a6d00"
 
-def roc_curves(
+def class_curves(
     evaluation:Evaluation, # Of classes
-)->list[tuple]:            # Name, colour, matplotlib's line style, and the two rates
+    make:Callable=roc_curve, # (bool [n], score [n]) -> the two axes of a curve
+)->list[tuple]:            # Name, colour, matplotlib's line style, and the two axes
     "The curves of a panel: methods if there are two classes, else the six largest classes of one method."
     e = evaluation
-    def curve(name, k): return roc_curve(e.truth == k, e.predictions[name][:, k])
+    def curve(name, k): return make(e.truth == k, e.predictions[name][:, k])
     if len(e.classes) == 2:
         styles = {"net": "--", "average": "--", e.model: "-", **{k: o.line for k, o in baselines.items() if o.line}}
         shown = [o for o in e.methods if o in styles]
@@ -50,7 +55,7 @@ def roc_curves(
 def _draw_roc(ax, e):
     "The curves, with the diagonal of guessing."
     ax.plot([0, 1], [0, 1], color=FAINT, lw=1)
-    for name, color, style, x, y in roc_curves(e): ax.plot(x, y, color=color, ls=style, label=name)
+    for name, color, style, x, y in class_curves(e): ax.plot(x, y, color=color, ls=style, label=name)
     title = f"ROC of '{e.classes[1]}'" if len(e.classes) == 2 else f"ROC, {heading(e, focus(e))}"
     ax.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", title=title)
     ax.legend(fontsize=7.5, loc="lower right")
@@ -105,3 +110,34 @@ def plot_reliability(
     alt = f"How often the most probable class is right, by its probability. {caption}"
     def draw(fig): _draw_reliability(*fig.subplots(1, 2, width_ratios=(1, 1.25)), e, names)
     return picture(key, draw, (7.4, 3.), alt, caption)
+
+# %% ../../nbs/7_evaluation/76_class_plots.ipynb #1fd6d2f6
+def precision_curve(
+    positive:np.ndarray, # bool [n], whether the sample is of the class
+    score:np.ndarray,    # Number that should be higher where it is [n]
+)->tuple[np.ndarray,np.ndarray]: # Recall and precision, 0 to 1
+    "Recall and precision at every threshold."
+    if not positive.any(): return np.array([0., 1.]), np.array([1., 0.])
+    precision, recall, _ = precision_recall_curve(positive, score)
+    return recall, precision
+
+def plot_precision(
+    evaluation:Evaluation, # Of classes
+    key:str="precision",   # Different for each picture of a page
+)->Picture:
+    "Precision against recall: of the methods for two classes, of the largest classes for more."
+    e, curves = evaluation, class_curves(evaluation, precision_curve)
+    names = ", ".join(name for name, *_ in curves)
+    what = f"'{e.classes[1]}'" if len(e.classes) == 2 else "each class"
+    share = [(e.truth == 1).mean()] if len(e.classes) == 2 else []
+    def draw(fig):
+        "Draw into an empty figure."
+        ax = fig.subplots()
+        for o in share: ax.axhline(o, color=GREY, lw=.9, ls=(0, (1, 2)))
+        for name, color, style, x, y in curves: ax.plot(x, y, color=color, ls=style, label=name)
+        ax.set(xlabel="recall", ylabel="precision", xlim=(-.02, 1.02), ylim=(0, 1.03))
+        ax.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, .5))
+    alt = f"Precision against recall for {what}. Curves: {names}."
+    caption = ("Precision is the share that is right among the samples called so, recall the share of a "
+               "class that is found.")
+    return picture(key, draw, (7.4, 2.9), alt, caption)

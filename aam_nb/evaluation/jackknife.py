@@ -16,7 +16,7 @@ from scipy.stats import beta, t as student
 from ..core import keyed_rng
 
 # %% auto #0
-__all__ = ['BLOCKS', 'FEWEST', 'plain', 'size', 'share', 'apart', 'explained', 'effective', 'jackknife']
+__all__ = ['BLOCKS', 'FEWEST', 'plain', 'size', 'share', 'apart', 'explained', 'effective', 'left_out', 'jackknife']
 
 # %% ../../nbs/7_evaluation/11_jackknife.ipynb #86f984f9
 def plain(
@@ -81,6 +81,18 @@ def _blocks(groups, seed):
     if n <= BLOCKS: return which
     return keyed_rng(seed, "blocks").permutation(np.arange(n) % BLOCKS)[which]
 
+# %% ../../nbs/7_evaluation/11_jackknife.ipynb #59f3d5de
+def left_out(
+    metric:Callable[[np.ndarray],float], # Takes row numbers, gives a score
+    groups,       # Group of each row [n]
+    seed:int=0,   # Of the blocks, for more than 200 groups
+)->tuple[float,np.ndarray,np.ndarray]: # Score; float64 [blocks], how it moves without each; block of each row
+    "A score, and how far it moves when each group is left out."
+    block = _blocks(groups, seed)
+    value = metric(np.arange(len(block)))
+    left = [metric(np.flatnonzero(block != b)) for b in range(block.max() + 1)]
+    return value, np.array(left) - value, block
+
 # %% ../../nbs/7_evaluation/11_jackknife.ipynb #fdf1fb8f
 FEWEST = 5 # Groups below which no interval is given
 
@@ -104,12 +116,10 @@ def jackknife(
     level:float=.95,  # How often the interval is to hold the score of other groups
 )->tuple[float,float]: # Low and high end; nan with too few groups, or where a group cannot be spared
     "An interval for a score, from the score without each group."
-    block, none = _blocks(groups, seed), (float("nan"), float("nan"))
-    counts = np.bincount(block)
-    if len(counts) < FEWEST: return none
-    value = metric(np.arange(len(block)))
-    left = np.array([metric(np.flatnonzero(block != b)) for b in range(len(counts))])
-    error = np.sqrt((1 - 1/len(left))*((left - value)**2).sum())
+    none = float("nan"), float("nan")
+    if len(np.unique(np.asarray(groups).astype(str))) < FEWEST: return none
+    value, moves, block = left_out(metric, groups, seed)
+    counts, error = np.bincount(block), np.sqrt((1 - 1/len(moves))*(moves**2).sum())
     if not np.isfinite(error): return none
     if ends is share and value in (0, 1): return _all_alike(value, len(counts), level)
     if not error: return value, value

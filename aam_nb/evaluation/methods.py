@@ -13,16 +13,10 @@ from .scores import capital, SHARP, show
 from ..registry import baselines
 
 # %% auto #0
-__all__ = ['SHORT', 'focus', 'method_kind', 'method_style', 'shown_large', 'heading', 'depth_text', 'score_size', 'score_text',
+__all__ = ['SHORT', 'method_kind', 'method_style', 'shown_large', 'heading', 'depth_text', 'score_size', 'score_text',
            'with_interval']
 
 # %% ../../nbs/7_evaluation/72_methods.ipynb #ffa50c64
-def focus(
-    evaluation:Evaluation,
-)->str: # A method
-    "The method whose single predictions are shown."
-    return evaluation.model or "average"
-
 def method_kind(
     evaluation:Evaluation,
     name:str, # A method

@@ -11,14 +11,15 @@ import numpy as np
 
 from .evaluation import coverage_text, Evaluation
 from .methods import (
-    depth_text, focus, heading, method_kind, method_style, score_size, score_text, with_interval)
+    depth_text, heading, method_kind, method_style, score_size, score_text, with_interval)
 from .picture import COLORS, GREY, INK, log_reads, picture, Picture, point_style
+from .residuals import error_text, focus, row_errors
 from .scores import capital, MAIN, NAMES, show
 from ..training.metrics import interval_metrics
 from ..types import Study
 
 # %% auto #0
-__all__ = ['plot_scores', 'plot_numbers', 'thirds_text', 'plot_intervals', 'errors', 'error_text', 'plot_errors', 'plot_groups']
+__all__ = ['plot_scores', 'plot_numbers', 'thirds_text', 'plot_intervals', 'plot_errors', 'plot_groups']
 
 # %% ../../nbs/7_evaluation/75_plots.ipynb #ea7ccca7
 def _draw_scores(ax, e, metric):
@@ -130,19 +131,6 @@ def plot_intervals(
     said = f"{coverage_text(e)} {thirds_text(e)}"
     return picture(key, draw, (7.4, 3.), said, said)
 
-# %% ../../nbs/7_evaluation/75_plots.ipynb #94c9db5e
-def errors(
-    evaluation:Evaluation,
-)->np.ndarray: # float64 [n]
-    "Predicted minus true; for classes, one minus the probability of the true class."
-    e, p = evaluation, evaluation.predictions[focus(evaluation)]
-    return p - e.truth if e.task == "regression" else 1 - p[np.arange(len(p)), e.truth]
-
-def error_text(evaluation:Evaluation)->str: # For an axis
-    "What an error is."
-    if evaluation.task == "regression": return f"predicted \u2212 true {evaluation.target}"
-    return "1 \u2212 probability of the true class"
-
 # %% ../../nbs/7_evaluation/75_plots.ipynb #460842ac
 def _axis_of_errors(fig, e):
     "An empty panel with a line where errors should be, or for classes where another class may have won."
@@ -158,7 +146,7 @@ def plot_errors(
     key:str="errors",  # Different for each picture of a page
 )->Picture:
     "Errors against the number of reads."
-    e, error = evaluation, errors(evaluation)
+    e, error = evaluation, row_errors(evaluation)
     reads = study.table.depths[study.positions(e.ids)]
     def draw(fig):
         "Draw into an empty figure."
@@ -189,7 +177,7 @@ def plot_groups(
     key:str="groups",  # Different for each picture of a page
 )->Picture:
     "Errors of each group, or against the reads where there are no groups."
-    e, error = evaluation, errors(evaluation)
+    e, error = evaluation, row_errors(evaluation)
     if e.groups is None: return plot_errors(e, study, key)
     names, which = np.unique(e.groups.astype(str), return_inverse=True)
     mean = np.bincount(which, error)/np.bincount(which)

@@ -16,6 +16,8 @@ from ..core import AamError
 from .check_page import checks_html
 from .class_plots import plot_classes, plot_reliability
 from .data_plots import plot_data, plot_test_parts, plot_training
+from .error_analysis import errors
+from .error_page import errors_html
 from .evaluation import Evaluation, group_text
 from .findings import among, counted
 from .html import (
@@ -234,6 +236,7 @@ def report_html(
     for i, o in enumerate(order):
         which = f" {depth_text(o)}" if len(es) > 1 else ""
         sections.append(predictions_html(o, study, i, f"Predictions and errors{which}"))
+    sections.append(errors_html(errors(order[0], study)))
     data = facts_html(data_facts(e, study)), figure_html(plot_data(e.first(), study))
     sections += [section_html("training", "Training", figure_html(plot_training(history or []))),
                  section_html("data", "Data", *data),

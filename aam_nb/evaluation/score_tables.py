@@ -14,7 +14,8 @@ from .data_plots import fold_titles
 from .evaluation import Evaluation, Score
 from .html import esc, table_html
 from .methods import (
-    depth_text, focus, heading, method_kind, score_size, SHORT, with_interval)
+    depth_text, heading, method_kind, score_size, SHORT, with_interval)
+from .residuals import focus
 from .scores import capital, MAIN, NAMES, show
 
 # %% auto #0

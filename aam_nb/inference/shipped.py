@@ -12,18 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import aam_nb
 from ..batches.hide import mask_patches
 from ..core import keyed_rng
+from ..data.tip_set import SHIPPED
 from .bundle import Bundle
 from ..training.losses import bases_scores
 
 # %% auto #0
-__all__ = ['SHIPPED', 'find_bundle', 'is_reference', 'bases_right']
+__all__ = ['find_bundle', 'is_reference', 'bases_right']
 
 # %% ../../nbs/6_inference/12_shipped.ipynb #7436a53b
-SHIPPED = Path(aam_nb.__file__).resolve().parent/"shipped"
-
 def find_bundle(
     name:str|Path, # A bundle folder, or the name of the shipped one
 )->Path:

@@ -150,7 +150,7 @@ def _fit_tree(self:LogComponents, counts, tree, tip):
         raise AamError(f"The linear path was built for a tree of {wanted:,} branches; found {found:,}. "
                        "Give the tree of the training data.")
     values = dict(tip=tip, start=tree.start, stop=tree.stop, root=np.sqrt(tree.length))
-    for name, value in values.items(): getattr(self, name).copy_(torch.from_numpy(np.asarray(value)))
+    for name, value in values.items(): getattr(self, name).copy_(torch.tensor(np.asarray(value)))
     self.parts["branches"].fit(log_shares(counts, tree, tip))
 
 # %% ../../nbs/3_model/40_linear.ipynb #63d3dca6

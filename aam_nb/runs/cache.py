@@ -14,7 +14,10 @@ from ..batches.stream import cache_biom
 from ..config import Config
 from ..core import AamError, option
 from ..data.metadata import read_metadata
-from ..data.tree import read_tree
+from ..data.slices import by_slices, open_table
+from ..data.table import read_table
+from ..data.tip_set import find_tips
+from .samples import named_tree
 
 # %% auto #0
 __all__ = ['cache_run']
@@ -31,10 +34,16 @@ def cache_run(
         raise AamError(f"No folder is given for the store. Pass {option('run.out', 'stores/NAME')}.")
     out = Path(config.run.out)
     metadata = read_metadata(data.metadata) if data.metadata else None
-    tree = read_tree(data.tree, data.sequences or None) if data.tree else None
+    tree = named_tree(data, _sequences(data)) if data.tree else None
     store = cache_biom(data.table, out, metadata, tree, missing=data.missing, where=data.where,
                        sequences=data.sequences or None)
     for o in store.manifest["notes"]: say(f"  note: {o}")
     size = sum(o.stat().st_size for o in out.iterdir())
     say(f"{store} is in {out}, {size/1e6:,.1f} MB.")
     return out
+
+def _sequences(data):
+    "The ASVs of the table, where the tree is made of them."
+    if find_tips(data.tree) is None: return ()
+    if not by_slices(data.table): return read_table(data.table, data.sequences or None).sequences
+    with open_table(data.table, data.sequences or None) as source: return source.sequences

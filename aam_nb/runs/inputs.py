@@ -13,6 +13,7 @@ from ..batches.arrays import study_arrays
 from ..batches.manifest import describe_arrays, read_manifest
 from ..config import Config
 from ..core import AamError, digest, option
+from ..data.tip_set import find_tips
 from ..disk import file_digest, read_json
 from ..inference.shipped import find_bundle
 from ..types import Study
@@ -31,6 +32,8 @@ def named_inputs(
     "Every file and folder that a run reads, with the key that names it."
     data = config.data
     found = [(f"data.{k}", getattr(data, k)) for k in _FILES]
+    tips = data.tree and find_tips(data.tree)
+    if tips: found[_FILES.index("tree")] = ("data.tree", str(tips))
     beside = Path(data.distances).with_suffix(".ids.txt") if data.distances.endswith(".npy") else ""
     found += [("data.distances", str(beside)), *(("data.corpus", o) for o in data.corpus)]
     found.append(("run.start", config.run.start and str(find_bundle(config.run.start))))

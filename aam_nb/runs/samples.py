@@ -18,20 +18,36 @@ from ..batches.source import SampleSource
 from ..batches.store import open_store
 from ..core import AamError, few, option
 from ..data.metadata import read_metadata
+from ..data.placed import placed_tree
 from ..data.study import join_studies, make_study
 from ..data.table import read_table
+from ..data.tip_set import find_tips, read_tips
 from ..data.tree import read_tree
 from ..sections import DataConfig
-from ..types import Study
+from ..types import Study, Tree
 
 # %% auto #0
-__all__ = ['load_study', 'corpus_folders', 'stored']
+__all__ = ['named_tree', 'load_study', 'corpus_folders', 'stored']
+
+# %% ../../nbs/9_runs/05_samples.ipynb #0f86ae97
+def named_tree(
+    data:DataConfig,
+    sequences, # The ASVs of the table, str
+    cache:Cache|None=None, # Keeps a tree that is read from a file
+)->Tree|None:  # None where no tree is named
+    "The tree that a configuration names: read from a file, or made of these ASVs along a reference."
+    if not data.tree: return None
+    tips = find_tips(data.tree)
+    if tips is not None: return placed_tree(sequences, read_tips(tips))
+    files = data.tree, data.sequences or None
+    return read_tree(*files) if cache is None else cached_tree(cache, *files)
 
 # %% ../../nbs/9_runs/05_samples.ipynb #9cb49495
-def _from_store(data, metadata, tree)->Study:
+def _from_store(data, metadata, cache)->Study:
     "The study of a store folder."
     store = open_store(data.table)
     study = replace(store.study(), store=store)
+    tree = named_tree(data, study.table.sequences, cache)
     if metadata is None and tree is None and not data.where: return study
     metadata = study.metadata if metadata is None else metadata
     return make_study(study.table, metadata, tree or study.tree, missing=data.missing, where=data.where)
@@ -47,15 +63,10 @@ def load_study(
         raise AamError(f"No count table is given. Pass {option('data.table', ...)}: .biom, .qza or .tsv.")
     metadata = read_metadata(data.metadata) if data.metadata else None
     if os.path.isdir(data.table): # Takes names of any length
-        return _from_store(data, metadata, _tree(data, cache))
+        return _from_store(data, metadata, cache)
     table = read_table(data.table, sequences=data.sequences or None, format=data.format)
-    return make_study(table, metadata, _tree(data, cache), missing=data.missing, where=data.where)
-
-def _tree(data, cache):
-    "The tree that is named, or None."
-    if not data.tree: return None
-    files = data.tree, data.sequences or None
-    return read_tree(*files) if cache is None else cached_tree(cache, *files)
+    tree = named_tree(data, table.sequences, cache)
+    return make_study(table, metadata, tree, missing=data.missing, where=data.where)
 
 # %% ../../nbs/9_runs/05_samples.ipynb #de40c470
 def corpus_folders(data:DataConfig)->dict[str,str]: # By the name of the study

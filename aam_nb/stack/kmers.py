@@ -10,22 +10,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from ..data.placed import word_numbers
+
 # %% auto #0
-__all__ = ['WORD', 'word_numbers', 'word_shares', 'word_profiles']
-
-# %% ../../nbs/5_stack/25_kmers.ipynb #30018b54
-_number = np.full(256, -1, dtype=np.int64)
-_number[[ord(o) for o in "ACGT"]] = range(4)
-
-def word_numbers(
-    sequence:str, # Upper case
-    size:int,     # Bases of a word, 1 to 12
-)->np.ndarray:    # int64, 0 to 4**size - 1, one for each window without uncertain bases
-    "The words of a sequence, as numbers to base 4."
-    bases = _number[np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)]
-    if len(bases) < size: return np.zeros(0, dtype=np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(bases, size)
-    return windows[(windows >= 0).all(axis=1)] @ 4**np.arange(size)[::-1]
+__all__ = ['WORD', 'word_shares', 'word_profiles']
 
 # %% ../../nbs/5_stack/25_kmers.ipynb #0fd79380
 WORD = 6 # Bases: a compromise, since the words are 4**6 and a short read has about as many windows as bases
