@@ -184,5 +184,5 @@ def test_a_training_reports_its_test_samples_with_intervals(study, tmp_path, tar
     if target == "age":
         test = told[told.part == "test"]
         mae = np.abs(test.true - test.prediction).mean()
-        assert scores["age"]["aam"]["mae"] == pytest.approx(mae, rel=1e-6)
-    assert all({"aam", "trivial", "forest"} <= set(o) for o in scores.values())
+        assert scores["age"]["stack"]["mae"] == pytest.approx(mae, rel=1e-6)
+    assert all({"stack", "net", "trivial", "forest"} <= set(o) for o in scores.values())

@@ -24,7 +24,7 @@ from aam_nb.recipe import load_config
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run
 
-RENAMED = {"told": "covariates"} # Methods that older evaluations call otherwise
+RENAMED = {"told": "covariates", "aam": "net"} # Methods that older evaluations call otherwise
 FORMATS = sorted((Path(__file__).parent/"formats").iterdir())
 
 
@@ -74,7 +74,7 @@ def test_a_store_opens_and_is_what_is_built_today(older, tmp_path):
 
 def going_on(folder):
     "The configuration of a run, to go on with."
-    return load_config(folder/"config.toml", ("run.resume=true", "run.overwrite=false"))
+    return load_config(folder/"config.toml", ("run.resume=true", "run.overwrite=false", "run.model=net"))
 
 
 def test_a_training_goes_on_to_the_same_weights(older):

@@ -204,6 +204,6 @@ def test_a_pretraining_that_follows_validation_is_refused_before_the_run(files, 
 
 def test_a_notebook_gets_the_model_of_all_samples(files, tmp_path):
     made = train(STUDY, "age", groups="subject", say=quiet, out=tmp_path/"run", **SMALL)
-    assert made.bundle.taught_by(STUDY.ids).all() and "aam" in made.scores
+    assert made.bundle.taught_by(STUDY.ids).all() and "stack" in made.scores
     assert made.scores == json.loads((tmp_path/"run/scores.json").read_text())
     assert "fitted on all 60" in made._repr_html_() and len(made.predictions) < 30

@@ -108,9 +108,9 @@ def methods(self:Evaluation)->list[str]:
     return [o for o in names if o in self.predictions]
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #59c786ab
-OWN = dict(stack=("Stack", "the net and plain models beside it, each fitted on the training part; the weights come from "
-                  "its inner folds, and the notes say which they are"),
-           net=("Net", "the net of aam_nb alone, without plain models beside it"))
+_STACK = ("the net and plain models beside it, each fitted on the training part; the weights come from its "
+          "inner folds, and the notes say which they are")
+OWN = dict(stack=("Stack", _STACK), net=("Net", "the net of aam_nb alone, without plain models beside it"))
 
 @patch
 def title(self:Evaluation,

@@ -93,7 +93,7 @@ def novelty_text(
     far = (share > .5).sum()
     return f"{text} {far:,} of {len(share):,} samples are mostly new." if far else text
 
-# %% ../../nbs/7_evaluation/27_outside.ipynb #4997b57b
+# %% ../../nbs/7_evaluation/27_outside.ipynb #3ff53160
 def _truth(codec, values):
     "Numbers, or class numbers; NaN where missing, or where the study lacks the class."
     import pandas as pd
@@ -144,10 +144,11 @@ def outside_scores(
     said = {k: p[have] for k, p in mean.items()}
     scores, gaps = score_all(codec.task, truth, said, fold, groups, seed=evaluation.seed, ids=ids)
     model = evaluation.model if evaluation.model in said else ""
+    warned = tuple(filter(None, [shared_groups(evaluation.groups, groups)]))
     scored = Study(table=guests.table.samples(rows[have]))
     notes = (*_left_out_notes(y, empty), novelty_text(unknown_share(study, scored)))
     return replace(evaluation, model=model, ids=ids, truth=truth, groups=groups, fold=fold, predictions=said,
-                   scores=scores, differences=gaps, warnings=(), notes=notes, seconds={}, names=(),
+                   scores=scores, differences=gaps, warnings=warned, notes=notes, seconds={}, names=(),
                    interval=None, level=0., shifts=(), checks=None)
 
 # %% ../../nbs/7_evaluation/27_outside.ipynb #76e7172c

@@ -131,7 +131,8 @@ def _tree_of(own, sequences):
     start, stop, tip = own["start"], own["stop"], own["tip"]
     n = int(own["tips"][0])
     sound = len(start) == len(stop) == len(own["length"]) and (start >= 0).all() and (stop >= start).all()
-    if not sound or stop.max(initial=0) > n or n > MOST_TIPS: raise ValueError("branches over tips that do not exist")
+    if not sound or stop.max(initial=0) > n or n > MOST_TIPS:
+        raise ValueError("branches over tips that do not exist")
     if not (np.isfinite(own["length"]) & (own["length"] >= 0)).all(): raise ValueError("lengths below 0")
     if len(tip) != len(sequences) or tip.min(initial=0) < -1 or tip.max(initial=-1) >= n:
         raise ValueError("tips that do not exist")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax
+from scipy.stats import t as student
 
 from .penalised import penalty_folds
 
@@ -80,7 +81,7 @@ class Pool:
         return np.exp(log_pool(_log(found), w)) if self.logs else np.tensordot(w, found, axes=(0, 1))
 
 # %% ../../nbs/5_stack/40_pool.ipynb #55490bfd
-CERTAIN = 2. # Standard errors from which a difference counts
+CERTAIN = .975 # How sure a difference must be not to come from chance, by Student's t on one side
 FEWEST = 100 # Groups, or samples without groups, from which weights are learned
 PULLS = (1e-3, 1e-2, .1, 1., 10.)
 
@@ -141,11 +142,12 @@ def _guarded(pool, own, each, groups):
     means = each.mean(axis=1)
     best, losses = int(means.argmin()), (*map(float, means), float(own.mean()))
     gap = own - each[best]
-    if gap.mean() <= CERTAIN*standard_error(gap, groups):
-        near = f" '{pool.names[best]}' alone did better by less than {CERTAIN:g} standard errors."
+    times = float(student.ppf(CERTAIN, max(len(gap) if groups is None else len(set(groups)), 2) - 1))
+    if gap.mean() <= times*standard_error(gap, groups):
+        near = f" '{pool.names[best]}' alone did better by less than {times:.2g} standard errors."
         return replace(pool, losses=losses, why=pool.why + near*bool(gap.mean() > 0))
     why = (f"'{pool.names[best]}' alone: out of fold its loss is {means[best]:.4g}, that of the stack of "
-           f"{len(means)} {own.mean():.4g}, more than {CERTAIN:g} standard errors above.")
+           f"{len(means)} {own.mean():.4g}, more than {times:.2g} standard errors above.")
     alone = tuple(float(i == best) for i in range(len(means)))
     return Pool(names=pool.names, weights=alone, why=why, losses=losses)
 

@@ -83,13 +83,15 @@ def _check_member(target, name, m, known, rows, classes):
     if needs and known.tree is None: _refuse(target, f"'{name}' needs a tree, and there is none")
     asvs = len(known.table.sequences)
     if m.columns.max(initial=-1) >= asvs: _refuse(target, f"'{name}' looks at ASVs that do not exist")
-    if (m.dual.classes if linear else m.classes) != classes: _refuse(target, f"'{name}' predicts other classes")
+    own = m.dual.classes if linear else m.classes
+    if own != classes: _refuse(target, f"'{name}' predicts {own} classes, not {classes}")
     if linear:
         if len(m.dual.weights) != len(rows): _refuse(target, f"'{name}' has weights for other samples")
         if not 0 <= m.reach < np.inf: _refuse(target, f"'{name}' has the reach {m.reach}")
         return
     wide = len(known.tree.length) if m.view == "branch" else len(m.columns)
-    if m.trees.feature.max(initial=-1) >= wide: _refuse(target, f"'{name}' asks for columns that do not exist")
+    if m.trees.feature.max(initial=-1) >= wide:
+        _refuse(target, f"'{name}' asks for columns that do not exist")
 
 # %% ../../nbs/5_stack/52_targets.ipynb #fed21f32
 def _pool(target, saved, members)->Pool:
@@ -98,7 +100,8 @@ def _pool(target, saved, members)->Pool:
     sound = all(type(o) is float and 0 <= o < np.inf for o in weights) and len(names) == len(weights) > 0
     if not sound or set(names) - {NET} != set(members) or len(set(names)) < len(names):
         _refuse(target, "its weights do not fit its members")
-    if type(saved["logs"]) is not bool or type(saved["why"]) is not str: _refuse(target, "its pool is not sound")
+    if type(saved["logs"]) is not bool or type(saved["why"]) is not str:
+        _refuse(target, "its pool is not sound")
     return Pool(names=names, weights=weights, logs=saved["logs"], why=saved["why"])
 
 def _rows(target, arrays, name, n):
@@ -121,7 +124,8 @@ def unpack_stacks(
         if target not in classes: _refuse(target, f"the targets are {few(targets.names)}")
         own = {k.partition(":")[2]: v for k, v in arrays.items() if k.partition(":")[0] == str(i)}
         try: members, pool = unpack(own, saved["members"]), saved["pool"]
-        except (AttributeError, KeyError, TypeError) as e: _refuse(target, f"its settings lack or misstate {e}")
+        except (AttributeError, KeyError, TypeError) as e:
+            _refuse(target, f"its settings lack or misstate {e}")
         rows = _rows(target, arrays, f"{i}:rows", len(known.ids))
         for name, m in members.items(): _check_member(target, name, m, known, rows, classes[target])
         try: pool = _pool(target, pool, members)

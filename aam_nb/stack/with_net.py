@@ -28,7 +28,7 @@ def without_stack(
     "Why a target is predicted by the net alone."
     t = config.target
     if config.run.model == "net": return "run.model is 'net'"
-    if codec.loss != "mse": return f"its loss is '{codec.loss}', and the other members minimise squared errors"
+    if codec.loss != "mse": return f"its loss is '{codec.loss}', and other members minimise squared errors"
     weighs = t.weights or t.balance or codec.classes and t.class_weights != "none"
     return "its samples have weights, which the other members do not know" if weighs else ""
 
@@ -77,7 +77,7 @@ def fold_members(
     test:np.ndarray,  # int64 rows to predict
     folds,            # Inner folds of the rows that train, as the net has them
 )->tuple[dict,dict]:  # By member: out of fold, in the order of `fold.train`; of the test rows
-    "What members say, out of fold and, fitted on all rows that train, of the test rows. Refuses folds that leak."
+    "What members say, out of fold and of test rows. Raises `AamError` for folds that leak."
     folds = _with_value(fold, folds)
     names = possible_members(fold.features.study) if folds else []
     oof = out_of_fold(fold, names, folds) if folds else {}
