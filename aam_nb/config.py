@@ -305,8 +305,8 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _test_problems, _batch_size_problems, _schedule_problems, _run_problems,
-                  _shard_problems)
+                  _exclusive_problems, _test_problems, _batch_size_problems, _schedule_problems,
+                  _run_problems, _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 
@@ -385,7 +385,7 @@ _ADVICE = 'It is still read; recipes now use lists and tables, such as target = 
 
 # %% ../nbs/0_start/60_config.ipynb #dbf8b33b
 # Keys that came later, and what complete configurations without them mean
-LATER = {("model", "ridge"): 0., ("run", "refit"): 0, ("run", "checks"): ()}
+LATER = {("model", "ridge"): 0., ("run", "refit"): 0}
 
 def _as_meant(given, names):
     "Sections with the keys that did not exist when they were written, where all sections are there."

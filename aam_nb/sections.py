@@ -209,7 +209,7 @@ class RunConfig(Section):
     refit:int = between(1, 0, 20) # Models fitted anew on all samples, for the steps found; 0 for none
     model:str = one_of("stack", "stack", "net") # stack: the net and plain models beside it; net: it alone
     baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
-    checks:tuple[str,...] = ("shifts",)     # Further tests of a score: shifts, left_out, random_folds, curve
+    checks:tuple[str,...] = ()              # Further tests of a score: shifts, left_out, random_folds, curve
     permutations:int = between(0, 0, 10**6) # Evaluations of one plain model with labels dealt at random
     permuted:str = "clr"                    # That plain model, e.g. clr, forest or depth
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes

@@ -63,7 +63,7 @@ def other_tests(folder):
     if c["random"]:
         r = c["random"]
         each = ", ".join(f"{k} {r['optimism'][k][0]:+.3f}" for k in r["scores"])
-        yield f"Folds that ignore groups: Kendall's tau with the grouped order {r['tau']:.2f}; optimism {each}."
+        yield f"Random folds: Kendall's tau with the grouped order {r['tau']:.2f}; optimism {each}."
     if c["curve"]:
         v = c["curve"]
         values = {k: " ".join(f"{o[0]:.3f}" for o in s) for k, s in v["scores"].items()}
@@ -73,15 +73,16 @@ def other_tests(folder):
     if p:
         good = sum(o <= p["value"] if p["lower"] else o >= p["value"] for o in p["null"])
         n = len(p["null"])
-        yield (f"Labels dealt at random ({p['how']}): {p['method']} {p['value']:.3f}; {good} of {n} reach it, "
-               f"p = {(1 + good)/(1 + n):.3g}.")
+        yield (f"Labels dealt at random ({p['how']}): {p['method']} {p['value']:.3f}; {good} of {n} reach it"
+               f", p = {(1 + good)/(1 + n):.3g}.")
 
 
 def table(out):
     "All that has been run, as Markdown."
     print("# Thinner reads, and other tests of the scores\n")
-    print("By `python benchmarks/shifts.py`: models and folds of `aam evaluate small`, seed 42. A loss above 0")
-    print("is worse (MAE up, AUC down); in brackets the 95 % interval over groups of the loss minus the forest's.")
+    print("By `python benchmarks/shifts.py`: models and folds of `aam evaluate small run.start=reference`,")
+    print("seed 42. A loss above 0 is worse (MAE up, AUC down); in brackets the 95 % interval over groups")
+    print("of the loss minus the forest's.")
     for task in TASKS:
         if not (out/task/"finished.json").exists(): continue
         print(f"\n## {task} ({TASKS[task]['study']}, {TASKS[task]['target']})\n")
@@ -89,14 +90,17 @@ def table(out):
             if not (out/task/name/"shifts.tsv").exists(): continue
             if name: print(f"\nAt a common depth ({name}):\n")
             print("\n".join(shift_table(rows(out/task/name/"shifts.tsv"))))
-            if (out/task/name/"checks.json").exists(): print("\n" + "\n\n".join(other_tests(out/task/name)))
+            if not (out/task/name/"checks.json").exists(): continue
+            print("\n" + "\n\n".join(other_tests(out/task/name)))
     minutes = {o.parent.name: sum(map(int, o.read_text().split()))/60 for o in out.glob("*/time.txt")}
-    print("\nTimes, on a machine that others used too:", ", ".join(f"{k} {v:.0f} min" for k, v in minutes.items()))
+    each = ", ".join(f"{k} {v:.0f} min" for k, v in minutes.items())
+    print("\nTimes, on a machine that others used too:", each)
 
 
 def main():
     "Read the command line."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("do", choices=("run", "table"))
     parser.add_argument("words", nargs="*", help="tasks and settings")
     parser.add_argument("--out", type=Path, default=Path("/tmp/aam-shifts"))

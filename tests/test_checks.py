@@ -94,7 +94,7 @@ def test_a_run_goes_on_where_it_was(run, data, monkeypatch, tmp_path):
 
 def test_guests_do_not_change_the_scores(run, data, tmp_path, monkeypatch):
     make_small(monkeypatch)
-    evaluate_run(quick(data, tmp_path/"plain", checks=[]), say=lambda text: None)
+    evaluate_run(quick(data, tmp_path/"plain"), say=lambda text: None)
     before, after = rows(tmp_path/"plain"/"predictions.tsv"), rows(run[0]/"predictions.tsv")
     for a, b in zip(before, after, strict=True):
         for k in set(a) - {"sample_id", "group"}: assert np.isclose(float(a[k]), float(b[k]), atol=1e-5), k
@@ -137,7 +137,7 @@ def divided(data, folder, shared=0):
 def test_another_study_is_predicted_by_the_models_of_the_folds(data, tmp_path, monkeypatch):
     make_small(monkeypatch)
     said, files = [], divided(data, tmp_path)
-    page = evaluate_run(quick(files, tmp_path/"run", checks=[]), say=said.append).read_text()
+    page = evaluate_run(quick(files, tmp_path/"run"), say=said.append).read_text()
     found = rows(tmp_path/"run"/"test_study"/"predictions.tsv")
     assert {o["group"] for o in found} == {f"P{i}" for i in range(15, 20)}
     errors = [abs(float(o["true"]) - float(o["forest"])) for o in found]

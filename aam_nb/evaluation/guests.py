@@ -213,5 +213,6 @@ def with_guests(
         groups = np.concatenate([strings([""]*n) if g is None else g for g, n in both])
     known = [o.metadata for o in (first, second) if o.metadata is not None]
     kind = np.concatenate([first.kind, second.kind])
-    return Guests(table=beside_table(first.table, second.table), kind=kind, of=np.concatenate([first.of, second.of]), groups=groups,
+    return Guests(table=beside_table(first.table, second.table), kind=kind, groups=groups,
+                  of=np.concatenate([first.of, second.of]),
                   metadata=pd.concat(known) if len(known) == 2 else None)

@@ -60,7 +60,8 @@ def shared_groups(
     both = sorted(set(map(str, groups)) & set(map(str, others)) - {""})
     if not both: return ""
     return (f"leak (groups): {len(both)} of {len(set(map(str, others)))} groups of the test samples have the "
-            f"name of a group of the study ({few(both)}). If they are the same people, these scores are too good.")
+            f"name of a group of the study ({few(both)}). If they are the same people, these scores are too "
+            "good.")
 
 # %% ../../nbs/7_evaluation/27_outside.ipynb #d183b2a9
 OUTSIDE = "another study" # The kind of these guests

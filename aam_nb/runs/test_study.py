@@ -37,8 +37,8 @@ def load_test(
     wanted = [o for chain in covariate_chains(data.covariates) for o in chain]
     lost = [o for o in (*data.target, *wanted) if o not in found.metadata.columns]
     if lost:
-        raise AamError(f"The test metadata {data.test_metadata} lack {few(lost)}, which the model predicts or "
-                       "reads. Add the columns, or name others.")
+        raise AamError(f"The test metadata {data.test_metadata} lack {few(lost)}, which the model predicts "
+                       "or reads. Add the columns, or name others.")
     return with_target(found, own)
 
 def test_groups(
