@@ -92,6 +92,7 @@ def test_a_run_goes_on_where_it_was(run, data, monkeypatch, tmp_path):
     assert len(asked) - usual in (1, 2), lost # the damaged answer, a permutation of two folds
 
 
+@pytest.mark.slow
 def test_guests_do_not_change_the_scores(run, data, tmp_path, monkeypatch):
     make_small(monkeypatch)
     evaluate_run(quick(data, tmp_path/"plain"), say=lambda text: None)
