@@ -48,9 +48,10 @@ def _signed(e, score, sign=1):
 
 def _number(text): return float(text.replace("\u2212", "-").replace(",", ""))
 
-def _row(e, name, cells):
+def _row(e, name, cells, below=""):
     "A row of a table, as `table_html` takes it, with the mark of the method."
     head = f'<span class="mark" aria-hidden="true"></span>{esc(e.title(name))}'
+    if below: head += f'<span class="span">{below}</span>'
     return f' class="{method_kind(e, name)}"', [head, *cells]
 
 def shifts_html(
@@ -63,15 +64,16 @@ def shifts_html(
     def cells(o):
         "The scores of a method: as it is, and for each kind of reads with the loss below."
         each = [f"{show(s.scores[o], size)}<br>{_signed(e, s.losses[o])}" for s in e.shifts]
-        return [show(e.shifts[0].before[o], size), *each]
+        return each
     names = [o for o in e.methods if o in e.shifts[0].scores]
-    rows = [_row(e, o, cells(o)) for o in names]
+    own = e.shifts[0].before
+    rows = [_row(e, o, cells(o), f"{show(own[o], size)} as it is") for o in names]
     note = (f"{capital(NAMES[main])} of the same models on copies of their test samples. Below each score "
             "stands the loss against the same samples as they were, with its 95 % interval over "
             f"{group_text(e)}; above 0 is worse, and bold where the interval excludes zero. Spurious reads "
             "are reads with one wrong base, in ASVs that no training sample has.")
-    words = " ".join(filter(None, (shift_text(e, s) for s in e.shifts)))
-    head = ["method", "as it is", *(s.kind for s in e.shifts)]
+    words = shift_text(e)
+    head = ["method", *(s.kind for s in e.shifts)]
     table = table_html("The same models on thinner reads", head, rows, note=note, classes="scores")
     return section_html("shifts", "Thinner and spurious reads", f"<p>{esc(words)}</p>" if words else "",
                         figure_html(plot_shifts(e)), table)
@@ -82,7 +84,7 @@ def plot_shifts(
 )->Picture:
     "What the methods lose with fewer reads."
     e, main = evaluation, MAIN[evaluation.task]
-    names = [o for o in e.methods if o in e.shifts[0].scores and o != "trivial"]
+    names = [o for o in e.methods if o in e.shifts[0].scores and o not in ("trivial", "depth")]
     kinds = [s.kind for s in e.shifts]
     def draw(fig):
         "Draw into an empty figure."
@@ -104,7 +106,7 @@ def plot_shifts(
         return f"{s.kind}: " + ", ".join(f"{e.title(o)} {show(s.losses[o][0], size, True)}" for o in names)
     each = "; ".join(map(said, e.shifts))
     caption = ("What each method loses, with 95 % intervals, in the order of the table from left to right. "
-               "Filled marks: the model, the random forest and the average.")
+               "Filled marks: the model, what is second to it, and the random forest.")
     return picture("shifts", draw, (7.4, 3.), f"Loss in {NAMES[main]}. {each}.", caption)
 
 # %% ../../nbs/7_evaluation/74_check_page.ipynb #cb155967
