@@ -154,18 +154,33 @@ def kept(folder):
 
 
 def net(path):
-    "Lines of the arrays that `benchmarks/net.py run` keeps: net-VARIANT-TASK-SEED.npz."
-    from net import prepared
+    "Lines of the arrays that `benchmarks/net.py run` keeps (net-VARIANT-TASK-SEED.npz), after its last step."
+    from net import prepared, stepwise
     _, variant, task, seed = path.stem.split("-")
     with np.load(path) as saved: found = dict(saved)
     with tempfile.TemporaryDirectory() as tmp:
         ready = prepared(task, int(seed), (), Path(tmp))
-        for models, words in (("test", "inner folds"), ("refit", "all samples")):
-            if f"{models} 1" not in found: continue
-            parts = range(1, len(ready.parts.outer) + 1)
-            folds = [dict(oof=found[f"oof {k}"], test=found[f"{models} {k}"]) for k in parts]
-            name = f"{task} {seed}, net {variant}, models of {words}"
-            yield from folds_judged(name, ready, ready.bench.config, folds)
+        step, folds = list(stepwise(ready, {}, found).items())[-1]
+        name = f"{task} {seed}, net {variant}, {step}"
+        yield from folds_judged(name, ready, ready.bench.config, folds)
+        yield as_evaluated(name, ready, folds)
+
+
+def as_evaluated(name, ready, found):
+    "The line of intervals as `aam evaluate` makes them, wider where reads are unseen."
+    from aam_nb.runs.evaluate import fold_predictions, fold_unseen
+    at, target, parts = ready.study.positions, ready.bench.config.targets[0], ready.parts
+    values, each = ready.study.metadata[target].to_numpy(float), []
+    for ids, inner, outputs in zip(parts.outer, parts.inner, found, strict=True):
+        train, test = map(at, ids)
+        unseen = fold_unseen(ready.bench.samples, train, test, [tuple(map(at, o)) for o in inner])
+        made = fold_predictions(ready.bench, ready.groups, train, test, outputs, target, unseen)
+        each.append((made["test"], values[test], made["low"], made["high"], [float(made["level"])]*len(test)))
+    *ends, level = (np.concatenate(o) for o in zip(*each, strict=True))
+    known, bounds = np.isfinite(ends[1]), natural_bounds(values[np.isfinite(values)])
+    groups = len(set(ready.groups)) if ready.groups is not None else len(values)
+    ends = [o[known] for o in ends]
+    return row(name, groups, "as evaluated", judged(*ends, np.ones(known.sum()), level.mean(), bounds))
 
 
 def folds_judged(name, ready, config, found):
@@ -189,7 +204,7 @@ def fold_intervals(ready, config, found, train, test, way):
     own = np.isfinite(truth)
     groups = None if ready.groups is None else ready.groups[train][own]
     made = way(codec, found["oof"][own], truth[own], groups, config.target.level)
-    models = found.get("refit", found["test"])
+    models = [*found["test"], *found.get("refit", ())]
     point = np.mean([made.decode(o) for o in models], axis=0)
     low, high = np.mean([made.interval(o) for o in models], axis=0).T
     return point, low, high, np.full(len(test), made.level)

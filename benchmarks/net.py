@@ -1,12 +1,14 @@
 """The net alone beside the plain models, on the same folds of real studies, and what each change brings.
 
-    python benchmarks/net.py run now month delivery            # two tasks, two seeds each
-    python benchmarks/net.py run before month model.ridge=0 model.identity=64 augment.mixup=.4
-    python benchmarks/net.py table > benchmarks/results/net.md # all that has been run
+    python benchmarks/net.py run now month delivery run.start=reference   # two tasks, two seeds each
+    python benchmarks/net.py run before month model.ridge=0 model.identity=64 augment.mixup=.4 run.refit=0
+    python benchmarks/net.py table > benchmarks/results/net.md  # all that was run, or tasks named
 
-The first word after `run` names the variant, then come tasks (all where none is named) and settings. The
-folds are those of `aam evaluate small` with the seed; each run is kept in the folder of --out and is not made
-again. AAM_DATA names the folder of studies (default ../shared/data).
+The first word after `run` names the variant (`now` or `before` for the table), then come tasks (all where
+none is named) and settings. The folds are those of `aam evaluate small` with the seed; each run is kept in
+the folder of --out and is not made again. What the net says and what its ridge regression says is kept apart,
+so that the steps between `before` and `now` (STEPS) are all read from those two. AAM_DATA names the folder of
+studies (default ../shared/data).
 """
 import argparse
 import os
@@ -19,7 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
-SEEDS = (42, 7)
+SEEDS = (42, 11)
 INFANTS = dict(study="ecam_infant", groups="host_subject_id", where="is_infant == 1")
 GUT = dict(study="global_gut", groups="household", missing="drop")
 TASKS = dict(
@@ -27,6 +29,7 @@ TASKS = dict(
     age=dict(GUT, target="age_years"), country=dict(GUT, target="country"),
     hmp=dict(study="hmp_v35_bodysite", groups="hostsubjectid", target="HMPbodysubsite", missing="drop"),
     cfs=dict(study="cfs87", independent=True, target="Subject"),
+    cfs_age=dict(study="cfs87", independent=True, target="Age"),
     ibd=dict(study="ibd_crohns_2538", groups="host_subject_id", target="ibd", depth=4000))
 
 
@@ -148,11 +151,52 @@ def run(variant, tasks, settings, seeds, out):
         kept(out/f"net-{variant}-{task}-{seed}.npz", lambda ready=ready: nets(ready))
 
 
-def ways(found, folds):
-    "The models of a fold as they are averaged: those of inner folds, and with those of all samples."
-    parts = [{o: found[f"{o} {k}"] for o in ("test", "oof", "refit") if f"{o} {k}" in found} for k in folds]
-    yield "inner", [{k: v for k, v in o.items() if k != "refit"} for o in parts]
-    if "refit" in parts[0]: yield "with refit", parts
+STEPS = ("before", "identity 256, mixup .8", "half ridge", "learned share", "one of all samples")
+
+
+def mixed(saved, part, k, shares):
+    "Outputs of the models of a fold, each with its share of the ridge regression."
+    net, ridge = saved[f"net {part} {k}"], saved[f"ridge {part} {k}"]
+    return net + np.reshape(shares, (-1, 1, 1))*(ridge - net)
+
+
+def with_shares(saved, k, shares):
+    "What `fit_fold` gives, where the inner models of a fold have these shares."
+    by, every = saved[f"by {k}"], np.asarray(shares)
+    net, ridge = saved[f"net oof {k}"], saved[f"ridge oof {k}"]
+    return dict(test=mixed(saved, "test", k, every), oof=net + every[by][:, None]*(ridge - net))
+
+
+def learned(saved, k, y, groups):
+    "The shares that the inner models learn, as the package learns them."
+    from aam_nb.runs.ridge_share import best_share, learned_share
+    for i in range(saved[f"by {k}"].max() + 1):
+        at = (saved[f"by {k}"] == i) & ~np.isnan(y)
+        best = best_share(saved[f"net oof {k}"][at], saved[f"ridge oof {k}"][at], y[at])
+        yield learned_share(best, len(set(groups[at])), .5)
+
+
+def fold_steps(before, now, k, y, groups):
+    "The outputs of a fold with one change after the other, by step."
+    alone = lambda saved: dict(test=saved[f"net test {k}"], oof=saved[f"net oof {k}"])
+    shares = list(learned(now, k, y, groups))
+    both = with_shares(now, k, shares)
+    found = {STEPS[1]: alone(now), STEPS[2]: with_shares(now, k, [.5]*len(shares)), STEPS[3]: both}
+    if f"net refit {k}" in now: found[STEPS[4]] = both | dict(refit=mixed(now, "refit", k, np.mean(shares)))
+    return ({STEPS[0]: alone(before)} if before else {}) | found
+
+
+def stepwise(ready, before, now):
+    "By step, the outputs of all folds."
+    from aam_nb.data.targets import Targets
+    at, metadata, found = ready.study.positions, ready.bench.metadata, {}
+    groups = np.arange(len(ready.study.ids)) if ready.groups is None else ready.groups
+    for k, (ids, _) in enumerate(ready.parts.outer, 1):
+        train = at(ids)
+        y = Targets.fit(metadata, ready.bench.config, train=train).encode(metadata)[train, 0]
+        for step, fold in fold_steps(before, now, k, y, groups[train]).items():
+            found.setdefault(step, []).append(fold)
+    return found
 
 
 def evaluated(ready, folds, known):
@@ -174,31 +218,31 @@ def shown(score):
 
 
 def rows(task, seed, out):
-    "Lines of the table: one for each way to average the nets of each variant."
-    saved = kept(out/f"plain-{task}-{seed}.npz", dict)
+    "Lines of the table: the plain models, then the net with one change after the other."
+    path = lambda what: out/f"{what}-{task}-{seed}.npz"
+    saved = kept(path("plain"), dict)
     known = {(k.split()[0], int(k.split()[1])): (v, 0.) for k, v in saved.items() if " " in k}
-    first, ready = True, prepared(task, seed, (), out)
-    for path in sorted(out.glob(f"net-*-{task}-{seed}.npz")):
-        found, variant = kept(path, dict), path.stem.split("-")[1]
-        for way, folds in ways(found, range(1, len(ready.parts.outer) + 1)):
-            e = evaluated(ready, folds, known)
-            main = "r2" if e.task == "regression" else ("accuracy" if len(e.classes) > 2 else "auc")
-            others = [o for o in ("forest", "clr", "branch") if o in e.scores]
-            start = f"| {task} {seed} | {main} |"
-            if first: yield from (f"{start} {o} | {shown(e.scores[o][main])} | | |" for o in others)
-            first = False
-            best = max(e.scores[o][main][0] for o in others)
-            yield (f"{start} net, {variant}, {way} | {shown(e.scores['aam'][main])} | "
-                   f"{shown(e.differences['aam'][main])} | {e.scores['aam'][main][0] - best:+.3f} |")
+    ready = prepared(task, seed, (), out)
+    before = kept(path("net-before"), dict) if path("net-before").exists() else {}
+    for step, folds in stepwise(ready, before, kept(path("net-now"), dict)).items():
+        e = evaluated(ready, folds, known)
+        main = "r2" if e.task == "regression" else ("accuracy" if len(e.classes) > 2 else "auc")
+        plain = [o for o in ("forest", "clr", "branch") if o in e.scores]
+        start, own = f"| {task} {seed} | {main} |", e.scores["aam"][main]
+        best = max(e.scores[o][main][0] for o in plain)
+        yield from (f"{start} {o} | {shown(e.scores[o][main])} | | |" for o in plain) # Each line is kept once
+        yield (f"{start} net, {step} | {shown(own)} | {shown(e.differences['aam'][main])} | "
+               f"{own[0] - best:+.3f} |")
 
 
-def table(out, seeds):
+def table(out, seeds, tasks):
     "All that has been run, as Markdown."
     lines = ["| task, seed | score | method | value | minus forest | minus best of forest, clr, branch |",
              "|---|---|---|---|---|---|"]
-    for task, seed in ((t, s) for t in TASKS for s in seeds):
-        if (out/f"plain-{task}-{seed}.npz").exists(): lines += rows(task, seed, out)
-    return "\n".join(lines)
+    for task, seed in ((t, s) for t in tasks for s in seeds):
+        names = (f"plain-{task}-{seed}.npz", f"net-now-{task}-{seed}.npz")
+        if all((out/o).exists() for o in names): lines += rows(task, seed, out)
+    return "\n".join(dict.fromkeys(lines))
 
 
 def main():
@@ -209,7 +253,7 @@ def main():
     p.add_argument("--out", type=Path, default=ROOT/"runs/net")
     args = p.parse_args()
     seeds = [int(o) for o in args.seeds.split(",")]
-    if args.what == "table": return print(table(args.out, seeds))
+    if args.what == "table": return print(table(args.out, seeds, args.words or list(TASKS)))
     variant, *rest = args.words
     tasks = [o for o in rest if o in TASKS] or list(TASKS)
     run(variant, tasks, [o for o in rest if "=" in o], seeds, args.out)

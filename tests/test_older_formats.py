@@ -74,7 +74,7 @@ def test_a_store_opens_and_is_what_is_built_today(older, tmp_path):
 
 def going_on(folder):
     "The configuration of a run, to go on with."
-    return load_config(folder/"config.toml", ("run.resume=true", "run.overwrite=false", "run.model=net"))
+    return load_config(folder/"config.toml", ("run.resume=true", "run.overwrite=false"))
 
 
 def test_a_training_goes_on_to_the_same_weights(older):
