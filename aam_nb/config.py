@@ -385,7 +385,7 @@ _ADVICE = 'It is still read; recipes now use lists and tables, such as target = 
 
 # %% ../nbs/0_start/60_config.ipynb #dbf8b33b
 # Keys that came later, and what complete configurations without them mean
-LATER = {("model", "ridge"): 0., ("run", "refit"): 0}
+LATER = {("model", "ridge"): 0., ("run", "refit"): 0, ("run", "model"): "net"}
 
 def _as_meant(given, names):
     "Sections with the keys that did not exist when they were written, where all sections are there."
