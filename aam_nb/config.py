@@ -195,16 +195,9 @@ def _model_problems(c):
 # %% ../nbs/0_start/60_config.ipynb #8c2078ea
 def _test_problems(c):
     "What is wrong with the table of another study."
-    d, found = c.data, []
-    for o in ("test_metadata", "test_sequences"):
-        if getattr(d, o) and not d.test_table:
-            found.append(f"data.{o} is given without data.test_table; wanted the table that it is about")
-    if d.test_table and not d.test_metadata:
-        found.append("data.test_table is given without data.test_metadata; wanted the column of the target")
-    if d.test_table and c.target.by:
-        found.append("data.test_table and target.by are both given; the scale of a category is known of the "
-                     "study alone, so choose one")
-    return found
+    if not (c.data.test_table and c.target.by): return []
+    return ["data.test_table and target.by are both given; the scale of a category is known of the study "
+            "alone, so choose one"]
 
 def _exclusive_problems(c):
     "Which choices exclude each other."

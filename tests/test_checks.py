@@ -159,8 +159,7 @@ def test_a_sample_in_both_studies_is_refused_before_anything_is_written(data, tm
     assert not (tmp_path/"run").exists()
 
 
-def test_a_test_table_needs_its_metadata():
-    with pytest.raises(AamError, match="without data.test_metadata"):
-        config_from({"data": dict(test_table="a.biom")})
-    with pytest.raises(AamError, match="without data.test_table"):
-        config_from({"data": dict(test_metadata="a.tsv")})
+def test_a_test_table_needs_its_metadata(data):
+    for files, message in ((dict(test_table="a.biom"), "no metadata.*test_metadata"),
+                           (dict(test_metadata="a.tsv"), "none is given.*test_table")):
+        with pytest.raises(AamError, match=message): evaluate_run(quick(data | files, "run"))

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..config import Config, covariate_chains
-from ..core import AamError, few
+from ..core import AamError, few, option
 from ..data.split import labels
 from ..evaluation.outside import refuse_known, shared_groups
 from .choice import group_values, with_target
@@ -25,11 +25,22 @@ from ..types import Study
 __all__ = ['load_test', 'test_groups', 'folds_beside', 'test_notes']
 
 # %% ../../nbs/9_runs/51_test_study.ipynb #bcffed2f
+def _check_files(data):
+    "Raise `AamError` for a test table without metadata, or the other way round."
+    if data.test_table and not data.test_metadata:
+        raise AamError(f"The test table {data.test_table} has no metadata, so nothing can be scored. Pass "
+                       f"{option('data.test_metadata', ...)}.")
+    beside = data.test_metadata or data.test_sequences
+    if beside and not data.test_table:
+        raise AamError(f"{beside} is about a test table, and none is given. Pass "
+                       f"{option('data.test_table', ...)}.")
+
 def load_test(
     config:Config,
 )->Study|None: # Samples with reads and a target; None where no test table is named
     "Read the other study. Raises `AamError` for columns that it lacks."
     data = config.data
+    _check_files(data)
     if not data.test_table: return None
     files = dict(table=data.test_table, metadata=data.test_metadata, sequences=data.test_sequences)
     own = replace(data, tree="", corpus=(), format="", distances="", split="", leave_out="", **files)
