@@ -267,7 +267,7 @@ def _shard_problems(c):
 
 # %% ../nbs/0_start/60_config.ipynb #046fc20c
 def _asv_stage():
-    return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
+    return OptimConfig(steps=400, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
                        freeze=False, chunk=256)
 
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)
@@ -368,7 +368,7 @@ _ADVICE = 'It is still read; recipes now use lists and tables, such as target = 
 
 # %% ../nbs/0_start/60_config.ipynb #dbf8b33b
 # Keys that came later, and what complete configurations without them mean
-LATER = {("model", "ridge"): 0., ("run", "refit"): 0}
+LATER = {("model", "ridge"): 0., ("run", "refit"): 0, ("run", "model"): "net"}
 
 def _as_meant(given, names):
     "Sections with the keys that did not exist when they were written, where all sections are there."

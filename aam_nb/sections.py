@@ -204,6 +204,7 @@ class RunConfig(Section):
     repeats:int = between(1, 1, 100)        # Number of times the folds are drawn, each time with another seed
     inner:int = between(3, 2, 20)           # Inner folds; each picks the best step of a model of its own
     refit:int = between(1, 0, 20) # Models fitted anew on all samples, for the steps found; 0 for none
+    model:str = one_of("stack", "stack", "net") # stack: the net and plain models beside it; net: it alone
     baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...

@@ -43,6 +43,8 @@ FLAGS = {
                   ".tar.gz of qiime-default-reference, by pip download --no-deps --no-binary :all:"),
     "start": ("run.start", str, "Bundle whose encoder the run starts from, or reference: the one that comes "
               "with aam_nb."),
+    "model": ("run.model", str, "stack (the usual one: the net and plain models beside it), or net (it "
+              "alone)."),
     "seed": ("run.seed", int, "Seed of every random draw."),
     "threads": ("run.threads", int, "CPU threads."),
     "device": ("run.device", str, "auto, cpu, cuda or mps."),
@@ -54,7 +56,8 @@ FLAGS = {
 # %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
 WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
           "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
-          "FOLDER": ("out",), "PATH": ("reference",), "BUNDLE": ("start",), "N|auto": ("batch_size",)}
+          "FOLDER": ("out",), "PATH": ("reference",), "BUNDLE": ("start",), "N|auto": ("batch_size",),
+          "stack|net": ("model",)}
 
 def wanted(
     name:str,   # A key of `FLAGS`
@@ -87,9 +90,10 @@ HELP_ALL = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_a
 
 def with_flags(
     *names:str, # Keys of `FLAGS`
+    **more,     # Options of this command alone, as types that typer understands
 )->Callable:    # Decorates a function that takes `words` and flags by name
     "Give a function the command line of a recipe, overrides and these flags."
-    kinds = {"words": WORDS} | {o: flag(o) for o in names} | {"help_all": HELP_ALL}
+    kinds = {"words": WORDS} | {o: flag(o) for o in names} | more | {"help_all": HELP_ALL}
     kw = Parameter.KEYWORD_ONLY
     taken = [Parameter(o, kw, default=_default(o), annotation=kind) for o, kind in kinds.items()]
     def decorate(f):
@@ -166,7 +170,7 @@ def described(
 
 # %% ../nbs/9_runs/80_train_command.ipynb #9d9a06b4
 TRAINING = ("table", "metadata", "tree", "sequences", "target", "groups", "independent", "where", "depth",
-            "start", "seed", "threads", "device", "batch_size", "out", "resume", "overwrite")
+            "start", "model", "seed", "threads", "device", "batch_size", "out", "resume", "overwrite")
 
 @with_flags(*TRAINING)
 def train(**given):

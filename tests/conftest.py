@@ -31,3 +31,11 @@ def data_dir():
     if not folder.is_absolute(): folder = ROOT/folder
     if not folder.is_dir(): pytest.skip(f"no real data in {folder}; set AAM_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_extra_trees():
+    "A run fits extra trees for its stack in every fold; 300 of them would take most of the time of a test."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aam_nb.stack.members.EXTRA", 8)
+        yield

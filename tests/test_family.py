@@ -262,9 +262,9 @@ def test_two_targets_are_evaluated_side_by_side(files, tmp_path):
     assert set(age.sample_id) == set(truth.index[truth.age.notna()])
     assert set(site.sample_id) == set(truth.index[truth.site.notna()])
     assert len(age) != len(site)
-    assert {"aam", "forest", "aam:low", "aam:high"} <= set(age.columns)
-    assert (age["aam:low"] <= age["aam:high"]).all()
-    assert "aam:gut" in site
+    assert {"stack", "net", "forest", "stack:low", "stack:high"} <= set(age.columns)
+    assert (age["stack:low"] <= age["stack:high"]).all()
+    assert "stack:gut" in site
     # one set of folds for all targets
     both = age.merge(site, on="sample_id")
     assert (both.fold_x == both.fold_y).all()

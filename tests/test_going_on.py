@@ -89,7 +89,7 @@ def test_what_is_left_is_announced_and_all_sittings_count(study, tmp_path):
     assert re.search(r"The evaluation took 60 min in 2 sittings|took 1 h", said[-1])
     found = json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]
     kept = sum(float(np.load(o)["seconds"]) for o in (tmp_path/"run/folds").iterdir())
-    assert found["aam"] == pytest.approx(kept)
+    assert found["stack"] == pytest.approx(kept)
 
 
 def test_a_training_that_goes_on_announces_the_steps_that_are_left(study, tmp_path):
@@ -146,7 +146,7 @@ def test_a_second_depth_pretrains_again_only_where_its_inputs_differ(uneven, tmp
     assert any(o.startswith("depth_") for o in stages)
     if transductive: assert pretrained == {"pretrain_asv"}
     found = json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]
-    assert found["aam"] > 0
+    assert found["stack"] > 0
 
 
 @pytest.mark.slow
@@ -184,5 +184,5 @@ def test_a_training_reports_its_test_samples_with_intervals(study, tmp_path, tar
     if target == "age":
         test = told[told.part == "test"]
         mae = np.abs(test.true - test.prediction).mean()
-        assert scores["age"]["aam"]["mae"] == pytest.approx(mae, rel=1e-6)
-    assert all({"aam", "trivial", "forest"} <= set(o) for o in scores.values())
+        assert scores["age"]["stack"]["mae"] == pytest.approx(mae, rel=1e-6)
+    assert all({"stack", "net", "trivial", "forest"} <= set(o) for o in scores.values())

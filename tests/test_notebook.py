@@ -73,7 +73,7 @@ def test_a_training_has_the_commands_weights(files, model):
     mine, its = model.bundle.model.state_dict(), bundle.model.state_dict()
     assert mine.keys() == its.keys() and all(torch.equal(mine[k], its[k]) for k in mine)
     pd.testing.assert_frame_equal(model.predictions, rows(files/"train/predictions.tsv"))
-    assert model.scores.keys() >= {"aam", "forest"}
+    assert model.scores.keys() >= {"stack", "net", "forest"}
 
 
 def test_predictions_are_the_commands(files, study, model):

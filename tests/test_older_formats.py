@@ -24,7 +24,7 @@ from aam_nb.recipe import load_config
 from aam_nb.runs.evaluate import evaluate_run
 from aam_nb.runs.train import train_run
 
-RENAMED = {"told": "covariates"} # Methods that older evaluations call otherwise
+RENAMED = {"told": "covariates", "aam": "net"} # Methods that older evaluations call otherwise
 FORMATS = sorted((Path(__file__).parent/"formats").iterdir())
 
 

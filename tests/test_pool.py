@@ -4,11 +4,11 @@ import pytest
 from scipy.optimize import minimize
 
 from aam_nb.stack.pool import (
-    class_weights,
+    log_weights,
     fit_pool,
     log_pool,
     losses_of,
-    number_weights,
+    mean_weights,
     Pool,
     standard_error,
 )
@@ -39,7 +39,7 @@ def test_weights_of_numbers_are_the_constrained_optimum(pull):
     loss = lambda w: ((a @ w - b)**2).sum() + pull*size*((w - 1/3)**2).sum()
     best = minimize(loss, np.full(3, 1/3), bounds=[(0, None)]*3, method="SLSQP", tol=1e-12,
                     constraints=dict(type="eq", fun=lambda w: w.sum() - 1)).x
-    np.testing.assert_allclose(number_weights(p, y, pull), best, atol=1e-4)
+    np.testing.assert_allclose(mean_weights(p, y, pull), best, atol=1e-4)
 
 
 @pytest.mark.parametrize("pull", [1e-3, .1])
@@ -51,7 +51,7 @@ def test_weights_of_classes_are_the_optimum(pull):
         return -np.log(q[np.arange(300), y]).mean() + pull*3*((w - 1/3)**2).sum()
     best = minimize(loss, np.full(3, .3), bounds=[(0, None)]*3, method="Nelder-Mead",
                     options=dict(xatol=1e-7, fatol=1e-10, maxiter=4000)).x
-    np.testing.assert_allclose(class_weights(p, y, pull), best, atol=1e-3)
+    np.testing.assert_allclose(log_weights(p, y, pull), best, atol=1e-3)
 
 
 def test_independent_members_do_better_together():

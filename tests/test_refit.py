@@ -151,14 +151,14 @@ def test_refitted_models_predict_and_inner_ones_calibrate(files, tmp_path):
         for k in ("test", "oof"): assert np.array_equal(a[k], b[k])
         assert not np.array_equal(*b["refit"])
     a, b = (pd.read_csv(tmp_path/o/"predictions.tsv", sep="\t", index_col=0) for o in "02")
-    assert list(a.index) == list(b.index) and not np.allclose(a.aam, b.aam)
+    assert list(a.index) == list(b.index) and not np.allclose(a["stack"], b["stack"])
     folds = pd.read_csv(tmp_path/"2/folds.tsv", sep="\t", index_col=0)
     for frame, found in ((a, none), (b, two)): # The codec is linear in the target
         mean = {k + 1: np.concatenate([o["test"], *([o["refit"]] if "refit" in o else [])]).mean(0)[:, 0]
                 for k, o in enumerate(found)}
         for k, wanted in mean.items():
             ids = folds.index[folds.fold == k] if "fold" in folds else frame.index[frame.fold == k]
-            got = frame.aam.loc[[i for i in STUDY.ids if i in set(ids)]]
+            got = frame["net"].loc[[i for i in STUDY.ids if i in set(ids)]]
             assert np.corrcoef(got, wanted)[0, 1] > 1 - 1e-9
 
 
@@ -177,4 +177,4 @@ def test_folds_of_an_earlier_version_are_fitted_again_on_all(files, tmp_path, ca
     assert any(left in o for o in said)
     assert np.array_equal(dict(np.load(path))["refit"], old["refit"])
     assert (tmp_path/"run/predictions.tsv").read_bytes() == wanted
-    assert json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]["aam"] > 0
+    assert json.loads((tmp_path/"run/evaluation.json").read_text())["seconds"]["stack"] > 0

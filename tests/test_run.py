@@ -135,13 +135,13 @@ def test_evaluation_scores_every_sample_once_and_goes_on(files, tmp_path):
     found = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", dtype={"sample_id": str})
     assert report.is_file() and len(found) == 48 and found.sample_id.is_unique
     assert (found.groupby("group").fold.nunique() == 1).all()
-    assert {"aam", "trivial", "depth", "clr", "branch", "forest", "average"} <= set(found.columns)
+    assert {"stack", "net", "trivial", "depth", "clr", "branch", "forest"} <= set(found.columns)
     folds = sorted((tmp_path/"run/folds").glob("*.npz"))
     before = [p.stat().st_mtime_ns for p in folds]
     evaluate_run(replace(cfg, run=replace(cfg.run, resume=True)), say=quiet)
     assert len(folds) == 3 and [p.stat().st_mtime_ns for p in folds] == before
     again = pd.read_csv(tmp_path/"run/predictions.tsv", sep="\t", dtype={"sample_id": str})
-    np.testing.assert_allclose(again.aam, found.aam)
+    np.testing.assert_allclose(again["stack"], found["stack"])
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,8 @@ def class_curves(
     e = evaluation
     def curve(name, k): return make(e.truth == k, e.predictions[name][:, k])
     if len(e.classes) == 2:
-        styles = {e.model: "-", "average": "--", **{k: o.line for k, o in baselines.items() if o.line}}
+        lines = {k: o.line for k, o in baselines.items() if o.line}
+        styles = {"net": "--", "average": "--", e.model: "-", **lines}
         shown = [o for o in e.methods if o in styles]
         return [(e.title(o), method_style(e, o)[0], styles[o], *curve(o, 1)) for o in shown]
     return [(e.classes[k], HUES[i], "-" if i < 3 else "--", *curve(focus(e), k))

@@ -22,8 +22,8 @@ from ..training.metrics import class_metrics, interval_metrics, regression_metri
 from ..types import strings
 
 # %% auto #0
-__all__ = ['Score', 'NO_AUC', 'NEVER', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all', 'interval_scores',
-           'group_text', 'coverage_text', 'one_class_each', 'warnings_of']
+__all__ = ['Score', 'OWN', 'NO_AUC', 'NEVER', 'times_tested', 'Evaluation', 'average', 'drawn_whole', 'score_all',
+           'interval_scores', 'group_text', 'coverage_text', 'one_class_each', 'warnings_of']
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #7af8abb6
 Score = tuple[float, float, float] # value, low and high end of its 95 % interval
@@ -100,20 +100,25 @@ def labels(self:Evaluation,
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #61dfa742
 @patch(as_prop=True)
 def methods(self:Evaluation)->list[str]:
-    "The methods in the order of a report: model, average, then the baselines by their `order`."
+    "The methods in the order of a report: model, net, average, then the baselines by their `order`."
     known = sorted(baselines.values(), key=lambda o: o.order)
-    names = dict.fromkeys([self.model, "average", *(o.name for o in known), *self.predictions])
+    names = dict.fromkeys([self.model, "net", "average", *(o.name for o in known), *self.predictions])
     return [o for o in names if o in self.predictions]
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #59c786ab
+_STACK = ("the net and plain models beside it, each fitted on the training part; the weights come from its "
+          "inner folds, and the notes say which they are")
+OWN = dict(stack=("Stack", _STACK), net=("Net", "the net of aam_nb alone, without plain models beside it"))
+
 @patch
 def title(self:Evaluation,
     name:str,           # A method
     running:bool=False, # For use within a sentence
 )->str:
     "What a table or a running sentence calls a method."
-    if name != "average" and name not in baselines: return name
-    text = f"Average of {len(self.members)}" if name == "average" else baselines[name].called(self.task)
+    if name not in ("average", *OWN, *baselines): return name
+    text = f"Average of {len(self.members)}" if name == "average" else \
+        OWN[name][0] if name in OWN else baselines[name].called(self.task)
     if running and text.endswith(" only"): return f"{text[:-5].lower()} alone"
     return f"the {text[0].lower()}{text[1:]}" if running else text
 
@@ -122,6 +127,7 @@ def about(self:Evaluation,
     name:str, # A method
 )->str:       # A clause; "" for a method that nobody registered, such as the model
     "What a method is."
+    if name in OWN: return OWN[name][1]
     if name != "average": return baselines[name].about if name in baselines else ""
     who = ", ".join(o if o == self.model else self.title(o).lower() for o in self.members)
     return f"the plain mean of {who}; it is made for this evaluation and is in no bundle"
@@ -131,9 +137,10 @@ def about(self:Evaluation,
 def covariates_text(self:Evaluation)->str: # A sentence; "" without covariates
     "Which methods see the covariates."
     if not self.covariates: return ""
-    who = f"{self.model} and " if self.model else ""
     alone = self.title("covariates")
-    return f"{who}'{alone}' may use {self.covariates}; the other baselines see reads alone."
+    seen = f"'{alone}' may use {self.covariates}; the other baselines see reads alone."
+    if self.model == "stack": return f"The net within the stack and {seen[:-1]}, as do the other members."
+    return f"{self.model} and {seen}" if self.model else seen
 
 @patch
 def __repr__(self:Evaluation):
@@ -227,12 +234,13 @@ def coverage_text(
     "Whether the intervals of the model hold what they promise."
     e = evaluation
     (value, low, high), width = e.scores[e.model]["coverage"], e.scores[e.model]["width"][0]
+    who = e.title(e.model, True)
     found = "fewer than" if high < e.level else "more than" if low > e.level else "as"
     per = lambda o: f"{100*o:.3g} %"
-    if low != low: return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values "
+    if low != low: return (f"The intervals of {who} promise to hold {per(e.level)} of the true values "
                            f"and hold {per(value)}; {group_text(e)} are too few to say more. Their mean "
                            f"width is {show(width)}.")
-    return (f"The intervals of {e.model} promise to hold {per(e.level)} of the true values "
+    return (f"The intervals of {who} promise to hold {per(e.level)} of the true values "
             f"and hold {per(value)} (95 % interval {per(low)} to {per(high)}, {group_text(e)}): "
             f"{found} promised. Their mean width is {show(width)}.")
 

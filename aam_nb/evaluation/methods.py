@@ -23,6 +23,7 @@ def method_kind(
 )->str:       # "model", "average", "forest" or "other"
     "The kind of a method, which sets its colour and mark."
     if name == evaluation.model: return "model"
+    if name == "net": return "average" # Second to the model, as the average is where there is no stack
     return name if name in COLORS else "other"
 
 def method_style(
@@ -38,7 +39,7 @@ def shown_large(
     evaluation:Evaluation,
 )->list[str]: # Methods, in the order of the report
     "The methods whose main score is shown on a card."
-    chosen = {evaluation.model, "average", *(o.name for o in baselines.values() if o.large)}
+    chosen = {evaluation.model, "net", "average", *(o.name for o in baselines.values() if o.large)}
     return [o for o in evaluation.methods if o in chosen]
 
 # %% ../../nbs/7_evaluation/72_methods.ipynb #dc74511f
@@ -47,7 +48,8 @@ def heading(
     name:str, # A method
 )->str:
     "A method's name as a heading."
-    return name if name == evaluation.model else capital(evaluation.title(name))
+    title = evaluation.title(name)
+    return name if title == name else capital(title)
 
 def depth_text(
     evaluation:Evaluation,

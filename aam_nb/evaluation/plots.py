@@ -66,9 +66,9 @@ def plot_numbers(
     evaluation:Evaluation, # Of a number
     key:str="numbers",     # Different for each picture of a page
 )->Picture:
-    "Predicted against true values of the model, the average and the forest."
+    "Predicted against true values of the model, of the net or the average, and of the forest."
     e = evaluation
-    names = [o for o in (e.model, "average", "forest") if o in e.predictions]
+    names = [o for o in dict.fromkeys((e.model, "net", "average", "forest")) if o in e.predictions]
     every = np.concatenate([e.truth, *(e.predictions[o] for o in names)])
     ends = [every.min(), every.max()]
     def draw(fig):

@@ -171,6 +171,7 @@ class _Answers:
     seconds:dict[str,float]    # By method
     guests:dict[str,list]      # By method: predictions of the guests of each fold
     intervals:list             # Of the model; None for a fold without intervals
+    why:list                   # How the model of each fold was put together, in a sentence; None without
     inner:list                 # Main score of the model on its own inner folds
 
 def _ask_model(answers, folds, fit_model, model, k):
@@ -183,6 +184,10 @@ def _ask_model(answers, folds, fit_model, model, k):
     answers.intervals.append(_interval(said, len(test)))
     if said.out.get("guests") is not None:
         answers.guests[model].append(_predictions(said, len(folds.guests(k)), "guests"))
+    for name, p in said.out.get("beside", {}).items():
+        also = replace(said, out=said.out | dict(test=p), model=name)
+        answers.predictions.setdefault(name, []).append(_predictions(also, len(test)))
+    answers.why.append(said.out.get("why"))
     took = said.out.get("seconds")
     answers.seconds[model] += time.perf_counter() - begun if took is None else float(took)
     if said.out.get("oof") is None: return
@@ -258,7 +263,8 @@ def _predict_folds(folds, fit_model, model, say, left, known):
     methods, n = folds.names + ([model] if fit_model else []), len(folds.scored.folds)
     seconds = dict.fromkeys(methods, 0.)
     empty = lambda: {o: [] for o in methods}
-    answers = _Answers(predictions=empty(), guests=empty(), seconds=seconds, intervals=[], inner=[])
+    answers = _Answers(predictions=empty(), guests=empty(), seconds=seconds, intervals=[], inner=[],
+                       why=[])
     left = left or _pace(n)
     for done, k in enumerate(folds.scored.folds, 1):
         for o in following(methods, f"Fold {done} of {n}", "method"):
@@ -296,6 +302,14 @@ def _fold_notes(folds, rows, n):
     return [*out, "Samples in no test part are used for training and are not scored: "
             f"{n - tested:,} of {n:,}."]
 
+def _why_notes(why):
+    "How the models of the folds were put together."
+    by = {}
+    for k, text in enumerate(why, 1):
+        if text: by.setdefault(text, []).append(str(k))
+    if len(why) == 1 and by: return [f"How the stack was put together: {text}" for text in by]
+    return [f"How the stack was put together in fold {', '.join(k)}: {text}" for text, k in by.items()]
+
 def _inner_notes(inner, model, task):
     "What a model reached on its own inner folds."
     if not inner: return []
@@ -318,7 +332,8 @@ def _evaluation(scored, plan, answers, fit_model, model):
     rows, fold, order = _in_rows(list(scored.folds.values()))
     predictions = {k: np.concatenate(p)[order] for k, p in answers.predictions.items()}
     interval, level = _row_intervals(answers.intervals, order, model)
-    predictions["average"], members = average(predictions, model)
+    members = ()
+    if model != "stack": predictions["average"], members = average(predictions, model)
     ids, truth, task, classes = scored.study.ids[rows], scored.y[rows], scored.task, scored.classes
     groups = None if scored.groups is None else scored.groups[rows]
     scores, gaps = score_all(task, truth, predictions, fold, groups, seed=plan.seed, ids=ids)
@@ -340,7 +355,8 @@ def _with_guests(e, folds, answers):
     said = {k: v for k, v in answers.guests.items() if len(v) == len(asked)}
     def mean(fold): return average(dict(zip(said, fold, strict=True)), e.model)[0]
     every = list(zip(*said.values(), strict=True))
-    if not e.model or e.model in said: said["average"] = [mean(o) for o in every]
+    whole = "average" in e.predictions and (not e.model or e.model in said)
+    if whole: said["average"] = [mean(o) for o in every]
     return replace(e, shifts=shift_scores(e, guests, asked, said))
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
@@ -365,7 +381,7 @@ def evaluate(
         found = _with_guests(found, folds, answers)
     rows = scored.study.positions(found.ids)
     notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)),
-             *_inner_notes(answers.inner, model_name, scored.task)]
+             *_inner_notes(answers.inner, model_name, scored.task), *_why_notes(answers.why)]
     return replace(found, target=str(getattr(values, "name", None) or "target"),
                    warnings=tuple(warnings_of(found.first(), scored.study.metadata)),
                    notes=tuple(filter(None, [*notes, found.covariates_text])))

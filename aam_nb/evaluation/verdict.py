@@ -60,7 +60,11 @@ def compare(
     size, fine = (.1, .1) if m == "auc" else (b, b/10) # a difference has one decimal more than an error
     text = (f"{e.title(first, True)} {how} {e.title(second, True)}: "
             f"{NAMES[m]} {show(a, size)} against {show(b, size)}, {_gap_text(e, gap, fine)}")
-    return found, (text if first == e.model else capital(text)) + "."
+    return found, (text if _has_own_name(e, first) else capital(text)) + "."
+
+def _has_own_name(e, name):
+    "Whether a method is called as a user called it, and not by a title."
+    return e.title(name) == name
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #a0eda79d
 def _without_community(e, first):
@@ -75,7 +79,7 @@ _NOTHING = "These scores do not show that anything was learned from the communit
 def _learned(e, first):
     "Whether anything was learned from the community, in sentences."
     found = {o: compare(e, first, o) for o in _without_community(e, first)}
-    running = lambda text: text if first == e.model else f"{text[0].lower()}{text[1:]}"
+    running = lambda text: text if _has_own_name(e, first) else f"{text[0].lower()}{text[1:]}"
     texts = {o: running(text) for o, (_, text) in found.items()}
     lost = [o for o, (how, _) in found.items() if how != "better"]
     if not lost:
@@ -92,7 +96,9 @@ def verdict(
     "Which method wins, by how much, and whether anything was learned from the community."
     e, first = evaluation, evaluation.model or "average"
     if one_class_each(e): return (f"No verdict: {NO_AUC[0].lower()}{NO_AUC[1:]}",)
-    beside = [compare(e, "average", "forest")[1]] if e.model else []
+    pairs = [(first, "net"), ("average", "forest")]
+    beside = [compare(e, *o)[1] for o in pairs if first not in o[1:] and {*o} <= e.predictions.keys()]
+    if not e.model: beside = []
     return (compare(e, first, "forest")[1], *_learned(e, first), *beside)
 
 # %% ../../nbs/7_evaluation/35_verdict.ipynb #00ca0e2e

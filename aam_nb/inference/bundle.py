@@ -17,6 +17,7 @@ from typing import get_type_hints
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays, save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 import aam_nb
@@ -32,10 +33,11 @@ from ..disk_errors import reading
 from ..fields import fits, frozen
 from ..model.aam import AamModel
 from ..seal import check_seal, SEAL, seal_folder
+from ..stack.targets import pack_stacks, Stacks, unpack_stacks
 from ..types import strings
 
 # %% auto #0
-__all__ = ['FORMAT', 'UNSEALED', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
+__all__ = ['FORMAT', 'WITHOUT_STACK', 'UNSEALED', 'READS', 'Bundle', 'model_card', 'save_bundle', 'load_bundle']
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #5c3f7426
 def _no_keys()->np.ndarray: return np.zeros(0, np.int64)
@@ -52,6 +54,7 @@ class Bundle:
     known:np.ndarray         # int64, sorted keys of the ASVs it was trained on
     samples:np.ndarray = field(default_factory=_no_keys) # int64, sorted keys of the ids of training samples
     sequences:np.ndarray = field(default_factory=_no_names) # Object array of str, its commonest ASVs
+    stack:Stacks|None = None # Plain models beside the net; None where the net predicts alone
     about:dict = field(default_factory=dict) # What the model card says: samples, groups, scores, notes
 
     def knows(
@@ -72,7 +75,8 @@ class Bundle:
         targets = self.targets or ()
         what = " and ".join(f"{o.task} of {o.name}" for o in targets) or "no target"
         size = sum(p.numel() for p in self.model.parameters())
-        return f"Bundle({what}, {size:,} parameters, {len(self.known):,} ASVs)"
+        beside = ", with a stack" if self.stack is not None else ""
+        return f"Bundle({what}, {size:,} parameters, {len(self.known):,} ASVs{beside})"
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #332b9e3d
 def _card_head(bundle:Bundle, version:str)->list[str]: # Lines
@@ -85,6 +89,14 @@ def _card_head(bundle:Bundle, version:str)->list[str]: # Lines
     if data.groups: guard = f"groups of `{data.groups}` never straddle the split"
     return ["# aam_nb bundle", "", f"{what}, made by aam_nb {version}.", "", f"- Depth: {depth}.",
             f"- Split: {guard}.", f"- ASVs in training: {len(bundle.known):,}."]
+
+def _card_stack(bundle:Bundle)->list[str]: # Lines
+    "Which plain models stand beside the net, and what they keep."
+    if bundle.stack is None: return []
+    lines = [f"- Model of `{k}`: a stack of {', '.join(o.pool.names)}. {o.pool.why}"
+             for k, o in bundle.stack.of.items()]
+    return [*lines, "- It holds the reads of its training samples, without their names and metadata: linear "
+            "members compare new samples with them."]
 
 def _card_inputs(bundle:Bundle)->list[str]: # Lines
     "Covariates and the limit of ASVs, where the model has them."
@@ -115,10 +127,12 @@ def model_card(
     about = dict(bundle.about)
     head = _card_head(bundle, about.pop("version", aam_nb.__version__))
     use = "Use: `aam predict --bundle . --table new.biom --out predictions.tsv`. Loading it runs no code."
-    return "\n".join([*head, *_card_inputs(bundle), *_card_about(about), "", use, ""])
+    return "\n".join([*head, *_card_stack(bundle), *_card_inputs(bundle), *_card_about(about), "", use, ""])
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #95cbd79e
-FORMAT, UNSEALED = 3, 2 # The format that is written, and the one before it, which had no seal
+FORMAT = 4                  # What is written
+WITHOUT_STACK, UNSEALED = 3, 2 # What earlier versions wrote: nets alone; and before that, no seal
+READS = (UNSEALED, WITHOUT_STACK, FORMAT)
 
 def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     "Weights, buffers and keys, by name."
@@ -126,6 +140,12 @@ def _tensors(bundle:Bundle)->dict[str,torch.Tensor]:
     for name, keys in (("known_asvs", bundle.known), ("samples", bundle.samples)):
         tensors[name] = torch.from_numpy(np.unique(keys).astype(np.int64))
     return tensors
+
+def _save_stack(folder:Path, stack:Stacks):
+    "Write the plain models and the reads that they compare with."
+    arrays, settings = pack_stacks(stack)
+    save_arrays(arrays, folder/"stack.safetensors")
+    write_json(folder/"stack.json", settings)
 
 def _fasta(sequences)->str: # Commonest first
     return "".join(f">{i}\n{o}\n" for i, o in enumerate(sequences, 1))
@@ -146,6 +166,7 @@ def save_bundle(
         write_json(f/"codecs.json", {k: o.to_dict() for k, o in codecs.items() if o is not None})
         (f/"README.md").write_text(model_card(bundle), encoding="utf-8")
         if len(bundle.sequences): (f/"asvs.fasta").write_text(_fasta(bundle.sequences))
+        if bundle.stack is not None: _save_stack(f, bundle.stack)
         seal_folder(f)
     return Path(folder)
 
@@ -185,9 +206,9 @@ def _describing(path:Path)->Iterator[None]:
                        "Copy the bundle again, or train again.") from e
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #9662d461
-def _load_tensors(path:Path)->dict[str,torch.Tensor]:
+def _load_tensors(path:Path, load=load_file)->dict[str,torch.Tensor]:
     "The tensors of a file. Raises `AamError` for a file that is damaged."
-    try: return load_file(path)
+    try: return load(path)
     except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise AamError(f"{path} is damaged ({e}). Copy the bundle again, or train again.") from e
 
@@ -250,9 +271,9 @@ def _read_config(folder:Path)->tuple[Config,dict]: # The configuration, and all 
     path = folder/"config.json"
     with _describing(path):
         saved = read_json(path)
-        if saved.get("format") not in (UNSEALED, FORMAT):
+        if saved.get("format") not in READS:
             raise AamError(f"{folder} has bundle format {saved.get('format')}; this version reads formats "
-                           f"{UNSEALED} and {FORMAT}. Install the aam_nb that wrote it "
+                           f"{few(READS)}. Install the aam_nb that wrote it "
                            f"({saved.get('version')}).")
         _check_made(saved["model"], (folder/"model.safetensors").stat().st_size)
         if not isinstance(saved["about"], dict): raise ValueError("'about' is not a table")
@@ -290,6 +311,17 @@ def _build(folder:Path, config:Config, saved:dict, targets, covariates)->AamMode
         return AamModel(m, columns=() if targets is None else targets.columns,
                         covariates=covariates and covariates.shape, **saved["model"])
 
+def _read_stack(folder:Path, targets:Targets|None)->Stacks|None:
+    "The plain models of a bundle; None where it has none. Raises `AamError` for what is not sound."
+    files = [folder/"stack.json", folder/"stack.safetensors"]
+    there = [o for o in files if o.is_file()]
+    if not there: return None
+    if len(there) < 2 or targets is None:
+        raise AamError(f"{folder} holds {there[0].name} without what belongs to it. Copy the bundle again, "
+                       "or train again.")
+    arrays = _load_tensors(files[1], load_arrays)
+    with _describing(files[0]): return unpack_stacks(arrays, read_json(files[0]), targets)
+
 def _load(folder:Path)->Bundle:
     "Read a bundle that nobody replaces meanwhile."
     _check_folder(folder)
@@ -304,7 +336,7 @@ def _load(folder:Path)->Bundle:
     model.load_state_dict(tensors)
     _check_path(model, known, path)
     return Bundle(model=model.eval(), config=config, targets=targets, covariates=covariates,
-                  about=saved["about"], known=known, samples=samples,
+                  about=saved["about"], known=known, samples=samples, stack=_read_stack(folder, targets),
                   sequences=_read_asvs(folder/"asvs.fasta", known))
 
 # %% ../../nbs/6_inference/10_bundle.ipynb #d11d7765

@@ -21,6 +21,7 @@ from ..data.codec import TargetCodec
 from ..data.targets import Targets
 from ..disk import write_frame
 from .bundle import Bundle
+from .placed import place_asvs, Placed, stack_outputs
 from .read import BundleSamples, read_samples, sample_metadata
 from .unseen import NO_INTERVAL, Unseen, unseen_notes, unseen_reads
 from ..training.ranks import ALONE, Ranks
@@ -100,6 +101,7 @@ class Prediction:
     "Predictions in original units, one row for each sample asked for."
     rows:pd.DataFrame # Indexed by sample id
     unseen:Unseen|None=None # What the bundle has not seen of the scored samples, and why
+    placed:Placed|None=None # Which ASVs took the place of a relative in the tree; None without a stack
 
     @property
     def skipped(self)->pd.Series: # Reason by sample id
@@ -121,12 +123,22 @@ def _unknown_share(b:Batch)->torch.Tensor: # f64 [b, 1]
     unknown = b.place[b.asv] < 0
     return (zero.index_add(0, b.sample, reads*unknown)/zero.index_add(0, b.sample, reads))[:, None]
 
-def _one_pass(targets:Targets, samples:BundleSamples, beside:pd.DataFrame|None,
-              turn:int)->np.ndarray: # f64 [n, headers of all targets + 1]
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    "What every pass over some samples needs."
+    bundle:Bundle
+    samples:BundleSamples
+    beside:pd.DataFrame|None # Metadata of the readable samples, where decoding needs them
+    placed:Placed|None       # Of the tree of a stack
+
+def _one_pass(look:_Look, turn:int)->np.ndarray: # f64 [n, headers of all targets + 1]
     "Decoded values of one pass, and the share of unknown reads in the last column."
+    bundle, targets = look.bundle, look.bundle.targets
     take = lambda b, o: torch.cat([o.target.double(), _unknown_share(b)], 1)
-    found = samples.collect(take, targets.outputs + 1, turn)
-    return np.hstack([_all_values(targets, found[:, :-1], beside, found[:, -1]), found[:, -1:]])
+    found = look.samples.collect(take, targets.outputs + 1, turn)
+    outputs, unknown = found[:, :-1], found[:, -1]
+    if look.placed is not None: outputs = stack_outputs(bundle, look.samples, outputs, look.placed, turn)
+    return np.hstack([_all_values(targets, outputs, look.beside, unknown), unknown[:, None]])
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8a23ea94
 def _check_passes(bundle:Bundle, passes:int):
@@ -180,13 +192,15 @@ def predict_store(
     good = samples.note == ""
     scored = samples.names[good]
     beside = sample_metadata(metadata, scored, targets.needs)
-    mean, spread = _mean_and_spread(_one_pass(targets, samples, beside, turn) for turn in range(passes))
+    placed = None if bundle.stack is None else place_asvs(bundle, samples)
+    look = _Look(bundle=bundle, samples=samples, beside=beside, placed=placed)
+    mean, spread = _mean_and_spread(_one_pass(look, turn) for turn in range(passes))
     frame = _frame(targets, mean[:, :-1], scored, spread[:, :-1] if passes > 1 else None)
     unseen, note = unseen_reads(bundle, store, samples.dataset.rows), samples.note.copy()
     frame, note[good] = _withhold(frame.assign(unseen_reads=mean[:, -1]), targets,
                                   unseen_notes(unseen, mean[:, -1]))
     frame = frame.reindex(pd.Index(samples.names, name="sample_id"))
-    return Prediction(rows=frame.assign(note=note), unseen=unseen)
+    return Prediction(rows=frame.assign(note=note), unseen=unseen, placed=placed)
 
 # %% ../../nbs/6_inference/20_predict.ipynb #8c94681f
 def predict_table(

@@ -8,7 +8,7 @@ Docs: https://aam-nb.github.io/aam_nb/9_runs/evaluate.html.md"""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from ..inference.unseen import unseen_shares
 from .choice import group_values, to_depth
 from .folds import course_of, depth_name
 from .held import with_batch_size
+from .members import stack_says, stacked, target_fold
 from .parts import choose_folds
 from .plan import planned
 from .prepare import prepare, Prepared
@@ -33,14 +34,15 @@ from .processes import by_main, main_first
 from .samples import stored
 from .sittings import begin, finish, SITTINGS, taken
 from .spread import by_folds, Round, round_of, share_work
+from ..stack.with_net import NET
 from ..training.bench import Bench, known_asvs
 from ..training.log import read_log
 from ..training.ranks import ranks_of
 from ..types import positions, Study
 
 # %% auto #0
-__all__ = ['fold_unseen', 'fold_predictions', 'evaluate_prepared', 'at_common_depth', 'depth_folder', 'all_warnings',
-           'evaluate_run']
+__all__ = ['fold_unseen', 'fold_predictions', 'model_name', 'evaluate_prepared', 'at_common_depth', 'depth_folder',
+           'all_warnings', 'evaluate_run']
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #48504bde
 def fold_unseen(
@@ -57,31 +59,59 @@ def fold_unseen(
     return shares
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #a1868f96
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    "A target in a fold."
+    bench:Bench
+    groups:np.ndarray|None
+    train:np.ndarray
+    test:np.ndarray
+    unseen:np.ndarray|None
+    targets:Targets # Fitted on the training part
+    j:int           # The target
+
+def _answer(asked, models, oof)->dict[str,np.ndarray]:
+    "The mean of several models, calibrated on outputs out of fold."
+    metadata, train, test = asked.bench.metadata, asked.train, asked.test
+    codec, true = asked.targets.codecs[asked.j], asked.targets.encode(metadata)[train, asked.j]
+    beside = [None if o is None else o[train] for o in (asked.groups, asked.unseen)]
+    codec, _ = calibrated(codec, oof, true, beside[0], asked.bench.config.target.level, beside[1])
+    def by(rows): return metadata[codec.by].iloc[rows] if codec.by else None
+    def mean(read, *more): return np.mean([read(o, by(test), *more) for o in models], axis=0)
+    out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
+    if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
+    low, high = mean(codec.interval, None if asked.unseen is None else asked.unseen[test]).T
+    return {**out, "low": low, "high": high, "level": np.array(codec.level)}
+
 def fold_predictions(
     bench:Bench,
     groups:np.ndarray|None, # The group of each sample, or None
     train:np.ndarray,       # int64 rows of the outer training part
     test:np.ndarray,        # int64 rows that are reported
-    found:dict[str,np.ndarray], # From `fit_fold`
+    found:dict[str,np.ndarray], # From `fit_fold`, with those of `members_say` for a stack
     name:str,               # The target
     unseen:np.ndarray|None=None, # From `fold_unseen`
-)->dict[str,np.ndarray]: # `test`, `oof` [n(, k)]; for numbers `low`, `high`, `level`; for classes `classes`
-    "Predictions of one target: the mean of inner and refitted models, calibrated out of fold."
+)->dict: # `test`, `oof` [n(, k)]; `low`, `high`, `level`; `classes`; for a stack `beside`, `why`
+    "Predictions of one target, calibrated out of fold: those of the stack, and beside them those of the net."
     targets = Targets.fit(bench.metadata, bench.config, train=train)
     j = targets.names.index(name)
-    codec, at = targets.codecs[j], targets.slices[j]
-    oof, true = found["oof"][:, at], targets.encode(bench.metadata)[train, j]
-    beside = [None if o is None else o[train] for o in (groups, unseen)]
-    codec, _ = calibrated(codec, oof, true, beside[0], bench.config.target.level, beside[1])
-    def by(rows): return bench.metadata[codec.by].iloc[rows] if codec.by else None
-    models = [*found["test"], *found.get("refit", ())]
-    def mean(read, *more): return np.mean([read(o[:, at], by(test), *more) for o in models], axis=0)
-    out = dict(test=mean(codec.decode), oof=codec.decode(oof, by(train)))
-    if codec.task == "classification": return {**out, "classes": np.array(codec.classes)}
-    low, high = mean(codec.interval, None if unseen is None else unseen[test]).T
-    return {**out, "low": low, "high": high, "level": np.array(codec.level)}
+    asked = _Asked(bench=bench, groups=groups, train=train, test=test, unseen=unseen, targets=targets, j=j)
+    at, models = targets.slices[j], [*found["test"], *found.get("refit", ())]
+    net = [o[:, at] for o in models], found["oof"][:, at]
+    alone = _answer(asked, *net)
+    if f"member_names_{j}" not in found: return alone
+    fold = target_fold(bench, None, groups, targets, j, train)
+    stack = stack_says(fold, targets.codecs[j], train, found, j, net)
+    out = _answer(asked, [stack.test], stack.oof)
+    return {**out, "beside": {NET: alone["test"]}, "why": stack.pool.why}
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #9e4638f8
+def _in_order(out, train, test)->dict:
+    "The same for some of the training and test samples, by their places."
+    where = dict.fromkeys(("test", "low", "high"), test) | dict(oof=train)
+    found = {k: v[where[k]] if k in where else v for k, v in out.items()}
+    return found | dict(beside={k: v[test] for k, v in out.get("beside", {}).items()})
+
 def _fit_model(kept, groups, name)->Callable:
     "The function that validation calls for each fold: it predicts one target."
     study = kept.ready.study
@@ -91,10 +121,16 @@ def _fit_model(kept, groups, name)->Callable:
         unseen = fold_unseen(kept.bench.samples, *rows, inner)
         out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name, unseen)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)
-        whole = ("classes", "level")
-        out = {k: v if k in whole else v[train if k == "oof" else test] for k, v in out.items()}
-        return {**out, "seconds": kept.outputs(fold - 1).get("seconds")}
+        return {**_in_order(out, train, test), "seconds": kept.outputs(fold - 1).get("seconds")}
     return fit
+
+def model_name(
+    bench:Bench,
+    name:str, # A target
+)->str: # "stack" or "net"
+    "What a report calls the model of a target."
+    targets = Targets.fit(bench.metadata, bench.config)
+    return "stack" if targets.names.index(name) in stacked(bench, targets) else NET
 
 # %% ../../nbs/9_runs/55_evaluate.ipynb #bbc1912f
 def evaluate_prepared(
@@ -110,7 +146,8 @@ def evaluate_prepared(
         reads = [f"{config.data.depth:,} reads"]*bool(depth_name(config))
         which = ", ".join([name]*(len(config.targets) > 1) + reads)
         tell = partial(_tell, (lambda text: None) if name in known else say, which)
-        how = dict(known=known.get(name), task=config.of_target(name, "task"))
+        how = dict(known=known.get(name), task=config.of_target(name, "task"),
+                   model_name=model_name(kept.bench, name))
         found.append(evaluate(study, study.metadata[name], one.plan, fit_model, say=tell,
                               left=kept.course.left, **how))
     return found

@@ -10,15 +10,20 @@ from __future__ import annotations
 import time, zipfile, zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..config import Config
 from ..core import note, option
 from ..disk import whole_file
+from .members import lacks_members, members_say
 from .prepare import Prepared
+from .processes import by_main
 from .with_ridge import fit_both, fit_both_on_all
+from ..stack.features import Features
 from ..training.bench import Bench
 from ..training.sample_stage import pretrained, pretrained_on_all
 from ..training.target_stage import codecs, Fitted
@@ -113,7 +118,7 @@ class Course:
     "How far an evaluation is, over all its rounds."
     fits:int     # Folds whose models are still to be fitted, over all depths
     rounds:int   # Folds whose baselines are still to be fitted, over all targets and depths
-    model:str = "aam" # Among the methods whose time is told
+    model:str = "net" # Among the methods whose time is told
     seconds:list = field(default_factory=list) # That the models of a fold took, of those that are known
 
     def left(self, done:int, seconds:dict[str,float])->float:
@@ -130,8 +135,10 @@ def course_of(
     "The course of an evaluation that begins or goes on."
     n, run = len(ready.parts.outer), ready.bench.config.run
     paths = [fold_file(ready.out, o, k + 1) for o in configs for k in range(n)]
-    kept = [o for o in paths if run.resume and kept_fold(o, run.refit, lambda why: None)]
-    return Course(fits=len(paths) - len(kept), rounds=len(paths)*len(ready.bench.config.targets))
+    known = [kept_fold(o, run.refit, lambda why: None) for o in paths if run.resume]
+    kept = [o for o in known if o is not None and not lacks_members(ready.bench, o)]
+    return Course(fits=len(paths) - len(kept), rounds=len(paths)*len(ready.bench.config.targets),
+                  model=run.model)
 
 # %% ../../nbs/9_runs/53_folds.ipynb #8835aec0
 class KeptFolds:
@@ -153,28 +160,55 @@ class KeptFolds:
         rows_of = self.ready.study.positions
         return [(rows_of(a), rows_of(b)) for a, b in self.ready.parts.inner[k]]
 
-    def fit(self, k)->dict[str,np.ndarray]:
-        "Fit a fold now."
-        begun = time.perf_counter()
+    @cached_property
+    def features(self)->Features:
+        "What members see of the study."
+        return Features(self.ready.study)
+
+    def kept(self, k, say=note)->dict[str,np.ndarray]|None:
+        "What is kept of a fold; a run that does not go on takes nothing from before."
+        run = self.bench.config.run
+        if k not in self.done and not run.resume: return None
+        return kept_fold(fold_file(self.ready.out, self.bench.config, k + 1), run.refit, say)
+
+    def whole(self, found)->bool:
+        "Whether what is kept of a fold is all that the run asks for."
+        return found is not None and not lacks_members(self.bench, found)
+
+# %% ../../nbs/9_runs/53_folds.ipynb #c365b9ee
+@patch
+def fit(self:KeptFolds,
+    k:int, # A fold, counted from 0
+)->dict[str,np.ndarray]: # As `fit_fold` and `members_say` give it, with `seconds`, `member_seconds`
+    "Fit what is not kept of a fold."
+    begun, found = time.perf_counter(), self.kept(k, lambda why: None)
+    rows, inner = self.rows(k), self.inner(k)
+    before = float(found.get("seconds", 0)) if found else 0.
+    if found is None:
         self.bench = pretrained_on_all(self.bench)
-        found = fit_fold(self.bench, *self.rows(k), self.inner(k), k + 1)
-        self.course.fits -= 1
-        return {**found, "seconds": np.array(time.perf_counter() - begun)}
+        found = fit_fold(self.bench, *rows, inner, k + 1)
+    if lacks_members(self.bench, found):
+        nets = time.perf_counter()
+        ask = lambda: members_say(self.bench, self.features, self.ready.groups, *rows, inner)
+        found = found | (by_main(self.bench.ranks, ask) or {})
+        found["member_seconds"] = np.array(time.perf_counter() - nets)
+    self.course.fits -= 1
+    return {**found, "seconds": np.array(before + time.perf_counter() - begun)}
 
-    def outputs(self, k)->dict[str,np.ndarray]:
-        "The outputs of a fold, as kept or fitted now."
-        path, found = fold_file(self.ready.out, self.bench.config, k + 1), None
-        known, run = k in self.done, self.bench.config.run
-        if known or run.resume: found = kept_fold(path, run.refit)
-        if found is None:
-            found = self.fit(k)
-            keep_fold(path, found)
-        if not known and "seconds" in found: self.course.seconds.append(float(found["seconds"]))
-        self.done.add(k)
-        return found
+@patch
+def outputs(self:KeptFolds,
+    k:int, # A fold, counted from 0
+)->dict[str,np.ndarray]:
+    "What a fold left, as kept or fitted now."
+    found, known = self.kept(k), k in self.done
+    if not self.whole(found):
+        found = self.fit(k)
+        keep_fold(fold_file(self.ready.out, self.bench.config, k + 1), found)
+    if not known and "seconds" in found: self.course.seconds.append(float(found["seconds"]))
+    self.done.add(k)
+    return found
 
-    def missing(self)->list[int]:
-        "The folds that are still to be fitted, counted from 0."
-        path = lambda k: fold_file(self.ready.out, self.bench.config, k + 1)
-        run, every = self.bench.config.run, range(len(self.ready.parts.outer))
-        return [k for k in every if not run.resume or kept_fold(path(k), run.refit) is None]
+@patch
+def missing(self:KeptFolds)->list[int]:
+    "The folds that are still to be fitted, counted from 0."
+    return [k for k in range(len(self.ready.parts.outer)) if not self.whole(self.kept(k))]

@@ -41,6 +41,7 @@ def held_out_evaluations(
     made:Fitted,      # Calibrated
     train:np.ndarray, # int64 rows, all that a baseline may see
     test:np.ndarray,  # int64 rows that are reported
+    net:Fitted|None=None, # The net within a stack, calibrated; None where the model is the net itself
 )->dict[str,Evaluation]: # By target; without those that fewer than two test samples have
     "The model and every baseline on the test samples."
     study, config, found = ready.study, ready.bench.config, {}
@@ -52,9 +53,16 @@ def held_out_evaluations(
         if values.iloc[test].notna().sum() < 2: continue
         def fit_model(train_ids, test_ids, fold, name=name):
             "The model is fitted already."
-            return said_of(made, name, study.positions(test_ids))
-        found[name] = evaluate(study, values, plan, fit_model, task=config.of_target(name, "task"))
+            return _beside_net(made, net, name, study.positions(test_ids))
+        found[name] = evaluate(study, values, plan, fit_model, task=config.of_target(name, "task"),
+                               model_name="net" if net is None or name not in made.stack else "stack")
     return found
+
+def _beside_net(made, net, name, rows):
+    "What the model says of a target; a stack with the net beside it."
+    out = said_of(made, name, rows)
+    if net is None or name not in made.stack: return out
+    return out | dict(beside=dict(net=said_of(net, name, rows)["test"]), why=made.stack[name].pool.why)
 
 # %% ../../nbs/9_runs/45_held_out.ipynb #2134d8bf
 def held_out_scores(

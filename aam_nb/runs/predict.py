@@ -100,6 +100,7 @@ def _say_scored(found, out, say):
     for name, why in lost.iloc[:5].items(): say(f"  no prediction: {name} ({why})")
     if len(lost) > 5: say(f"  No prediction for {len(lost) - 5} more; see the column 'note'.")
     _say_unseen(found, say)
+    _say_placed(found.placed, say)
     none = int((rows.unseen_reads > NO_INTERVAL).sum())
     if none and rows.note.str.endswith("; no interval").any():
         say(f"  Predictions without an interval: {none:,}. The bundle has seen next to nothing of these "
@@ -108,6 +109,12 @@ def _say_scored(found, out, say):
 def _say_unseen(found, say):
     text = found.unseen and unseen_text(found.unseen)
     if text: say(f"warning: {text}")
+
+def _say_placed(placed, say):
+    "Say how ASVs that the tree of the bundle lacks were dealt with."
+    if placed is None or not (placed.tips or placed.lost): return
+    say(f"  ASVs that the bundle's tree lacks: {len(placed.tips):,} took the place of their nearest relative "
+        f"in it, {placed.lost:,} have none. All of them count as unseen reads.")
 
 # %% ../../nbs/9_runs/60_predict.ipynb #b54fbdf6
 def embed_run(

@@ -29,6 +29,7 @@ from ..disk import write_json
 from ..inference.bundle import Bundle, save_bundle
 from ..inference.shipped import is_reference
 from ..inference.unseen import common_sequences
+from ..stack.targets import Stacks
 from ..model.aam import AamModel
 from ..registry import metrics
 from .choice import check_classes, check_columns, group_values, to_depth, with_target
@@ -289,6 +290,7 @@ def keep_bundle(
     taught:np.ndarray|None=None, # int64, samples that trained any stage; `rows` if None
     targets:Targets|None=None,
     covariates:CovariateCodec|None=None,
+    stack:Stacks|None=None, # Plain models beside the net
 )->Path:              # The bundle folder
     "Save a model as the run's bundle."
     bench, store = ready.bench, ready.bench.store
@@ -296,6 +298,6 @@ def keep_bundle(
     model = bench.accelerator.unwrap_model(model).cpu().eval()
     bundle = Bundle(model=model, config=bench.config, targets=targets, covariates=covariates,
                     known=known_asvs(store, rows)[0], samples=np.union1d(ready.taught, samples),
-                    sequences=common_sequences(store, rows),
+                    sequences=common_sequences(store, rows), stack=stack,
                     about={**about, "notes": list(ready.study.notes)})
     return save_bundle(ready.out/"bundle", bundle)

@@ -30,6 +30,7 @@ from .plan import ALL_SAMPLES, planned
 from .prepare import keep_bundle, prepare, Prepared, say_spread
 from .processes import by_main
 from .sittings import begin, finish, SITTINGS, taken
+from .stacks import kept_stacks, refit_stack, StackedFit, with_stack
 from .with_ridge import fit_both, shares_said
 from .whole import check_whole, fit_whole, whole_text
 from ..training.bench import Bench
@@ -101,7 +102,7 @@ def train_run(
     made = _fit_split(bench, *rows[:2])
     judged = by_main(ranks, lambda: _judge(ready, made, rows, say))
     if config.run.refit: made, rows = fit_whole(bench, made, _all_of(ready)), [_all_of(ready)]
-    by_main(ranks, lambda: _keep(ready, replace(made, targets=judged.targets), rows[0], judged, say))
+    by_main(ranks, lambda: _keep(ready, made, rows[0], judged, say))
     return ready.out/"bundle"
 
 # %% ../../nbs/9_runs/50_train.ipynb #2fa8cd6a
@@ -124,26 +125,35 @@ def _all_of(ready:Prepared)->np.ndarray: # int64
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
     "What scoring left for the bundle and for the user."
-    targets:Targets         # Calibrated as the bundle wants them
+    model:Fitted            # Scored, and calibrated as the bundle wants it; perhaps with a stack
     about:dict              # For the model card
     reports:list[Path] = field(default_factory=list)
 
 def _judge(ready, made, rows, say)->_Judged: # By the main process alone
     "Calibrate and score, and write the predictions, the scores and the reports."
     train, valid, test = rows
-    made, refit = replace(made, bench=replace(made.bench, ranks=ALONE)), ready.bench.config.run.refit
-    targets, notes = with_calibration(ready, made, valid)
-    for o in notes: say(o)
+    net, refit = replace(made, bench=replace(made.bench, ranks=ALONE)), ready.bench.config.run.refit
+    made = with_stack(ready, net, train, valid)
+    _say_stack(made, say)
+    targets, said = with_calibration(ready, made, valid)
+    for o in said: say(o)
     told = replace(made, targets=targets)
     write_held_out(ready, told, valid, test)
-    found = held_out_evaluations(ready, told, train, test) if len(test) else {}
+    if made is not net: net = replace(net, targets=with_calibration(ready, net, valid)[0])
+    found = held_out_evaluations(ready, told, train, test, None if made is net else net) if len(test) else {}
     scores = _write_scores(ready, found, say)
     text = whole_text(rows, made.fit, ready.bench.config.optim.steps) if refit else ""
     reports = _reports(ready, found, text)
     if text: say(text)
-    if text and len(test): targets, notes = with_calibration(ready, made, np.concatenate([valid, test]))
+    if text and len(test): targets, said = with_calibration(ready, made, np.concatenate([valid, test]))
     about = dict(fitted=text) if text else {}
-    return _Judged(targets=targets, about=about | dict(calibration=notes, scores=scores), reports=reports)
+    return _Judged(model=replace(made, targets=targets), reports=reports,
+                   about=about | dict(calibration=said, scores=scores))
+
+def _say_stack(made, say):
+    "Say how the stack of each target was put together."
+    for name, o in (made.stack if isinstance(made, StackedFit) else {}).items():
+        say(f"The model of {name} is a stack of {', '.join(o.pool.names)}. {o.pool.why}")
 
 # %% ../../nbs/9_runs/50_train.ipynb #d5b1cc75
 def _write_split(ready):
@@ -176,7 +186,7 @@ def _reports(ready, found, text="")->list[Path]:
     return paths
 
 # %% ../../nbs/9_runs/50_train.ipynb #e8b005fb
-def _bundle(ready, made, train, about)->Path:
+def _bundle(ready, made, train, about, stack)->Path:
     "Keep the model as the run's bundle. In a transductive run all samples trained the encoder."
     run, groups = ready.bench.config.run, ready.groups
     every = run.transductive and not run.start
@@ -184,11 +194,18 @@ def _bundle(ready, made, train, about)->Path:
     known = len(set(groups[train])) if groups is not None else "independent samples"
     about = dict(samples=len(train), groups=known) | shares_said(made) | about
     return keep_bundle(ready, made.model, train, about, taught=taught, targets=made.targets,
-                       covariates=made.covariates)
+                       covariates=made.covariates, stack=stack)
+
+def _stack_of(ready, scored, made, train):
+    "The stack that is kept; None where the net predicts alone."
+    if not isinstance(scored, StackedFit): return None
+    refit = ready.bench.config.run.refit
+    return kept_stacks(ready, refit_stack(ready, scored, made, train) if refit else scored, train)
 
 def _keep(ready, made, train, judged, say):
     "Write the bundle, and say where everything is; then the run is finished."
-    folder, told = _bundle(ready, made, train, judged.about), ready.out/"predictions.tsv"
+    made, stack = replace(made, targets=judged.model.targets), _stack_of(ready, judged.model, made, train)
+    folder, told = _bundle(ready, made, train, judged.about, stack), ready.out/"predictions.tsv"
     whole = "fitted" in judged.about
     what = f"The bundle{', fitted on all samples,' if whole else ''} is in {folder}"
     by = " by the model that was scored" if whole else ""

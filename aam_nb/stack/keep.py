@@ -20,7 +20,7 @@ from .trees import Trees
 from ..types import strings, Study, Table, Tree
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'pack_reads', 'unpack_reads', 'Beside', 'beside']
+__all__ = ['MOST_TIPS', 'pack', 'unpack', 'pack_reads', 'unpack_reads', 'Beside', 'beside']
 
 # %% ../../nbs/5_stack/35_keep.ipynb #d3b3ad6d
 def _described(member)->tuple[dict,dict]: # Settings, arrays
@@ -120,17 +120,24 @@ def pack_reads(
                  lengths=np.array([len(o) for o in study.table.sequences], dtype=np.int32))
     if study.tree is not None:
         t = study.tree
-        found |= dict(tip=study.tip.astype(np.int32), start=t.start, stop=t.stop, length=t.length)
+        found |= dict(tip=study.tip.astype(np.int32), start=t.start, stop=t.stop, length=t.length,
+                      tips=np.array([len(t.tips)], dtype=np.int32))
     return {f"reads/{k}": v for k, v in found.items()}
+
+MOST_TIPS = 50_000_000 # More than any tree of 16S sequences has
 
 def _tree_of(own, sequences):
     "The tree, its tips named by their ASVs. Raises `ValueError` for branches over tips that do not exist."
-    tips = np.full(int(own["tip"].max(initial=-1)) + 1, "", dtype=object)
-    has = own["tip"] >= 0
-    tips[own["tip"][has]] = sequences[has]
-    start, stop = own["start"], own["stop"]
+    start, stop, tip = own["start"], own["stop"], own["tip"]
+    n = int(own["tips"][0])
     sound = len(start) == len(stop) == len(own["length"]) and (start >= 0).all() and (stop >= start).all()
-    if not sound or stop.max(initial=0) > len(tips): raise ValueError("branches over tips that do not exist")
+    if not sound or stop.max(initial=0) > n or n > MOST_TIPS:
+        raise ValueError("branches over tips that do not exist")
+    if not (np.isfinite(own["length"]) & (own["length"] >= 0)).all(): raise ValueError("lengths below 0")
+    if len(tip) != len(sequences) or tip.min(initial=0) < -1 or tip.max(initial=-1) >= n:
+        raise ValueError("tips that do not exist")
+    tips = np.full(n, "", dtype=object)
+    tips[tip[tip >= 0]] = sequences[tip >= 0]
     return Tree(tips=tips, start=own["start"], stop=own["stop"], length=own["length"])
 
 def unpack_reads(
@@ -145,6 +152,7 @@ def unpack_reads(
         shape = len(own["indptr"]) - 1, len(sequences)
         counts = sparse.csr_matrix((own["counts"], own["asv"], own["indptr"]), shape=shape)
         counts.check_format()
+        if (counts.data < 1).any() or (own["lengths"] < 1).any(): raise ValueError("reads or lengths below 1")
         ids = strings([str(i) for i in range(shape[0])])
         table = Table(counts=counts, sample_ids=ids, sequences=sequences)
         if "tip" not in own: return Study(table=table)

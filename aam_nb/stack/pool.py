@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize, nnls
 from scipy.special import log_softmax
+from scipy.stats import t as student
 
 from .penalised import penalty_folds
 
 # %% auto #0
-__all__ = ['LEAST', 'CERTAIN', 'FEWEST', 'PULLS', 'number_weights', 'log_pool', 'class_weights', 'Pool', 'losses_of',
+__all__ = ['LEAST', 'CERTAIN', 'FEWEST', 'PULLS', 'mean_weights', 'log_pool', 'log_weights', 'Pool', 'losses_of',
            'standard_error', 'plain_mean', 'fit_pool']
 
 # %% ../../nbs/5_stack/40_pool.ipynb #a0c863fe
-def number_weights(
+def mean_weights(
     p:np.ndarray, # Out-of-fold predictions [samples, members]
     y:np.ndarray, # Truth [samples]
     pull:float,   # Towards equal weights, in units of the members' mean square; above 0
@@ -45,7 +46,7 @@ def log_pool(
     "The log-linear pool of several predictions."
     return log_softmax(np.tensordot(w, logs, axes=(0, 1)), axis=1)
 
-def class_weights(
+def log_weights(
     p:np.ndarray, # Out-of-fold probabilities [samples, members, classes]
     y:np.ndarray, # Class numbers [samples]
     pull:float,   # Towards equal weights with sum 1; above 0
@@ -80,7 +81,7 @@ class Pool:
         return np.exp(log_pool(_log(found), w)) if self.logs else np.tensordot(w, found, axes=(0, 1))
 
 # %% ../../nbs/5_stack/40_pool.ipynb #55490bfd
-CERTAIN = 2. # Standard errors from which a difference counts
+CERTAIN = .975 # How sure a difference must be not to come from chance, by Student's t on one side
 FEWEST = 100 # Groups, or samples without groups, from which weights are learned
 PULLS = (1e-3, 1e-2, .1, 1., 10.)
 
@@ -105,9 +106,9 @@ def standard_error(
 def _pooled(p, y, pull, classes):
     "A function that pools as these predictions taught."
     if classes:
-        w = class_weights(p, y, pull)
+        w = log_weights(p, y, pull)
         return lambda q: np.exp(log_pool(_log(q), w))
-    w = number_weights(p, y, pull)
+    w = mean_weights(p, y, pull)
     return lambda q: q @ w
 
 def _unseen_losses(p, y, pull, classes, folds):
@@ -130,9 +131,10 @@ def _learned(names, p, y, groups, classes, seed, what):
     folds = penalty_folds(y, np.arange(len(y)), task, groups, 5, seed)
     found = [_unseen_losses(p, y, o, classes, folds) for o in PULLS]
     best = int(np.argmin([o.mean() for o in found]))
-    w = class_weights(p, y, PULLS[best]) if classes else number_weights(p, y, PULLS[best])
+    w = log_weights(p, y, PULLS[best]) if classes else mean_weights(p, y, PULLS[best])
+    each = ", ".join(f"{k} {v:.2f}" for k, v in zip(names, w, strict=True))
     why = (f"Weights of {len(names)} members, learned from {what}, drawn towards equal ones by "
-           f"{PULLS[best]:g}.")
+           f"{PULLS[best]:g}: {each}.")
     return Pool(names=names, weights=tuple(map(float, w)), logs=bool(classes), why=why), found[best]
 
 def _guarded(pool, own, each, groups):
@@ -140,9 +142,12 @@ def _guarded(pool, own, each, groups):
     means = each.mean(axis=1)
     best, losses = int(means.argmin()), (*map(float, means), float(own.mean()))
     gap = own - each[best]
-    if gap.mean() <= CERTAIN*standard_error(gap, groups): return replace(pool, losses=losses)
+    times = float(student.ppf(CERTAIN, max(len(gap) if groups is None else len(set(groups)), 2) - 1))
+    if gap.mean() <= times*standard_error(gap, groups):
+        near = f" '{pool.names[best]}' alone did better by less than {times:.2g} standard errors."
+        return replace(pool, losses=losses, why=pool.why + near*bool(gap.mean() > 0))
     why = (f"'{pool.names[best]}' alone: out of fold its loss is {means[best]:.4g}, that of the stack of "
-           f"{len(means)} {own.mean():.4g}, more than {CERTAIN:g} standard errors above.")
+           f"{len(means)} {own.mean():.4g}, more than {times:.2g} standard errors above.")
     alone = tuple(float(i == best) for i in range(len(means)))
     return Pool(names=pool.names, weights=alone, why=why, losses=losses)
 

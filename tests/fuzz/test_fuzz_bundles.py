@@ -14,12 +14,12 @@ from bundle_cases import predicted, small_bundle
 
 JSON = [b'"format"', b'"model"', b'"bases"', b'"config"', b'"codecs"', b'"classes"', b'"levels"', b'"mean"',
         b'"sd"', b'"known"', b"{}", b"[]", b"[[", b"false", b'"pool"', b'"attention"', b"[1,2]", b'"age"',
-        b"{"*200, b"["*2000]
+        b'"clr"', b'"weights"', b'"kind"', b'"view"', b"{"*200, b"["*2000]
 WEIGHTS = [b'"F64"', b'"I64"', b'"BOOL"', b'"shape":[', b'"data_offsets":[', b"\x00\x00\xc0\x7f", b"\xff"*8]
 
 
 @cache
-def seed_bundle(folder): return save_bundle(folder/"seed", small_bundle())
+def seed_bundle(folder): return save_bundle(folder/"seed", small_bundle(stack=True))
 
 
 def use(folder): predicted(load_bundle(folder))
@@ -52,7 +52,8 @@ def test_an_altered_bundle_is_refused(tmp_path, n):
 
 @sizes
 @pytest.mark.parametrize("name, words", [("config.json", JSON), ("codecs.json", JSON),
-                                         ("model.safetensors", WEIGHTS), ("asvs.fasta", [b">1\n", b"N"])])
+                                         ("model.safetensors", WEIGHTS), ("stack.json", JSON),
+                                         ("stack.safetensors", WEIGHTS), ("asvs.fasta", [b">1\n", b"N"])])
 def test_an_altered_bundle_that_was_sealed_again(tmp_path, n, name, words):
     seed_bundle(tmp_path)
     found = fuzz(use, sealed_again(words, lambda o: o == name), tmp_path/"f", n)
