@@ -21,15 +21,13 @@ from aam_nb.data.table import read_table
 from aam_nb.data.tree import read_tree
 from aam_nb.evaluation.scores import show
 from aam_nb.evaluation.validate import evaluate
+from aam_nb.runs.tasks import read_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
-INFANTS = "is_infant == 1"
-# Folder, target, groups, samples
-QUESTIONS = {"ecam_infant, month_of_life": ("ecam_infant", "month_of_life", "host_subject_id", INFANTS),
-             "ecam_infant, delivery": ("ecam_infant", "delivery", "host_subject_id", INFANTS),
-             "cfs87, Subject": ("cfs87", "Subject", "", ""),
-             "global_gut, age_years": ("global_gut", "age_years", "", "")}
+TASKS = {o.name: o.data for o in read_tasks(ROOT/"benchmarks/tasks.toml", DATA)}
+QUESTIONS = {"ecam_infant, month_of_life": "ecam_age", "ecam_infant, delivery": "ecam_delivery",
+             "cfs87, Subject": "cfs_subject", "global_gut, age_years": "global_age"}
 # What an earlier study, with tuned forests and other folds within the training part, found (R2 or AUC)
 EARLIER = {"ecam_infant, month_of_life": dict(forest=.688, extra_trees=.702, clr=.681, branch=.673, rbf=.672,
                                               log_unifrac=.679, boosting=.666),
@@ -44,10 +42,10 @@ MORE = ("all", "kernel_aitchison", "kernel_generalized", "kernel_braycurtis")
 
 def question(name):
     "The samples that have the target, and the groups."
-    folder, target, groups, where = QUESTIONS[name]
-    d = DATA/folder
-    s = make_study(read_table(d/"table.biom"), read_metadata(d/"metadata.tsv"), read_tree(d/"tree.nwk"),
-                   where=where)
+    task = TASKS[QUESTIONS[name]]
+    (target,), groups = task["target"], task.get("groups", "")
+    s = make_study(read_table(task["table"]), read_metadata(task["metadata"]), read_tree(task["tree"]),
+                   where=task.get("where", ""))
     known = s.metadata[target].notna().to_numpy()
     s = replace(s, table=s.table.samples(known), metadata=s.metadata[known])
     return s, s.metadata[target], s.metadata[groups] if groups else None

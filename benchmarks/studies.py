@@ -24,19 +24,21 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
 
 
+QUESTIONS = dict(ecam_infant="ecam_age", tiny_ecam60="tiny_age", hmp_v35_bodysite="hmp_sites",
+                 ibd_crohns_2538="ibd_4000") # Names in tasks.toml, by study
+
+
 def flags(name):
-    "What the command line of a study says."
-    d = DATA/name
-    if name == "ibd_crohns_2538":
-        q = DATA/"qiime2_files"
-        return dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza",
-                    target="ibd", groups="host_subject_id", missing="drop")
-    target = dict(table=d/"table.biom", metadata=d/"metadata.tsv", tree=d/"tree.nwk", target="month_of_life",
-                  groups="host_subject_id")
-    return {**target, "where": "is_infant == 1"} if name == "ecam_infant" else target | TARGETS.get(name, {})
+    "What the command line of a study says: its task, for ibd_crohns_2538 from files as users bring them."
+    from aam_nb.runs.tasks import read_tasks
+    task = {o.name: o.data for o in read_tasks(ROOT/"benchmarks/tasks.toml", DATA)}[QUESTIONS[name]]
+    found = task | {"target": task["target"][0]}
+    if name != "ibd_crohns_2538": return found
+    q = DATA/"qiime2_files"
+    found |= dict(table=q/"ibd-table.qza", metadata=q/"ibd-metadata.tsv", tree=q/"ibd-tree.qza")
+    return {k: v for k, v in found.items() if k != "depth"}
 
 
-TARGETS = dict(hmp_v35_bodysite=dict(target="HMPbodysubsite", groups="hostsubjectid"))
 # Where a job predicts others than its study's own
 COLUMNS = dict(ecam_delivery="delivery", ecam_both="month_of_life, delivery")
 JOBS = dict(ecam_small=("ecam_infant", "small", "evaluate"),

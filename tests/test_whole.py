@@ -23,6 +23,7 @@ from aam_nb.runs.pretrain import pretrain_run
 from aam_nb.runs.train import train_run
 from aam_nb.runs.whole import check_whole
 from aam_nb.runs.with_ridge import fit_both, fit_both_on_all
+from aam_nb.stack.keep import beside
 from aam_nb.training.bench import Bench
 from aam_nb.training.log import read_log
 from aam_nb.training.loop import Loop
@@ -120,9 +121,11 @@ def test_intervals_rest_on_all_samples_that_did_not_train(runs):
                   rows=np.arange(0), covariates=None, encoded=None, embeddings=None)
     truth = codec.encode(STUDY.metadata.age)[held, 0]
     groups = STUDY.metadata.subject.to_numpy()[held]
-    wanted, note = calibrated(codec, made.outputs(held), truth, groups)
+    new = beside(scored.stack.known, STUDY.table.samples(held))
+    outputs = scored.stack.outputs(scored.targets, made.outputs(held), new)
+    wanted, note = calibrated(codec, outputs, truth, groups)
     assert (kept.mean, kept.sd) == (codec.mean, codec.sd)    # Margins are in these units
-    assert kept.margin == pytest.approx(wanted.margin, rel=1e-5) and kept.margin != codec.margin
+    assert kept.margin == pytest.approx(wanted.margin, rel=1e-5) and kept.reach != codec.reach
     assert kept.level == wanted.level > codec.level
     assert load_bundle(whole/"bundle").about["calibration"] == [note]
     assert f"learned from {len(held)} samples of {len(set(groups))} groups held out" in note
