@@ -1,4 +1,4 @@
-"""`aam demo | inspect | cache | pretrain | train | evaluate | errors | lr | predict | embed | track | recipe`
+"""`aam demo | inspect | cache | pretrain | train | evaluate | errors | benchmark | lr | predict | embed | track | recipe`
 
 Docs: https://aam-nb.github.io/aam_nb/9_runs/cli.html.md"""
 
@@ -17,10 +17,11 @@ from .recipe import full_recipe, listed_recipes
 from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAINING, with_flags
 
 # %% auto #0
-__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'EVALUATED', 'DISTANCE', 'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES',
-           'REPLACE', 'SEQUENCES', 'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN', 'TO', 'REGISTER', 'NAME', 'SEED',
-           'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect', 'cache_store', 'cache_show', 'cache_clear', 'pretrain',
-           'evaluate', 'errors', 'lr', 'predict', 'embed', 'track', 'recipe', 'demo', 'main']
+__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'EVALUATED', 'DISTANCE', 'TASKS', 'STUDIES', 'ONLY', 'SEEDS', 'SPEED',
+           'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES', 'METADATA', 'TSV', 'VECTORS', 'LEVEL',
+           'RUN', 'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect', 'cache_store',
+           'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'errors', 'benchmark', 'lr', 'predict', 'embed',
+           'track', 'recipe', 'demo', 'main']
 
 # %% ../nbs/9_runs/90_cli.ipynb #6c2b3b43
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -120,6 +121,39 @@ def errors(run:EVALUATED, metric:DISTANCE=""):
         from aam_nb.runs.errors import errors_run
         errors_run(run, metric)
     shown(work, None)
+
+# %% ../nbs/9_runs/90_cli.ipynb #011898c4
+TASKS = Annotated[Optional[str], typer.Option(
+    "--tasks", metavar="simulated|FILE|FOLDER", show_default=False,
+    help="Built-in simulated tasks, a TOML file that declares tasks, or a folder in MLRepo's layout.")]
+
+STUDIES = Annotated[Optional[str], typer.Option(
+    "--studies", metavar="FOLDER", show_default=False,
+    help="Folder of the studies that the file of tasks names; else AAM_DATA, or the file's own folder.")]
+
+ONLY = Annotated[Optional[str], typer.Option("--only", metavar="NAMES", show_default=False,
+                                             help="Tasks to evaluate, separated by commas.")]
+
+SEEDS = Annotated[Optional[str], typer.Option("--seeds", metavar="N,N", show_default=False,
+                                              help="Seeds, separated by commas; 42 if not given.")]
+
+SPEED = Annotated[bool, typer.Option("--speed", show_default=False, help=(
+    "Measure speed instead: the standing benchmarks of a checkout, or those named by --only."))]
+
+@app.command("benchmark", cls=KeysCommand)
+@with_flags("threads", "device", "out", tasks=TASKS, studies=STUDIES, only=ONLY, seeds=SEEDS, speed=SPEED)
+def benchmark(**given):
+    "Evaluate declared tasks on frozen folds, add scores and costs to a file, and make a leaderboard."
+    speed = given.pop("speed")
+    asked = {o: v for o in ("tasks", "studies", "only", "seeds") if (v := given.pop(o)) is not None}
+    config = described(given)
+    def work(config):
+        "Benchmark with the flags of this command."
+        from aam_nb.runs.speed import speed_command
+        from aam_nb.runs.benchmark import benchmark_command
+        if speed: speed_command(config, asked.get("only", ""))
+        else: benchmark_command(config, **asked)
+    shown(work, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #c7a0f614
 @app.command("lr", cls=KeysCommand)

@@ -277,7 +277,7 @@ def _shard_problems(c):
 
 # %% ../nbs/0_start/60_config.ipynb #046fc20c
 def _asv_stage():
-    return OptimConfig(steps=500, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
+    return OptimConfig(steps=400, batch=256, lr=2e-3, weight_decay=.01, warmup=.3, ema=0., every=100,
                        freeze=False, chunk=256)
 
 def _sample_stage(): return OptimConfig(steps=0, batch=32, lr=1e-3, ema=0., every=50)

@@ -94,9 +94,10 @@ HELP_ALL = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_a
 
 def with_flags(
     *names:str, # Keys of `FLAGS`
+    **more,     # Options of this command alone, as types that typer understands
 )->Callable:    # Decorates a function that takes `words` and flags by name
     "Give a function the command line of a recipe, overrides and these flags."
-    kinds = {"words": WORDS} | {o: flag(o) for o in names} | {"help_all": HELP_ALL}
+    kinds = {"words": WORDS} | {o: flag(o) for o in names} | more | {"help_all": HELP_ALL}
     kw = Parameter.KEYWORD_ONLY
     taken = [Parameter(o, kw, default=_default(o), annotation=kind) for o, kind in kinds.items()]
     def decorate(f):
