@@ -100,7 +100,7 @@ def pretrain(**given):
 
 # %% ../nbs/9_runs/90_cli.ipynb #cea92922
 @app.command("evaluate", cls=KeysCommand)
-@with_flags(*TRAINING)
+@with_flags(*TRAINING, "test_table", "test_metadata", "test_sequences")
 def evaluate(**given):
     "Score the model and baselines on the same k folds, all fitted inside each fold, and write a report."
     config = described(given)
