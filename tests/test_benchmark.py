@@ -190,7 +190,7 @@ def test_two_simulated_tasks_from_end_to_end(tmp_path):
     said = []
     benchmark_command(choices, only=names, say=said.append)
     found = read_records(tmp_path/"results.jsonl")
-    model = [o for o in found if o["method"] == "aam"]
+    model = [o for o in found if o["method"] == o["model"]]
     assert [o["task"] for o in model] == ["simulated_age", "simulated_site"]
     assert all(o["cpu_seconds"] > 1 and o["peak_mb"] > 100 and o["data"] for o in model)
     assert {"forest", "clr", "depth"} <= {o["method"] for o in found}
