@@ -70,13 +70,14 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cfg = load_config(args.recipe)
+    chunk = cfg.optim.chunk or 64 # 0 leaves it to the device; on a CPU that is 64
     store, age = ecam(ROOT/os.environ.get("AAM_DATA", "../shared/data"))
-    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {cfg.optim.chunk}; processor "
+    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {chunk}; processor "
           "time in brackets")
     for size in (8, 32):
         model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1],
                          columns=(Column(name="age", task="regression"),)).train()
-        objective = SampleObjective(model, cfg.loss, chunk=cfg.optim.chunk)
+        objective = SampleObjective(model, cfg.loss, chunk=chunk)
         rows, known = [], SampleDataset(store, rows=np.isfinite(age), target=age)
         for batch in SampleBatches(known, View(identity=cfg.model.identity), batch=size, steps=args.steps):
             (once, cpu, grad), (anew, cpu2, want) = timed(objective, batch), timed(objective, plain(batch))
