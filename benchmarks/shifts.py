@@ -1,6 +1,6 @@
 """What net, stack and plain models lose on thinner reads, and how else their scores hold up, on real studies.
 
-    python benchmarks/shifts.py run month delivery cfs      # folds and settings of `aam evaluate small`
+    python benchmarks/shifts.py run month delivery cfs run.start=reference
     python benchmarks/shifts.py table > benchmarks/results/shifts.md
 
 Tasks are those of benchmarks/net.py. Each is one evaluation with run.checks = shifts, left_out, random_folds,
