@@ -17,9 +17,9 @@ from .recipe import full_recipe, listed_recipes
 from .train import AamCommand, described, flag, KeysCommand, shown, train, TRAINING, with_flags
 
 # %% auto #0
-__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'EVALUATED', 'DISTANCE', 'TASKS', 'STUDIES', 'ONLY', 'SEEDS', 'BUNDLE',
-           'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES', 'METADATA', 'TSV', 'VECTORS', 'LEVEL', 'RUN',
-           'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect', 'cache_store',
+__all__ = ['app', 'VERSION', 'cache', 'FOLDER', 'DAYS', 'EVALUATED', 'DISTANCE', 'TASKS', 'STUDIES', 'ONLY', 'SEEDS', 'SPEED',
+           'BUNDLE', 'READ_TABLE', 'SAMPLES', 'PASSES', 'REPLACE', 'SEQUENCES', 'METADATA', 'TSV', 'VECTORS', 'LEVEL',
+           'RUN', 'TO', 'REGISTER', 'NAME', 'SEED', 'THREADS', 'DEVICE', 'OVERWRITE', 'DEMO', 'inspect', 'cache_store',
            'cache_show', 'cache_clear', 'pretrain', 'evaluate', 'errors', 'benchmark', 'lr', 'predict', 'embed',
            'track', 'recipe', 'demo', 'main']
 
@@ -100,7 +100,7 @@ def pretrain(**given):
 
 # %% ../nbs/9_runs/90_cli.ipynb #cea92922
 @app.command("evaluate", cls=KeysCommand)
-@with_flags(*TRAINING)
+@with_flags(*TRAINING, "test_table", "test_metadata", "test_sequences")
 def evaluate(**given):
     "Score the model and baselines on the same k folds, all fitted inside each fold, and write a report."
     config = described(given)
@@ -137,16 +137,22 @@ ONLY = Annotated[Optional[str], typer.Option("--only", metavar="NAMES", show_def
 SEEDS = Annotated[Optional[str], typer.Option("--seeds", metavar="N,N", show_default=False,
                                               help="Seeds, separated by commas; 42 if not given.")]
 
+SPEED = Annotated[bool, typer.Option("--speed", show_default=False, help=(
+    "Measure speed instead: the standing benchmarks of a checkout, or those named by --only."))]
+
 @app.command("benchmark", cls=KeysCommand)
-@with_flags("threads", "device", "out", tasks=TASKS, studies=STUDIES, only=ONLY, seeds=SEEDS)
+@with_flags("threads", "device", "out", tasks=TASKS, studies=STUDIES, only=ONLY, seeds=SEEDS, speed=SPEED)
 def benchmark(**given):
     "Evaluate declared tasks on frozen folds, add scores and costs to a file, and make a leaderboard."
+    speed = given.pop("speed")
     asked = {o: v for o in ("tasks", "studies", "only", "seeds") if (v := given.pop(o)) is not None}
     config = described(given)
     def work(config):
         "Benchmark with the flags of this command."
+        from aam_nb.runs.speed import speed_command
         from aam_nb.runs.benchmark import benchmark_command
-        benchmark_command(config, **asked)
+        if speed: speed_command(config, asked.get("only", ""))
+        else: benchmark_command(config, **asked)
     shown(work, config)
 
 # %% ../nbs/9_runs/90_cli.ipynb #c7a0f614

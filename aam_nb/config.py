@@ -24,8 +24,8 @@ from .sections import (
 from .shorthand import as_tables, put
 
 # %% auto #0
-__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'STAGES', 'LATER', 'FIRST', 'unknown_names', 'covariate_chains', 'covariate_text',
-           'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
+__all__ = ['ENCODERS', 'POOLS', 'TRACKERS', 'CHECKS', 'STAGES', 'LATER', 'FIRST', 'unknown_names', 'covariate_chains',
+           'covariate_text', 'check_quantiles', 'limits', 'Config', 'config_from', 'all_keys', 'explained']
 
 # %% ../nbs/0_start/60_config.ipynb #14e73adc
 ENCODERS = ("pool", "attention", "both")
@@ -33,6 +33,8 @@ ENCODERS = ("pool", "attention", "both")
 POOLS = ("clade", "presence", "mean", "attention", "sum")
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+CHECKS = ("shifts", "left_out", "random_folds", "curve")
 
 STAGES = ("pretrain_asv", "pretrain_sample", "optim")
 
@@ -191,6 +193,12 @@ def _model_problems(c):
                     for k, n in kept.items() if n > m.layers]
 
 # %% ../nbs/0_start/60_config.ipynb #8c2078ea
+def _test_problems(c):
+    "What is wrong with the table of another study."
+    if not (c.data.test_table and c.target.by): return []
+    return ["data.test_table and target.by are both given; the scale of a category is known of the study "
+            "alone, so choose one"]
+
 def _exclusive_problems(c):
     "Which choices exclude each other."
     d, run = c.data, c.run
@@ -246,6 +254,8 @@ def _run_problems(c):
                      "address without them. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return (found + unknown_names(c.augment.also, "augment.also", registry.augmentations)
             + unknown_names(c.run.baselines, "run.baselines", registry.baselines, ("all",))
+            + unknown_names(c.run.checks, "run.checks", CHECKS)
+            + unknown_names((c.run.permuted,), "run.permuted", registry.baselines, ("clr", "forest"))
             + unknown_names(c.run.trackers, "run.trackers", registry.trackers, TRACKERS))
 
 # %% ../nbs/0_start/60_config.ipynb #31e21221
@@ -288,8 +298,8 @@ class Config:
 
     def __post_init__(self):
         checks = (_metric_problems, _target_problems, _by_problems, _covariate_problems, _model_problems,
-                  _exclusive_problems, _batch_size_problems, _schedule_problems, _run_problems,
-                  _shard_problems)
+                  _exclusive_problems, _test_problems, _batch_size_problems, _schedule_problems,
+                  _run_problems, _shard_problems)
         found = [p for check in checks for p in check(self)]
         if found: raise AamError("\n".join(found))
 

@@ -44,6 +44,9 @@ class DataConfig(Section):
     stratify:bool = True      # Balance the target over the parts, as far as groups allow
     split:str = ""            # Column or TSV file with the part (train, valid, test) or fold of each sample
     leave_out:str = ""        # Metadata column (study, site, run) whose values are left out one at a time
+    test_table:str = ""       # Table of another study, which the models of `aam evaluate` predict too
+    test_metadata:str = ""    # Its metadata, with the columns of target, groups and covariates
+    test_sequences:str = ""   # Its representative sequences, when its feature ids are not sequences
 
 # %% ../nbs/0_start/50_sections.ipynb #0de1396e
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
-    ridge:float = between(.5, 0., 1.) # Share that a ridge regression's is drawn to; 0: no regression
+    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver
@@ -206,6 +209,9 @@ class RunConfig(Section):
     refit:int = between(1, 0, 20) # Models fitted anew on all samples, for the steps found; 0 for none
     model:str = one_of("stack", "stack", "net") # stack: the net and plain models beside it; net: it alone
     baselines:tuple[str,...] = ()           # Plain models beside the usual ones: names, or all of them
+    checks:tuple[str,...] = ()              # Further tests of a score: shifts, left_out, random_folds, curve
+    permutations:int = between(0, 0, 10**6) # Evaluations of one plain model with labels dealt at random
+    permuted:str = "clr"                    # That plain model, e.g. clr, forest or depth
     spread:str = one_of("batches", "batches", "folds") # What `aam evaluate` deals to several processes
     trackers:tuple[str,...] = ("tensorboard",) # What follows the training: tensorboard, mlflow, wandb, ...
     experiment:str = "" # Experiment in MLflow, project in W&B; empty: as their environment says, or aam_nb

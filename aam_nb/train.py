@@ -38,6 +38,9 @@ FLAGS = {
     "groups": ("data.groups", str, "Metadata column of groups (subject, household...) that stay together."),
     "independent": ("data.independent", bool, "State that samples are independent, instead of groups."),
     "where": ("data.where", str, 'Keep the samples for which this holds, e.g. "is_infant == 1".'),
+    "test_table": ("data.test_table", str, "Count table of another study, predicted and scored too."),
+    "test_metadata": ("data.test_metadata", str, "Metadata of the other study."),
+    "test_sequences": ("data.test_sequences", str, "Representative sequences of the other study."),
     "depth": ("data.depth", int, "Rarefy every sample to this many reads."),
     "reference": ("data.reference", str, "Whole 16S genes and their tree, in place of a table: the folder or "
                   ".tar.gz of qiime-default-reference, by pip download --no-deps --no-binary :all:"),
@@ -54,7 +57,8 @@ FLAGS = {
     "overwrite": ("run.overwrite", bool, "Replace the run in --out.")}
 
 # %% ../nbs/9_runs/80_train_command.ipynb #3d6bacac
-WANTED = {"FILE": ("table", "metadata", "tree", "sequences"), "COLUMN": ("target", "groups"),
+WANTED = {"FILE": ("table", "metadata", "tree", "sequences",
+                   "test_table", "test_metadata", "test_sequences"), "COLUMN": ("target", "groups"),
           "CONDITION": ("where",), "N": ("depth", "seed", "threads"), "DEVICE": ("device",),
           "FOLDER": ("out",), "PATH": ("reference",), "BUNDLE": ("start",), "N|auto": ("batch_size",),
           "stack|net": ("model",)}

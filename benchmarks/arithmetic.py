@@ -26,6 +26,7 @@ from aam_nb.model.aam import AamModel
 from aam_nb.training.objectives import SampleObjective
 from aam_nb.training.optim import make_optimizer
 from aam_nb.types import Column
+from aam_nb.runs.speed import measured
 
 AIM = .5 # Of the matrix-product rate, at width 128
 
@@ -117,6 +118,7 @@ def main():
               f"in chunks of {chunk:3}: {took[0]:6.2f} s a step, "
               f"{count.get_total_flops()/1e9:6.0f} GFLOP, {peak[0]/1e9:.0f} GFLOP/s for plain products: "
               f"share {by_clock:.2f} ({by_cpu:.2f}){aim}", flush=True)
+        measured(f"share of plain products, {recipe}, chunk {chunk}", by_cpu, AIM, "of 1")
 
 
 if __name__ == "__main__": main()

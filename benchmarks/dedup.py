@@ -29,6 +29,7 @@ from aam_nb.data.tree import read_tree
 from aam_nb.model.aam import AamModel
 from aam_nb.training.objectives import SampleObjective
 from aam_nb.types import Column
+from aam_nb.runs.speed import measured
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,13 +70,14 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cfg = load_config(args.recipe)
+    chunk = cfg.optim.chunk or 64 # 0 leaves it to the device; on a CPU that is 64
     store, age = ecam(ROOT/os.environ.get("AAM_DATA", "../shared/data"))
-    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {cfg.optim.chunk}; processor "
+    print(f"{store}; recipe {args.recipe}, {args.threads} threads, chunks of {chunk}; processor "
           "time in brackets")
     for size in (8, 32):
         model = AamModel(replace(cfg.model, dropout=0., head_dropout=0.), store.tokens.shape[1],
                          columns=(Column(name="age", task="regression"),)).train()
-        objective = SampleObjective(model, cfg.loss, chunk=cfg.optim.chunk)
+        objective = SampleObjective(model, cfg.loss, chunk=chunk)
         rows, known = [], SampleDataset(store, rows=np.isfinite(age), target=age)
         for batch in SampleBatches(known, View(identity=cfg.model.identity), batch=size, steps=args.steps):
             (once, cpu, grad), (anew, cpu2, want) = timed(objective, batch), timed(objective, plain(batch))
@@ -87,6 +89,7 @@ def main():
               f"plain {anew.min():6.2f} s ({cpu2.min():.2f}): ratio {np.median(anew/once):.2f} "
               f"({np.median(cpu2/cpu):.2f}); "
               f"gradients differ by {off.max():.0e}")
+        measured(f"each ASV once, batch {size}", cpu.min(), cpu2.min(), "s", less=True)
 
 
 if __name__ == "__main__": main()

@@ -23,6 +23,7 @@ from aam_nb.batches.build import build_store
 from aam_nb.data.table import read_table
 from aam_nb.data.study import make_study
 from aam_nb.data.tree import read_tree
+from aam_nb.runs.speed import measured
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM = 2000 # Samples a second, so that the loader is never what a step waits for
@@ -77,6 +78,7 @@ def main():
         clock, work = rates(source, args.repeats)
         aim = f"  (aim: over {AIM:,})" if name == "augmented, identity" else ""
         print(f"  {name:30} {clock:9,.0f} samples/s ({work:,.0f}){aim}")
+        if aim: measured("batches, augmented with identity", clock, AIM, "samples/s")
     clock, work = rates(AsvBatches(store, view=View(patch=6, mask=.15), batch=256, steps=args.steps//2),
                         args.repeats)
     print(f"  {'256 ASVs, path lengths, masked':30} {clock:9,.0f} ASVs/s ({work:,.0f})")

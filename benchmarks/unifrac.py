@@ -21,6 +21,7 @@ from aam_nb.core import keyed_rng
 from aam_nb.data.distances import UNIFRACS, faith_pd, tree_with_reads, unifrac, unifrac_blocks
 from aam_nb.data.table import read_table
 from aam_nb.data.tree import branch_abundance, parse_newick, path_lengths, read_tree, shear
+from aam_nb.runs.speed import measured
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +54,7 @@ def in_batch(name, table, tree, tip, sizes=(32, 128)):
         print(f"  weighted by scipy's city-block, same branches: {slow*1e3:.1f} ms of processor time, "
               f"{slow/fast:.1f} x ours; "
               f"largest difference {np.abs(city - weighted).max():.0e}")
+        measured(f"weighted UniFrac beside scipy, {name}, {b}", fast*1e3, slow*1e3, "ms", less=True)
 
 
 def beside_scikit_bio(name, path, table, tree, tip, samples):

@@ -19,6 +19,7 @@ from aam_nb.runs.choice import group_values
 from aam_nb.runs.parts import choose_folds
 from aam_nb.runs.results import append_records, config_digest, machine, read_records
 from aam_nb.runs.samples import load_study
+from aam_nb.runs.speed import scripts_folder, speed_run, STANDING
 from aam_nb.runs.tasks import find_tasks, mlrepo_tasks, SIMULATED, Task, with_task
 
 SMALL = dict(samples=60, asvs=40, groups=20)
@@ -189,10 +190,36 @@ def test_two_simulated_tasks_from_end_to_end(tmp_path):
     said = []
     benchmark_command(choices, only=names, say=said.append)
     found = read_records(tmp_path/"results.jsonl")
-    model = [o for o in found if o["method"] == "aam"]
+    model = [o for o in found if o["method"] == o["model"]]
     assert [o["task"] for o in model] == ["simulated_age", "simulated_site"]
     assert all(o["cpu_seconds"] > 1 and o["peak_mb"] > 100 and o["data"] for o in model)
     assert {"forest", "clr", "depth"} <= {o["method"] for o in found}
     before = (tmp_path/"results.jsonl").read_bytes()
     benchmark_command(choices, only=names, say=said.append)
     assert (tmp_path/"results.jsonl").read_bytes() == before and "recorded before" in said[-2]
+
+
+SCRIPT = "from aam_nb.runs.speed import measured\nmeasured('a figure', {}, 4., 'ms', less=True)\n"
+
+
+def test_figures_of_speed_are_kept_with_floor_and_ratio(tmp_path):
+    for figure in (2., 8.):
+        (tmp_path/"loop.py").write_text(SCRIPT.format(figure))
+        said = []
+        file = speed_run(tmp_path, ("loop",), said.append, folder=tmp_path)
+    lines = [json.loads(o) for o in file.read_text().splitlines()]
+    assert [(o["figure"], o["floor"], o["ratio"]) for o in lines] == [(2., 4., 2.), (8., 4., .5)]
+    assert all(o["machine"] == machine() and o["benchmark"] == "loop" for o in lines)
+    assert "torch" in lines[0]["versions"]
+    assert said[-1].rstrip().endswith("2 ms") # what the same machine measured before
+
+
+def test_a_script_that_fails_says_why(tmp_path):
+    (tmp_path/"loop.py").write_text("raise SystemExit('No study. Set AAM_DATA.')")
+    with pytest.raises(AamError, match="measured nothing.*Set AAM_DATA"):
+        speed_run(tmp_path, ("loop",), folder=tmp_path)
+    assert not (tmp_path/"speed.jsonl").exists()
+
+
+def test_every_standing_benchmark_says_a_figure():
+    for name in STANDING: assert "measured(" in (scripts_folder()/f"{name}.py").read_text()

@@ -18,7 +18,7 @@ from .scores import capital, show
 # %% auto #0
 __all__ = ['SHOWN', 'plot_relations', 'plot_subgroups', 'plot_labels']
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #3686131f
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #e630aff5
 def _medians(x, y):
     "Medians of both axes over tenths of the samples, in the order of x."
     parts = [o for o in np.array_split(np.argsort(x, kind="stable"), min(10, max(2, len(x)//5))) if len(o)]
@@ -28,6 +28,10 @@ def _axis_name(found, name):
     "What a panel's horizontal axis is."
     if name == "distance to training": return f"{found.new.metric} distance to training"
     return dict(richness="ASVs with a read").get(name, name)
+
+def _rank_text(one):
+    "A rank correlation; a dash where the number is the same for all samples."
+    return show(one.rank[0], 1., True)
 
 def _draw_relation(ax, found, one):
     "Points and medians of one number."
@@ -40,10 +44,10 @@ def _draw_relation(ax, found, one):
     if own: ax.axhline(0, color=GREY, lw=.8)
     if one.name == "reads": log_reads(ax, np.maximum(x, 1))
     ax.set_xlabel(_axis_name(found, one.name))
-    ax.set_title(f"rank correlation {one.rank[0]:+.2f}".replace("-", "\u2212"), fontsize=8,
+    ax.set_title(f"rank correlation {_rank_text(one)}", fontsize=8,
                  fontweight="bold" if one.shown else "normal")
 
-# %% ../../nbs/7_evaluation/73_error_plots.ipynb #c36884a1
+# %% ../../nbs/7_evaluation/73_error_plots.ipynb #2b5311e7
 def _draw_distribution(ax, found):
     "A histogram of the errors."
     ax.hist(found.rows.error, bins=min(40, max(8, len(found.rows.ids)//8)), color=GREY)
@@ -67,7 +71,7 @@ def plot_relations(
         axes[1].set_ylabel("error" if rows.classes else "error, with its sign")
         axes[3].set_ylabel("size of the error")
     middle = [show(o, found.decimals) for o in np.percentile(rows.size, (50, 90))]
-    each = ", ".join(f"{o.name} {o.rank[0]:+.2f}".replace("-", "\u2212") for o in many)
+    each = ", ".join(f"{o.name} {_rank_text(o)}" for o in many)
     alt = (f"Errors of {heading(e, focus(e))} in {len(rows.ids):,} samples: half are below {middle[0]} in "
            f"size and nine in ten below {middle[1]}. Rank correlations of their size: {each}.")
     caption = (f"{capital(error_text(e))}. Each point is a sample; dark lines join medians of tenths. A bold "

@@ -62,6 +62,8 @@ class Evaluation:
     level:float = 0.             # Share of the true values that they promise to hold; 0 without intervals
     covariates:str = ""          # What the model gets beside the reads, as `data.covariates`
     shifts:tuple = ()            # What each method loses on thinner reads, by `shift_scores`
+    checks:object|None = None    # Further tests: the `Checks` of a report; None without
+    outside:Evaluation|None = None # The same models on the samples of another study; None without
 
 # %% ../../nbs/7_evaluation/25_evaluation.ipynb #8007c413
 @patch(as_prop=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import AamError
+from .check_page import checks_html
 from .class_plots import plot_classes, plot_reliability
 from .data_plots import plot_data, plot_test_parts, plot_training
 from .error_analysis import errors
@@ -231,7 +232,7 @@ def report_html(
     notes = list(dict.fromkeys([*study.notes, *notes, *evaluation_notes(es)]))
     tables = [score_table_html(o, note=o is order[-1]) for o in order]
     scores = section_html("scores", "Scores", figure_html(plot_scores(es)), *tables)
-    sections = [winner_html(es), doubts_html(es, notes), scores]
+    sections = [winner_html(es), doubts_html(es, notes), scores, *checks_html(order[0])]
     for i, o in enumerate(order):
         which = f" {depth_text(o)}" if len(es) > 1 else ""
         sections.append(predictions_html(o, study, i, f"Predictions and errors{which}"))

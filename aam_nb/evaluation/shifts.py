@@ -13,7 +13,7 @@ import numpy as np
 
 from .evaluation import drawn_whole, Evaluation, Score
 from .guests import Guests
-from .scores import MAIN, score_functions, with_ends
+from .scores import capital, MAIN, score_functions, with_ends
 
 # %% auto #0
 __all__ = ['Shift', 'shift_scores', 'shift_text']
@@ -89,13 +89,15 @@ def shift_scores(
 
 # %% ../../nbs/7_evaluation/29_shifts.ipynb #1b7dcb5e
 def shift_text(
-    evaluation:Evaluation,
-    shift:Shift,
-)->str: # A sentence; "" where there is no forest
-    "Whether the model loses more than the random forest does."
-    e, name = evaluation, evaluation.model or "average"
-    if name not in shift.beyond: return ""
-    (_, low, high), where = shift.beyond[name], f"At {shift.kind}"
-    if shift.kind.endswith("spurious reads"): where = f"With {shift.kind}"
-    how = "loses more than" if low > 0 else "loses less than" if high < 0 else "loses about as much as"
-    return f"{where}, {e.title(name, True)} {how} the random forest."
+    evaluation:Evaluation, # With shifts
+)->str: # Up to three sentences; "" where there is no forest
+    "Where the model loses more than the random forest, where less, and where about as much."
+    e, name, by = evaluation, evaluation.model or "average", {}
+    for s in e.shifts:
+        if name not in s.beyond: return ""
+        _, low, high = s.beyond[name]
+        how = "more than" if low > 0 else "less than" if high < 0 else "about as much as"
+        where = f"{'with' if s.kind.endswith('spurious reads') else 'at'} {s.kind}"
+        by.setdefault(how, []).append(where)
+    said = [f"{e.title(name, True)} loses {how} the random forest {', '.join(o)}." for how, o in by.items()]
+    return " ".join(map(capital, said))

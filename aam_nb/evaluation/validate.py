@@ -23,6 +23,7 @@ from .depth import depth_alarm, target_values
 from .evaluation import (
     average, drawn_whole, Evaluation, interval_scores, score_all, times_tested, warnings_of)
 from .guests import features_with, Guests
+from .outside import outside_scores
 from .shifts import shift_scores
 from ..stack.features import Features, Fold
 from .scores import MAIN, NAMES, score_functions, show
@@ -187,6 +188,9 @@ def _ask_model(answers, folds, fit_model, model, k):
     for name, p in said.out.get("beside", {}).items():
         also = replace(said, out=said.out | dict(test=p), model=name)
         answers.predictions.setdefault(name, []).append(_predictions(also, len(test)))
+    for name, p in said.out.get("guests_beside", {}).items():
+        also = replace(said, out=said.out | dict(guests=p), model=name)
+        answers.guests.setdefault(name, []).append(_predictions(also, len(folds.guests(k)), "guests"))
     answers.why.append(said.out.get("why"))
     took = said.out.get("seconds")
     answers.seconds[model] += time.perf_counter() - begun if took is None else float(took)
@@ -355,9 +359,11 @@ def _with_guests(e, folds, answers):
     said = {k: v for k, v in answers.guests.items() if len(v) == len(asked)}
     def mean(fold): return average(dict(zip(said, fold, strict=True)), e.model)[0]
     every = list(zip(*said.values(), strict=True))
-    whole = "average" in e.predictions and (not e.model or e.model in said)
-    if whole: said["average"] = [mean(o) for o in every]
-    return replace(e, shifts=shift_scores(e, guests, asked, said))
+    if "average" in e.predictions and e.model in ("", *said): said["average"] = [mean(o) for o in every]
+    shifts = shift_scores(e, guests, asked, said)
+    if "" not in guests.of: return replace(e, shifts=shifts)
+    outside = outside_scores(e, folds.scored.codec, guests, asked, said, folds.scored.study)
+    return replace(e, shifts=shifts, outside=outside)
 
 # %% ../../nbs/7_evaluation/30_validate.ipynb #981bdc3f
 def evaluate(
@@ -378,10 +384,10 @@ def evaluate(
     scored, answers = folds.scored, _predict_folds(folds, fit_model, model_name, say, left, known or {})
     with Progress("Intervals of the scores", 1, unit="part"):
         found = _evaluation(scored, plan, answers, fit_model, model_name)
+        found = replace(found, target=str(getattr(values, "name", None) or "target"))
         found = _with_guests(found, folds, answers)
     rows = scored.study.positions(found.ids)
     notes = [*scored.notes, *_fold_notes(scored.folds, rows, len(scored.y)),
              *_inner_notes(answers.inner, model_name, scored.task), *_why_notes(answers.why)]
-    return replace(found, target=str(getattr(values, "name", None) or "target"),
-                   warnings=tuple(warnings_of(found.first(), scored.study.metadata)),
+    return replace(found, warnings=tuple(warnings_of(found.first(), scored.study.metadata)),
                    notes=tuple(filter(None, [*notes, found.covariates_text])))

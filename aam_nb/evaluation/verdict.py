@@ -154,7 +154,9 @@ def write_evaluation(
     head = ["method", "title", "score", "value", "low", "high", "minus_forest", "minus_low", "minus_high"]
     write_tsv(folder/"scores.tsv", head, rows)
     if e.shifts: write_tsv(folder/"shifts.tsv", _SHIFT_HEAD, _shift_rows(e))
-    arrays = ("ids", "truth", "groups", "fold", "predictions", "interval", "shifts")
-    rest = {k: v for k, v in asdict(replace(e, shifts=())).items() if k not in arrays}
+    arrays = ("ids", "truth", "groups", "fold", "predictions", "interval", "shifts", "checks",
+              "outside")
+    plain = replace(e, shifts=(), checks=None, outside=None)
+    rest = {k: v for k, v in asdict(plain).items() if k not in arrays}
     write_json(folder/"evaluation.json", _without_nan(rest | dict(verdict=verdict(e), samples=e.samples)))
     return folder

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
-from ..core import AamError
+from ..core import AamError, option
 from ..disk import read_json, whole_file
 from ..evaluation.kept import read_evaluation
 from ..recipe import to_toml
@@ -86,7 +86,7 @@ def benchmark_run(
     evaluated:Callable=evaluate_apart, # (configuration) -> cost; leaves an evaluation in its run folder
 )->Path:               # The leaderboard
     "Evaluate what is not recorded yet. Raises `AamError` where folds have changed."
-    if not config.run.out: raise AamError("No folder is given for results and runs.")
+    if not config.run.out: raise AamError(f"No folder is given for results. Pass {option('run.out', ...)}.")
     folder = Path(config.run.out)
     file = folder/"results.jsonl"
     for task, seed in [(t, s) for t in tasks for s in seeds]:

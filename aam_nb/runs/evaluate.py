@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config
+from ..core import digest
 from ..data.targets import Targets
 from ..evaluation.calibrate import calibrated
 from ..evaluation.depth import depth_alarm
@@ -23,6 +24,7 @@ from ..evaluation.report import write_report
 from ..evaluation.validate import evaluate
 from ..evaluation.verdict import write_evaluation
 from ..inference.unseen import unseen_shares
+from .checks import run_checks, write_checks
 from .choice import group_values, to_depth
 from .folds import course_of, depth_name
 from .held import with_batch_size
@@ -33,6 +35,7 @@ from .prepare import prepare, Prepared
 from .processes import by_main, main_first
 from .samples import stored
 from .sittings import begin, finish, SITTINGS, taken
+from .test_study import folds_beside, load_test, test_notes
 from .spread import by_folds, Round, round_of, share_work
 from ..stack.with_net import NET
 from ..training.bench import Bench, known_asvs
@@ -112,6 +115,21 @@ def _in_order(out, train, test)->dict:
     found = {k: v[where[k]] if k in where else v for k, v in out.items()}
     return found | dict(beside={k: v[test] for k, v in out.get("beside", {}).items()})
 
+def _of_guests(kept, groups, name, fold, test_ids)->dict:
+    "What the models of a fold say of the guests that go with some of its test samples."
+    if kept.guests is None: return {}
+    (train, test), inner, guests = kept.rows(fold), kept.inner(fold), kept.guests.guests
+    rows, found = kept.guest_rows(fold), kept.outputs(fold)
+    at = {o: i for i, o in enumerate(kept.ready.study.ids)}
+    of = np.array([at.get(o, test[0]) for o in guests.of[rows]], dtype=np.int64)
+    told = {o.replace("guests", "test"): v for o, v in found.items() if o.startswith("member_guests")}
+    found = found | told | dict(test=found["guests"], refit=())
+    unseen = fold_unseen(kept.bench.samples, train, test, inner)
+    said = fold_predictions(kept.bench, groups, train, of, found, name, unseen)
+    where = np.searchsorted(rows, guests.of_fold(test_ids))
+    beside = {k: v[where] for k, v in said.get("beside", {}).items()}
+    return dict(guests=said["test"][where], guests_beside=beside)
+
 def _fit_model(kept, groups, name)->Callable:
     "The function that validation calls for each fold: it predicts one target."
     study = kept.ready.study
@@ -121,7 +139,8 @@ def _fit_model(kept, groups, name)->Callable:
         unseen = fold_unseen(kept.bench.samples, *rows, inner)
         out = fold_predictions(kept.bench, groups, *rows, kept.outputs(fold - 1), name, unseen)
         train, test = positions(study.ids[rows[0]], train_ids), positions(study.ids[rows[1]], test_ids)
-        return {**_in_order(out, train, test), "seconds": kept.outputs(fold - 1).get("seconds")}
+        out = _in_order(out, train, test) | _of_guests(kept, groups, name, fold - 1, test_ids)
+        return {**out, "seconds": kept.outputs(fold - 1).get("seconds")}
     return fit
 
 def model_name(
@@ -207,12 +226,14 @@ def evaluate_run(
     "Out-of-fold evaluation beside baselines: predictions, folds and scores as TSV, and a report."
     ranks, say, done = begin(config, say, study)
     if done is not None: return done
-    ready = prepare(config, choose_folds, say, rarefied=False, study=study)
+    with ranks.together(): test = load_test(config)
+    ready = prepare(config, folds_beside(test), say, rarefied=False, study=study)
+    for o in test_notes(test, ready.study, config) if test else (): say(f"  {o}")
     ready = with_batch_size(ready, True, say, 1 if by_folds(ready.bench) else None)
     depths = _depths(ready, config, say)
     course = course_of(ready, [_at(config, o) for o in depths])
     rounds = [round_of(at_common_depth(ready, o) if o else ready,
-                       depth_folder(ready.out, o, config.data.depth), course) for o in depths]
+                       depth_folder(ready.out, o, config.data.depth), course, test) for o in depths]
     _say_plan(rounds, course, ranks, say)
     known = [None for _ in rounds] if ranks.alone else share_work(rounds, ranks, say)
     by_main(ranks, lambda: _write_results(ready, rounds, known, say))
@@ -223,6 +244,12 @@ def _where(ready, name)->Path:
     "Where the results of a target are."
     return ready.out/name if len(ready.bench.config.targets) > 1 else ready.out
 
+def _checked(one, e, name, say):
+    "The evaluation of a round, with the further tests that were asked for."
+    config = one.ready.bench.config
+    answers = one.ready.out/"checks"/(depth_name(config) or "as_it_comes")/digest(name, size=4)
+    return run_checks(e, one.ready.study, one.plan, config, answers, say)
+
 def _write_results(ready, rounds, known, say):
     "Score all rounds, and write predictions, scores and reports; then the run is finished."
     sittings, asked = ready.bench.log.sinks[SITTINGS], rounds[0].ready.bench.config.data.depth
@@ -230,8 +257,12 @@ def _write_results(ready, rounds, known, say):
     for one, before in zip(rounds, known, strict=True):
         for name, e in zip(found, evaluate_prepared(one, say, before), strict=True):
             say(str(e))
+            if e.outside: say(f"Another study, {e.outside}")
+            if len(rounds) == 1 or one.plan.depth: e = _checked(one, e, name, say)
             found[name].append(replace(e, warnings=all_warnings(ready.leaks, e, len(rounds) > 1)))
-            write_evaluation(found[name][-1], one.folder/name if len(found) > 1 else one.folder)
+            folder = one.folder/name if len(found) > 1 else one.folder
+            write_checks(found[name][-1], write_evaluation(found[name][-1], folder))
+            if e.outside: write_evaluation(e.outside, folder/"test_study")
     paths = [_report(ready, o, _where(ready, name), asked) for name, o in found.items()]
     for path in paths: say(f"The report is {path}.")
     say(f"The evaluation took {taken(sittings)}.")

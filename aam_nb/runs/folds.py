@@ -20,6 +20,8 @@ from ..config import Config
 from ..core import note, option
 from ..disk import whole_file
 from ..evaluation.evaluation import OWN
+from ..evaluation.guests import features_with
+from .guest_outputs import GuestLook, GuestSamples
 from .members import lacks_members, members_say
 from .prepare import Prepared
 from .processes import by_main
@@ -40,14 +42,17 @@ def refitted(
     rows:tuple[np.ndarray,np.ndarray], # int64 rows to train on, and to predict
     like:list[Fitted], # The inner models
     fold:int,         # Counted from 1
-)->dict[str,np.ndarray]: # `refit`, f32 [models, n_test, k]; nothing where `run.refit` is 0
+    look:Callable|None=None, # Gives what a fitted model says of guests, f32 [g, k]
+)->dict[str,np.ndarray]: # `refit`, f32 [models, n_test, k]; `guests`; nothing where `run.refit` is 0
     "Fit on all of a training part, as often as `run.refit` says, each time with draws of its own."
-    outputs = []
+    outputs, guests = [], []
     for k in range(bench.config.run.refit):
         part = replace(bench, part=f"{bench.part}fold {fold}.{len(like)+k+1} ")
         made = fit_both_on_all(part, start, learned, rows[0], like, (fold, "all", k))
         outputs.append(made.outputs(rows[1]))
-    return dict(refit=np.stack(outputs)) if outputs else {}
+        if look: guests.append(look(made))
+    if not outputs: return {}
+    return dict(refit=np.stack(outputs)) | (dict(guests=np.stack(guests)) if look else {})
 
 # %% ../../nbs/9_runs/53_folds.ipynb #2dc24488
 def fit_fold(
@@ -56,20 +61,24 @@ def fit_fold(
     test:np.ndarray,  # int64 rows that are reported
     inner:list[tuple[np.ndarray,np.ndarray]], # Rows (train, validation) of each inner fold
     fold:int,         # Counted from 1
-)->dict[str,np.ndarray]: # f32 outputs: `test` [models, n_test, k]; out-of-fold `oof` [n_train, k]; `refit`
+    look:Callable|None=None, # Gives what a fitted model says of guests, f32 [g, k]
+)->dict[str,np.ndarray]: # f32: `test` [models, n_test, k]; out of fold `oof` [n_train, k]; `refit`, `guests`
     "Pretrain on the outer training part, then fit a model for each inner fold, and those of `refitted`."
     start = pretrained(replace(bench, part=f"{bench.part}fold {fold} "), train, (fold,))
     learned = codecs(bench, train)
-    tests, like = [], []
+    tests, like, guests = [], [], []
     oof = np.full((len(bench.store), learned[0].outputs), np.nan, dtype=np.float32)
     for k, (fit, valid) in enumerate(inner):
         part = replace(bench, part=f"{bench.part}fold {fold}.{k+1} ")
         made = fit_both(part, start, learned, fit, valid, (fold, k))
         tests.append(made.outputs(test))
         like.append(made)
+        if look: guests.append(look(made))
         oof[valid] = made.outputs(valid)
     found = dict(test=np.stack(tests), oof=oof[train])
-    return found | refitted(bench, start, learned, (train, test), like, fold)
+    again = refitted(bench, start, learned, (train, test), like, fold, look)
+    if look: guests = dict(guests=np.concatenate([np.stack(guests), again.pop("guests", guests[:0])]))
+    return found | again | (guests or {})
 
 # %% ../../nbs/9_runs/53_folds.ipynb #4bba23e7
 def depth_name(config:Config)->str: # "" for the original depth
@@ -146,8 +155,9 @@ class KeptFolds:
         ready:Prepared, # At original or at a common depth
         bench:Bench,    # Of the folds
         course:Course|None=None, # Takes note of the time
+        guests:GuestSamples|None=None, # Samples on which nothing trains
     ):
-        self.ready, self.bench, self.done = ready, bench, set()
+        self.ready, self.bench, self.done, self.guests = ready, bench, set(), guests
         self.course = course or course_of(ready, [bench.config])
 
     def rows(self, k)->tuple[np.ndarray,np.ndarray]:
@@ -159,6 +169,11 @@ class KeptFolds:
         rows_of = self.ready.study.positions
         return [(rows_of(a), rows_of(b)) for a, b in self.ready.parts.inner[k]]
 
+    def guest_rows(self, k)->np.ndarray: # int64, ascending
+        "The guests that the models of fold `k` predict, counted from 0; none without guests."
+        if self.guests is None: return np.zeros(0, dtype=np.int64)
+        return self.guests.guests.of_fold(self.ready.parts.outer[k][1])
+
     @cached_property
     def features(self)->Features:
         "What members see of the study."
@@ -168,13 +183,28 @@ class KeptFolds:
         "What is kept of a fold; a run that does not go on takes nothing from before."
         run = self.bench.config.run
         if k not in self.done and not run.resume: return None
-        return kept_fold(fold_file(self.ready.out, self.bench.config, k + 1), run.refit, say)
+        found = kept_fold(fold_file(self.ready.out, self.bench.config, k + 1), run.refit, say)
+        if found is None or self.guests is None: return found
+        if found.get("guests", found["test"][:, :0]).shape[1] == len(self.guest_rows(k)): return found
+        say(f"Fold {k + 1} is kept without what {option('run.checks')} asks for, so it is fitted again.")
 
     def whole(self, found)->bool:
         "Whether what is kept of a fold is all that the run asks for."
         return found is not None and not lacks_members(self.bench, found)
 
 # %% ../../nbs/9_runs/53_folds.ipynb #c365b9ee
+def _members(kept, k):
+    "What the members say in fold `k` of the test part and of guests, as `member_guests_j`."
+    (train, test), guests = kept.rows(k), kept.guest_rows(k)
+    study, groups, inner = kept.ready.study, kept.ready.groups, kept.inner(k)
+    if not len(guests): return members_say(kept.bench, kept.features, groups, train, test, inner)
+    features = features_with(study, (), kept.guests.guests, guests)
+    both = np.concatenate([test, len(study.ids) + np.arange(len(guests))])
+    found = members_say(kept.bench, features, groups, train, both, inner)
+    tests = {name: v for name, v in found.items() if name.startswith("member_test_")}
+    more = {o.replace("test", "guests"): v[len(test):] for o, v in tests.items()}
+    return found | {o: v[:len(test)] for o, v in tests.items()} | more
+
 @patch
 def fit(self:KeptFolds,
     k:int, # A fold, counted from 0
@@ -185,11 +215,11 @@ def fit(self:KeptFolds,
     before = float(found.get("seconds", 0)) if found else 0.
     if found is None:
         self.bench = pretrained_on_all(self.bench)
-        found = fit_fold(self.bench, *rows, inner, k + 1)
+        look = GuestLook(self.guests, self.guest_rows(k)) if self.guests else None
+        found = fit_fold(self.bench, *rows, inner, k + 1, look)
     if lacks_members(self.bench, found):
         nets = time.perf_counter()
-        ask = lambda: members_say(self.bench, self.features, self.ready.groups, *rows, inner)
-        found = found | (by_main(self.bench.ranks, ask) or {})
+        found = found | (by_main(self.bench.ranks, lambda: _members(self, k)) or {})
         found["member_seconds"] = np.array(time.perf_counter() - nets)
     self.course.fits -= 1
     return {**found, "seconds": np.array(before + time.perf_counter() - begun)}

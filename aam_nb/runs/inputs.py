@@ -23,7 +23,8 @@ __all__ = ['INPUTS', 'named_inputs', 'input_digest', 'study_digest', 'input_dige
            'inputs_for']
 
 # %% ../../nbs/9_runs/09_inputs.ipynb #bd480af5
-_FILES = ("table", "sequences", "metadata", "tree", "distances", "split", "reference") # Keys of [data]
+_FILES = ("table", "sequences", "metadata", "tree", "distances", "split", "reference",
+          "test_table", "test_metadata", "test_sequences") # Keys of [data]
 
 def named_inputs(
     config:Config,

@@ -20,14 +20,17 @@ from ..core import duration
 from ..data.split import labels
 from ..data.split_lists import write_folds
 from ..evaluation.validate import Plan, PlainFolds
+from .checks import guests_of
 from .choice import column
 from .folds import Course, depth_name, fold_file, keep_fold, KeptFolds
+from .guest_outputs import guest_samples
 from .prepare import Prepared
 from .processes import by_main
 from ..training.bench import Bench
 from ..training.ranks import ALONE, Ranks, ranks_of
 from ..training.log import JsonLines, read_log
 from ..training.track import RunLog
+from ..types import Study
 
 # %% auto #0
 __all__ = ['by_folds', 'Round', 'round_of', 'Turns', 'fit_alone', 'gather_logs', 'fit_together', 'exchanged', 'share_work']
@@ -56,6 +59,7 @@ def round_of(
     ready:Prepared, # At original or at a common depth
     folder:Path,    # folds.tsv is written here, before the first model is fitted
     course:Course|None=None, # Of the whole run; None: of this evaluation alone
+    test:Study|None=None, # Another study, as `load_test` gives it
 )->Round:
     "A round, ready to be worked on."
     config, study = ready.bench.config, ready.study
@@ -66,8 +70,9 @@ def round_of(
     threads = config.run.threads or (0 if ranks.alone else torch.get_num_threads())
     plan = Plan(groups=ready.groups, folds=ready.parts.outer, names=names, covariates=config.data.covariates,
                 depth=config.data.depth, seed=config.run.seed, threads=threads,
-                baselines=config.run.baselines)
-    return Round(ready=ready, folder=folder, plan=plan, kept=KeptFolds(ready, _bench(ready), course))
+                baselines=config.run.baselines, guests=guests_of(study, config, test))
+    kept = KeptFolds(ready, _bench(ready), course, guest_samples(plan.guests))
+    return Round(ready=ready, folder=folder, plan=plan, kept=kept)
 
 # %% ../../nbs/9_runs/54_spread.ipynb #36b11be9
 class Turns:
