@@ -20,6 +20,12 @@ from ..stack.pool import Pool
 from ..stack.targets import pack_stacks, Stacks, TargetStack, unpack_stacks
 from ..stack.with_net import as_outputs, FEWEST_ROWS, NET, of_outputs, pool_with_net
 from ..training.target_stage import Fitted
+# Fields that `StackedFit` inherits are of these types, and its documentation looks for them here.
+from ..data.covariates import CovariateCodec # noqa: F401
+from ..data.targets import Targets # noqa: F401
+from ..model.aam import AamModel # noqa: F401
+from ..training.bench import Bench # noqa: F401
+import torch # noqa: F401
 
 # %% auto #0
 __all__ = ['StackedFit', 'with_stack', 'kept_stacks', 'refit_stack']
