@@ -88,7 +88,7 @@ class ModelConfig(Section):
     sample_layers:int = between(2, 1, 64)   # Layers of the set transformer
     linear:str = one_of("none", "none", "asvs", "branches", "both") # Linear path on ASVs, branches or both
     components:int = between(32, 1, 512)    # Principal components of each linear path
-    ridge:float = between(.5, 0., 1.) # Share of a ridge regression on single ASVs in each output; 0: none
+    ridge:float = between(.5, 0., 1.) # Share of a ridge regression before its share is learned; 0: none
     fusion:str = one_of("concat", "concat", "add", "gated", "cross", "perceiver") # How covariates join in
     covariate_width:int = between(16, 4, 512) # Width of a covariate's token
     latents:int = between(16, 1, 1024)      # Latent vectors of the perceiver
