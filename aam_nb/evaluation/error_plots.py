@@ -50,7 +50,10 @@ def _draw_relation(ax, found, one):
 # %% ../../nbs/7_evaluation/73_error_plots.ipynb #2b5311e7
 def _draw_distribution(ax, found):
     "A histogram of the errors."
-    ax.hist(found.rows.error, bins=min(40, max(8, len(found.rows.ids)//8)), color=GREY)
+    low, high = found.rows.error.min(), found.rows.error.max()
+    alike = high - low < 1e-6*max(1, abs(low)) # Too close together for bins
+    ax.hist(found.rows.error, bins=min(40, max(8, len(found.rows.ids)//8)), color=GREY,
+            range=(low - .5, high + .5) if alike else (low, high))
     ax.axvline(np.median(found.rows.error), color=INK, lw=1.6)
     ax.set(ylabel="samples", xlabel=error_text(found.evaluation))
     middle = show(np.median(found.rows.error), found.decimals)
