@@ -24,11 +24,11 @@ SHORT = ("pretrain_asv.steps=2", "pretrain_sample.steps=0", "model.layers=1", "m
 rng = np.random.default_rng(0)
 
 
-def made_up(values, more=()):
-    "A small study with one target, and a net fitted to it with its regression; rows that validate."
+def made_up(values, more=(), targets=("y",)):
+    "A small study, and a net fitted to its targets with their regressions; rows that train and validate."
     study = simulate(samples=200, asvs=60, groups=200, length=40, seed=4, noise=1.)
     metadata = study.metadata.assign(**values(study))
-    config = load_config("small", (*SHORT, *more), {"data.target": ["y"], "run.seed": 1})
+    config = load_config("small", (*SHORT, *more), {"data.target": list(targets), "run.seed": 1})
     ready = prepare(config, choose_split, lambda text: None, study=replace(study, metadata=metadata))
     parts = [ready.study.positions(o) for o in (ready.parts.train, ready.parts.valid)]
     start, learned = pretrained(ready.bench, parts[0]), codecs(ready.bench, parts[0])
@@ -63,6 +63,19 @@ def test_where_a_covariate_decides_it_is_the_nets(tmp_path):
     more = ("data.covariates=x", "optim.steps=150", "augment.mixup=0", f"run.out={tmp_path/'run'}")
     made, _, _ = made_up(of_a_covariate, more)
     assert made.shares["y"] < .15
+
+
+def test_a_target_without_a_regression_stays_the_nets(tmp_path):
+    def values(study):
+        "A second target that too few samples have for a regression."
+        few = np.where(np.arange(200) < 14, rng.normal(size=200), np.nan)
+        return dict(of_single_asvs(study), z=rng.permutation(few))
+    more = ("optim.steps=12", f"run.out={tmp_path/'run'}")
+    made, (_, valid), _ = made_up(values, more, ("y", "z"))
+    assert set(made.shares) == {"y"}
+    share = dict(zip(made.targets.names, made.targets.slices, strict=True))
+    assert (made.model.ridge.share[share["z"]] == 0).all() and (made.model.ridge.share[share["y"]] > 0).all()
+    assert np.ptp(made.outputs(valid)[:, share["z"]]) > 0
 
 
 def test_the_share_is_that_of_the_outputs(single):

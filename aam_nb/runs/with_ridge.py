@@ -105,9 +105,11 @@ def with_learned_shares(
     return replace(made, shares=said)
 
 def _alone(made, share, rows)->np.ndarray: # [n, k]
-    "The outputs of a model whose regressions all have this share."
-    made.model.ridge.share.fill_(share)
-    return made.outputs(rows)
+    "The outputs of a model as if its regressions all had this share."
+    own, kept = made.model.ridge.share, made.model.ridge.share.clone()
+    own.fill_(share)
+    try: return made.outputs(rows)
+    finally: own.copy_(kept) # A target without a regression keeps its share of 0
 
 def _groups(bench, rows)->int:
     "How many groups some samples are of."
