@@ -27,15 +27,15 @@ from aam_nb.stack.stack import out_of_fold
 from aam_nb.training.metrics import class_metrics, regression_metrics
 
 
-def asked(name):
+def asked(name, seed=42):
     "The outer folds of a question."
     s, target, groups = question(name)
     y, codec = target_values(s, target, "auto")
     y = y.astype(int) if codec.classes else y
     groups = None if groups is None else groups.astype(str).to_numpy(object)
     whole = Fold(features=Features(s), y=y, train=np.arange(0), test=np.arange(0), groups=groups, threads=1,
-                 classes=len(codec.classes or ()))
-    for a, b in kfold(s.ids, 5, groups, strata(y, codec.task), 42):
+                 classes=len(codec.classes or ()), seed=seed)
+    for a, b in kfold(s.ids, 5, groups, strata(y, codec.task), seed):
         yield replace(whole, train=s.positions(a), test=s.positions(b))
 
 

@@ -8,16 +8,13 @@ three times. Mean squared error (numbers) or log loss (classes). A rule learns w
 groups on, else takes the plain mean; its guard takes the best member alone where that is better by some
 number of standard errors over groups. AAM_DATA names the folder of studies.
 """
-from dataclasses import replace
 from datetime import date
 from unittest.mock import patch
 
 import numpy as np
-from members import question, QUESTIONS, ROOT
+from members import QUESTIONS, ROOT
+from stack import asked
 
-from aam_nb.data.split import kfold, strata
-from aam_nb.evaluation.depth import target_values
-from aam_nb.stack.features import Features, Fold
 from aam_nb.stack.members import possible_members
 from aam_nb.stack.penalised import penalty_folds
 from aam_nb.stack.pool import fit_pool, losses_of, standard_error
@@ -34,16 +31,9 @@ RULES = {"plain mean": (NEVER, np.inf), "plain mean, literal guard": (NEVER, 0),
 
 def told(name):
     "For each outer training part: its rows, its inner folds, and what members say of them out of fold."
-    s, target, groups = question(name)
-    y, codec = target_values(s, target, "auto")
-    y = y.astype(int) if codec.classes else y
-    groups = None if groups is None else groups.astype(str).to_numpy(object)
-    whole = Fold(features=Features(s), y=y, train=np.arange(0), test=np.arange(0), groups=groups, threads=1,
-                 classes=len(codec.classes or ()), seed=SEED)
-    for a, _ in kfold(s.ids, 5, groups, strata(y, codec.task), SEED):
-        fold = replace(whole, train=s.positions(a))
-        folds = penalty_folds(y, fold.train, fold.task, groups, 6, SEED)
-        yield fold, folds, out_of_fold(fold, possible_members(s), folds)
+    for fold in asked(name, SEED):
+        folds = penalty_folds(fold.y, fold.train, fold.task, fold.groups, 6, SEED)
+        yield fold, folds, out_of_fold(fold, possible_members(fold.features.study), folds)
 
 
 def judged(fold, folds, oof):

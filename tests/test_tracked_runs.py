@@ -49,8 +49,8 @@ def test_a_run_has_curves_of_its_losses_and_of_the_machine(study, tmp_path):
     assert [o[0] for o in losses] == [2, 4] and curve(folder, "pretrain_asv", "loss") == losses
     for name in ("samples_per_second", "memory_gb"):
         assert all(v > 0 for _, v in curve(folder, "pretrain_asv", f"load/{name}"))
-    busy = curve(folder, "pretrain_asv", "load/cpu_percent") # 0 while it only waits
-    assert len(busy) == 2 and all(v >= 0 for _, v in busy)
+    busy = curve(folder, "pretrain_asv", "load/cpu_percent")
+    assert [o[0] for o in busy] == [2, 4] # Its value may be 0: between two looks the process may have waited
 
 
 def test_a_run_may_go_on_with_other_trackers(study, tmp_path):

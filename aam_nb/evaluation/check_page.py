@@ -19,7 +19,7 @@ from .methods import (
     method_kind, method_style, score_size, score_text, SHORT, with_interval)
 from .outside import model_gaps
 from .permutations import permutation_text, Permutations
-from .picture import COLORS, GREY, INK, picture, Picture
+from .picture import COLORS, GREY, histogram, INK, picture, Picture
 from .scores import capital, MAIN, NAMES, show
 from .shifts import shift_text
 
@@ -189,7 +189,7 @@ def plot_permutations(
     def draw(fig):
         "Draw into an empty figure."
         ax = fig.subplots()
-        ax.hist(null, bins=min(30, max(8, len(null)//4)), color=GREY)
+        histogram(ax, null, min(30, max(8, len(null)//4)))
         ax.axvline(found.value, color=COLORS["model"], lw=2.4)
         ax.annotate("true labels", (found.value, .93), xycoords=("data", "axes fraction"), xytext=(5, 0),
                     textcoords="offset points", color=INK)

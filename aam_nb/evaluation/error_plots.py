@@ -11,7 +11,7 @@ import numpy as np
 
 from .error_analysis import Errors
 from .methods import heading
-from .picture import COLORS, GREY, INK, log_reads, picture, Picture, point_style
+from .picture import COLORS, GREY, histogram, INK, log_reads, picture, Picture, point_style
 from .residuals import error_text, focus
 from .scores import capital, show
 
@@ -50,10 +50,7 @@ def _draw_relation(ax, found, one):
 # %% ../../nbs/7_evaluation/73_error_plots.ipynb #2b5311e7
 def _draw_distribution(ax, found):
     "A histogram of the errors."
-    low, high = found.rows.error.min(), found.rows.error.max()
-    alike = high - low < 1e-6*max(1, abs(low)) # Too close together for bins
-    ax.hist(found.rows.error, bins=min(40, max(8, len(found.rows.ids)//8)), color=GREY,
-            range=(low - .5, high + .5) if alike else (low, high))
+    histogram(ax, found.rows.error, min(40, max(8, len(found.rows.ids)//8)))
     ax.axvline(np.median(found.rows.error), color=INK, lw=1.6)
     ax.set(ylabel="samples", xlabel=error_text(found.evaluation))
     middle = show(np.median(found.rows.error), found.decimals)

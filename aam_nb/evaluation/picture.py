@@ -15,7 +15,7 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['INK', 'GREY', 'FAINT', 'FONT', 'COLORS', 'MARKS', 'QUIET', 'Picture', 'picture', 'point_style', 'log_reads',
-           'reads_histogram', 'largest', 'strips']
+           'histogram', 'reads_histogram', 'largest', 'strips']
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #29114d3c
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -120,6 +120,17 @@ def log_reads(
     ax.set(xscale="log", xlabel="reads")
     ax.set_xticks([], minor=True)
     ax.set_xticks(at, [f"{o/1000:g}k" if o >= 1000 else str(o) for o in at])
+
+# %% ../../nbs/7_evaluation/65_picture.ipynb #2a048b15
+def histogram(
+    ax,                # matplotlib Axes
+    values:np.ndarray, # Finite numbers [n], at least one
+    bins:int,          # How many, at least 1
+)->None:
+    "Draw how often values occur, also where they are all alike but for rounding."
+    low, high = np.min(values), np.max(values)
+    alike = high - low < 1e-6*max(1, abs(low))
+    ax.hist(values, bins=bins, range=(low - .5, high + .5) if alike else (low, high), color=GREY)
 
 # %% ../../nbs/7_evaluation/65_picture.ipynb #f31702ce
 def reads_histogram(
