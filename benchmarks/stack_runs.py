@@ -47,12 +47,13 @@ def evaluated(cfg):
 
 
 def rows_of(e):
-    "A line for each method: main score, and how far the stack is from it."
-    main = "r2" if e.task == "regression" else "auc"
-    decides = "mae" if e.task == "regression" else "auc"
+    "A table: two scores of each method, and how far the stack is from it in the main one."
+    one, two = ("mae", "r2") if e.task == "regression" else ("auc", "accuracy")
+    yield f"| | {one} | {two} | {one} of the stack minus it |"
+    yield "|---|---|---|---|"
     for o in e.methods:
         gap = "" if o == "stack" else ended(difference(e, "stack", o))
-        yield f"| {e.title(o)} | {ended(e.scores[o][main])} | {ended(e.scores[o][decides])} | {gap} |"
+        yield f"| {e.title(o)} | {ended(e.scores[o][one])} | {ended(e.scores[o][two])} | {gap} |"
 
 
 def lines_of(name, more):
@@ -63,10 +64,8 @@ def lines_of(name, more):
         bundle = train_run(cfg, say=lambda text: None)
         took = time.perf_counter() - begun
         size = {o.name: o.stat().st_size/1e6 for o in bundle.iterdir()}
-    main, decides = ("r2", "mae") if e.task == "regression" else ("auc", "auc")
     notes = [f"- {o}" for o in e.notes if "put together" in o]
-    head = f"| | {main} | {decides} | {decides} of the stack minus it |", "|---|---|---|---|"
-    return [f"## {name} ({e.samples} samples, {e.fold_text})", "", *head, *rows_of(e), "", *notes,
+    return [f"## {name} ({e.samples} samples, {e.fold_text})", "", *rows_of(e), "", *notes,
             f"- Models of all folds: {whole:.0f} s, of which members beside the net took {members:.0f} s.",
             f"- `aam train`: {took:.0f} s; its bundle {sum(size.values()):.1f} MB, of which the stack "
             f"{size.get('stack.safetensors', 0):.1f} MB.", ""]
