@@ -210,6 +210,7 @@ def _exclusive_problems(c):
              ("run.resume", run.resume, "run.overwrite", run.overwrite)]
     return [f"{a} and {b} are both given; choose one" for a, one, b, other in pairs if one and other]
 
+# %% ../nbs/0_start/60_config.ipynb #3ee5d7f8
 _ONLY = {"cycles": "restarts", "growth": "restarts", "drop": "plateau", "drop_after": "plateau"}
 
 def _schedule_problems(c):
@@ -236,6 +237,7 @@ def _batch_size_problems(c):
                      "stage, whose steps are of ASVs: set pretrain_asv.batch")
     return found
 
+# %% ../nbs/0_start/60_config.ipynb #8afa04b9
 def _run_problems(c):
     "What is wrong with the parts of the data, the augmentation, the baselines and the trackers."
     d, found = c.data, []
