@@ -3,6 +3,8 @@ models, of models fitted anew, and of both kinds, then single models; seconds of
 
     python benchmarks/all_data.py ecam            # month of life of infants: 50, 100, 200 and all samples
     python benchmarks/all_data.py cfs87           # patient or control, independent samples
+    python benchmarks/all_data.py hmp             # 18 body sites: 500 and all samples, some 2,200
+    python benchmarks/all_data.py simulated       # age of made-up subjects: 5,000 samples
     python benchmarks/all_data.py ecam --samples 100 --seed 7 optim.steps=200
 
 Nothing here sees a fold that is reported: the first outer fold's training part stands for the study, and one
@@ -24,8 +26,10 @@ from sklearn.metrics import log_loss, r2_score
 from aam_nb.batches.build import build_store
 from aam_nb.config import config_from
 from aam_nb.core import keyed_rng
+from aam_nb.data.simulate import simulate
 from aam_nb.data.split import kfold, labels, strata
 from aam_nb.recipe import load_config
+from aam_nb.runs.choice import with_target
 from aam_nb.runs.samples import load_study
 from aam_nb.training.bench import Bench
 from aam_nb.training.encoder_stage import pretrain_asvs
@@ -35,7 +39,10 @@ from aam_nb.training.target_stage import codecs, enough_steps, fit_all, fit_targ
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("AAM_DATA") or ROOT.parent/"shared/data")
 TASKS = dict(ecam=("ecam_infant", "month_of_life", "host_subject_id", "is_infant == 1", (50, 100, 200, 0)),
-             cfs87=("cfs87", "Subject", "", "", (0,)))
+             cfs87=("cfs87", "Subject", "", "", (0,)),
+             hmp=("hmp_v35_bodysite", "HMPbodysubsite", "hostsubjectid", "", (500, 0)),
+             simulated=("", "age", "subject", "", (5000,)))
+MADE = dict(samples=12_600, asvs=400, groups=2_520, seed=5) # The simulated study
 
 
 def inner_study(name, overrides):
@@ -43,9 +50,9 @@ def inner_study(name, overrides):
     folder, target, groups, where, _ = TASKS[name]
     d = DATA/folder
     files = dict(table=str(d/"table.biom"), metadata=str(d/"metadata.tsv"), tree=str(d/"tree.nwk"))
-    data = files | dict(target=target, where=where)
+    data = (files if folder else {}) | dict(target=target, where=where, missing="drop")
     config = config_from(dict(data=data), base=load_config("small", overrides))
-    study = load_study(config.data)
+    study = with_target(load_study(config.data), config.data) if folder else simulate(**MADE)
     column = labels(study.metadata[groups]) if groups else None
     train = kfold(study.ids, 5, column, spread(config, study), config.run.seed)[0][0]
     rows = study.positions(train)
@@ -117,7 +124,7 @@ def show(row, truth, ensembles, seconds):
     "A line: mean scores of some ensembles, each with a prediction of all samples."
     first, second = np.mean([score(truth, o) for o in ensembles], axis=0)
     names = ("R2", "MAE") if ensembles[0].ndim == 1 else ("accuracy", "log loss")
-    print(f"  {row:24}{names[0]} {first:.3f}  {names[1]} {second:.3f}  {seconds:.0f} s a fold", flush=True)
+    print(f"  {row:25}{names[0]} {first:.3f}  {names[1]} {second:.3f}  {seconds:.0f} s a fold", flush=True)
 
 
 def measured(bench, study, groups, start, n, kinds=(3,)):
@@ -136,8 +143,8 @@ def measured(bench, study, groups, start, n, kinds=(3,)):
             inner[k] = [tuple(map(rows, o)) for o in parts]
         found, best = models(bench, start, at, rows(test), inner, (n, f))
         said.append(found)
-        truth.append(codecs(bench, at)[0].encode(bench.metadata)[rows(test), 0] if groups is None
-                     else study.metadata[name].to_numpy()[rows(test)])
+        codec, values = codecs(bench, at)[0], study.metadata[name].to_numpy()
+        truth.append((codec.encode(bench.metadata)[:, 0] if codec.codecs[0].classes else values)[rows(test)])
         sizes.append(len(train))
         steps.append(best)
     print(f"{name}: {sizes} samples train, {sum(map(len, truth))} are predicted; best steps {steps}")
